@@ -1,0 +1,75 @@
+"""How good a model is on the validation images, and how near its features are to the teacher's."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from timm.task import DistillationTeacher
+from timm.task.evaluator import ClassificationEvaluator
+from torch import Tensor, nn
+
+from stages.core.objectives import feature_target
+from stages.core.students import forward_with_map
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> dict[str, float]:
+    """Cross-entropy (without smoothing), top-1 and top-5 accuracy in percent."""
+    model.eval()
+    evaluator = ClassificationEvaluator(device)
+    for images, labels in batches:
+        evaluator.update(model(images.to(device)), labels.to(device))
+    return dict(evaluator.compute())
+
+
+@dataclass(frozen=True)
+class FinalEvaluation:
+    """What one pass over the validation images gives.
+
+    Attributes:
+        metrics: loss, top1 and top5 in percent, relative_feature_error (a share of the teacher's energy).
+        predictions: the predicted class of each image, [images].
+        feature_errors: the relative feature error of each image, [images].
+    """
+
+    metrics: dict[str, float]
+    predictions: np.ndarray
+    feature_errors: np.ndarray
+
+
+@torch.no_grad()
+def evaluate_against_teacher(
+    student: nn.Module, teacher: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> FinalEvaluation:
+    """Accuracy of a student and the relative feature error ‖S - T‖² / ‖T‖² of its last-block map.
+
+    S is the student's map and T the teacher's at the student's width (see `feature_target`), summed over
+    all validation images.
+
+    Raises:
+        UserError: the two maps cannot be compared.
+    """
+    student.eval()
+    evaluator = ClassificationEvaluator(device)
+    normalised_for_teacher = DistillationTeacher(teacher, device=device).normalize_input
+    mean, std = (
+        torch.tensor(student.pretrained_cfg[key], device=device).view(1, -1, 1, 1)  # type: ignore[index]
+        for key in ("mean", "std")
+    )
+    predictions, errors, energies = [], [], []
+    for images, labels in batches:
+        images = images.to(device)
+        logits, student_map = forward_with_map(student, images)
+        _, teacher_map = forward_with_map(teacher, normalised_for_teacher(images, mean, std))
+        target = feature_target(teacher_map, student_map).double()
+        errors.append((student_map.double() - target).square().sum((1, 2, 3)))
+        energies.append(target.square().sum((1, 2, 3)))
+        predictions.append(logits.argmax(1))
+        evaluator.update(logits, labels.to(device))
+    error, energy = torch.cat(errors), torch.cat(energies)
+    return FinalEvaluation(
+        metrics={**evaluator.compute(), "relative_feature_error": (error.sum() / energy.sum()).item()},
+        predictions=torch.cat(predictions).cpu().numpy(),
+        feature_errors=(error / energy).cpu().numpy(),
+    )

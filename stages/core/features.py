@@ -1,0 +1,105 @@
+"""The patch tokens of every block on the analysis sample: extracted once, read by every analysis."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.core.arrays import read_npy
+from stages.core.errors import UserError
+from stages.core.files import read_json, write_json
+
+RECORD = "features.json"
+CHUNK_BYTES = 64 * 2**20  # of features held in memory at a time
+
+
+def block_file(folder: Path, block: int) -> Path:
+    """The file of one block's tokens, [images, tokens, channels] in float32; blocks count from 0."""
+    return folder / f"layer_{block:02d}.npy"
+
+
+def extract(model: Any, batches: Iterable[Any], folder: Path, *, images: int, device: Any) -> dict[str, Any]:
+    """Write the patch tokens that leave each block of a timm model, before the final norm.
+
+    Class and register tokens are dropped.
+
+    Args:
+        model: a timm model with `forward_intermediates`, on `device`.
+        batches: (images [batch, 3, height, width], labels) in the order of the sample.
+        folder: an existing folder, which gets one .npy per block and features.json.
+        images: how many images the batches hold.
+        device: a torch device.
+
+    Returns:
+        What features.json says: images, and tokens and channels of each block.
+
+    Raises:
+        UserError: a feature is not finite; the text names the block and the image.
+    """
+    import torch  # here, so that the analyses, which only read features, stay without it
+
+    arrays: list[np.ndarray] = []
+    done = 0
+    model.eval()
+    with torch.inference_mode():
+        for batch, _ in batches:
+            maps = model.forward_intermediates(batch.to(device), intermediates_only=True)
+            tokens = [block_map.flatten(2).transpose(1, 2).float().cpu().numpy() for block_map in maps]
+            if not arrays:
+                for block, found in enumerate(tokens):
+                    shape = (images, *found.shape[1:])
+                    path = block_file(folder, block)
+                    arrays.append(np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape))
+            for block, found in enumerate(tokens):
+                finite = np.isfinite(found).all((1, 2))
+                if not finite.all():
+                    image = done + int(np.argmin(finite))
+                    raise UserError(f"block {block} gives a feature that is not finite for image {image} of the sample")
+                arrays[block][done : done + len(found)] = found
+            done += len(batch)
+    for array in arrays:
+        array.flush()  # type: ignore[attr-defined]
+    record = {
+        "images": images,
+        "blocks": [{"tokens": array.shape[1], "channels": array.shape[2]} for array in arrays],
+    }
+    write_json(folder / RECORD, record)
+    return record
+
+
+def blocks(folder: Path) -> list[np.ndarray]:
+    """The tokens of every block, mapped into memory, each [images, tokens, channels].
+
+    Raises:
+        UserError: a file is missing, damaged, or not of the recorded shape.
+    """
+    record = read_json(folder / RECORD)
+    arrays = []
+    for block, entry in enumerate(record["blocks"]):
+        path = block_file(folder, block)
+        array = read_npy(path)
+        shape = (record["images"], entry["tokens"], entry["channels"])
+        if array.shape != shape or array.dtype != np.float32:
+            raise UserError(f"{path} is {array.dtype} {array.shape}, not float32 {shape}; delete {folder} and run `dvc repro`")
+        arrays.append(array)
+    return arrays
+
+
+def chunks(features: np.ndarray) -> Iterator[np.ndarray]:
+    """Whole images in float64, [images of the chunk, tokens, channels].
+
+    The squares of all float32 values, and their sums, are well inside float64's range: no scaling is needed.
+
+    Raises:
+        UserError: there is no feature, or one is not finite.
+    """
+    if features.ndim != 3 or 0 in features.shape:
+        raise UserError(f"features must be [images, tokens, channels], none of them 0; got {features.shape}")
+    per_chunk = max(1, CHUNK_BYTES // (8 * features.shape[1] * features.shape[2]))
+    for start in range(0, len(features), per_chunk):
+        chunk = np.asarray(features[start : start + per_chunk], dtype=np.float64)
+        finite = np.isfinite(chunk).all((1, 2))
+        if not finite.all():
+            raise UserError(f"image {start + int(np.argmin(finite))} of the sample has a feature that is not finite")
+        yield chunk

@@ -1,0 +1,91 @@
+"""timm models: made by name, saved to and loaded from folders that `timm.create_model("local-dir:…")` opens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from stages.core import students  # noqa: F401  registers the students with timm
+from stages.core.errors import UserError
+from stages.core.files import read_json
+
+
+def create(
+    architecture: str,
+    arguments: dict[str, Any],
+    *,
+    classes: int,
+    seed: int,
+    image_size: int,
+    crop_pct: float,
+    interpolation: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> nn.Module:
+    """Make a timm model with random weights that knows its own evaluation transform.
+
+    Raises:
+        UserError: timm knows no such architecture, or it does not take the arguments.
+    """
+    config = {
+        "input_size": (3, image_size, image_size),
+        "crop_pct": crop_pct,
+        "interpolation": interpolation,
+        "mean": tuple(mean),
+        "std": tuple(std),
+        "num_classes": classes,
+    }
+    torch.manual_seed(seed)
+    try:
+        return timm.create_model(architecture, num_classes=classes, pretrained_cfg_overlay=config, **arguments)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"timm cannot make {architecture} with {arguments}: {error}") from None
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    """Write config.json and model.safetensors, from which `load` and timm make the same model."""
+    save_for_hf(model, str(folder), safe_serialization=True)
+
+
+def load(folder: Path) -> nn.Module:
+    """Open a folder written by `save`, in evaluation mode.
+
+    Raises:
+        UserError: the folder is missing or does not hold such a model.
+    """
+    read_json(folder / "config.json")
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (OSError, RuntimeError, TypeError, KeyError) as error:
+        raise UserError(f"{folder} holds no model that timm can open ({error}); run `dvc repro` to make it") from None
+    return model.eval()
+
+
+def parameters(model: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def flops(model: nn.Module, image_size: int) -> int:
+    """Floating-point operations of one image's forward pass, a multiply-add counted as two.
+
+    Attention products are included: fused attention, which torch's counter passes over on some devices,
+    is switched off for the count.
+    """
+    fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
+    training = model.training
+    for module in fused:
+        module.fused_attn = False
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+    finally:
+        for module in fused:
+            module.fused_attn = True
+        model.train(training)
+    return counter.get_total_flops()

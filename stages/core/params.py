@@ -1,0 +1,282 @@
+"""The schema of params.yaml: types, names and limits, checked before any work.
+
+Unknown keys, wrong types and impossible values end in one line that names the key. Importing this
+module takes about 0.1 s: it must not import torch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stages.core.errors import UserError
+from stages.core.files import read_yaml
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Percent = Annotated[int, Field(ge=1, le=99)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]  # safe in a path and in a stage's name
+Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+Interval = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml: its keys are exactly the fields, its values exactly of their types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Dataset(Section):
+    """Images and how a model sees them. `digits` is embedded; `folder` reads class folders at DATA_ROOT."""
+
+    name: Literal["digits", "folder"]
+    label: str
+    classes: Annotated[int, Field(ge=2)]
+    train_split: Name
+    val_split: Name
+    val_images: Count | None  # of the embedded dataset; a folder's splits are as they are
+    split_seed: Seed
+    image_size: Count
+    crop_pct: Annotated[float, Field(gt=0, le=1)]
+    interpolation: Literal["nearest", "bilinear", "bicubic"]
+    mean: Channels
+    std: Channels
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.train_split == self.val_split:
+            raise ValueError("train_split and val_split name the same folder")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        if (self.name == "digits") != (self.val_images is not None):
+            raise ValueError("val_images belongs to the embedded dataset (digits) and only to it")
+        return self
+
+
+class ModelArgs(Section):
+    """Arguments of a timm model; the unset ones keep the architecture's own values."""
+
+    img_size: Count | None = None
+    patch_size: Count | None = None
+    embed_dim: Count | None = None
+    depth: Count | None = None
+    num_heads: Count | None = None
+    mlp_ratio: Positive | None = None
+    init_values: Positive | None = None
+    drop_path_rate: Share | None = None
+    lift_width: Count | None = None
+    widen_width: Count | None = None
+    widen_blocks: Count | None = None
+    widen_heads: Count | None = None
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.img_size and self.patch_size and self.img_size % self.patch_size:
+            raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """The arguments that are set, for `timm.create_model`."""
+        return self.model_dump(exclude_none=True)
+
+
+class Augment(Section):
+    """Training augmentation, by timm's `create_transform`."""
+
+    scale: Interval
+    ratio: Interval
+    hflip: Share
+    color_jitter: NonNegative
+    auto_augment: str | None
+    random_erasing: Share
+    interpolation: Literal["nearest", "bilinear", "bicubic", "random"]
+
+
+class Recipe(Section):
+    """How a model is fitted: everything that changes the result."""
+
+    epochs: Count
+    global_batch: Count
+    lr: Positive
+    weight_decay: NonNegative
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    warmup_lr: NonNegative
+    min_lr: NonNegative
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    clip_grad: Positive | None
+    precision: Literal["float32", "bfloat16"]
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    augment: Augment
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs")
+        if self.min_lr > self.lr or self.warmup_lr > self.lr:
+            raise ValueError("min_lr and warmup_lr must not exceed lr")
+        return self
+
+    def optimization(self) -> dict[str, Any]:
+        """The keyword arguments that `stages.core.training.fit` takes from the recipe."""
+        names = ("epochs", "lr", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad", "precision")
+        return {name: getattr(self, name) for name in (*names, "ema_decay")}
+
+
+class Teacher(Section):
+    """The model to distil from; `weights: fit` trains it from scratch on the dataset."""
+
+    architecture: Name
+    model_args: ModelArgs
+    weights: Literal["fit"]
+    seed: Seed
+    recipe: Recipe
+
+
+class Strategy(Section):
+    """One kind of student: a timm architecture and what it adds to the base arguments."""
+
+    architecture: Name
+    model_args: ModelArgs
+
+
+class Student(Section):
+    """The students of one scale: arguments that all share, and one entry per strategy."""
+
+    base: ModelArgs
+    ablations: list[Name]
+    strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
+
+    def model(self, strategy: str) -> tuple[str, dict[str, Any]]:
+        """The timm architecture of a strategy and its complete arguments."""
+        entry = self.strategies[strategy]
+        return entry.architecture, self.base.given() | entry.model_args.given()
+
+
+class Objective(Section):
+    """L = (1 - alpha)·CE + alpha·tau²·KL(teacher‖student) + feature_weight·L_feature."""
+
+    alpha: Share
+    tau: Positive
+    feature: Literal["mse", "spectral"] | None
+    feature_weight: NonNegative
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.feature is None and self.feature_weight:
+            raise ValueError("feature_weight is set, but feature is null")
+        return self
+
+
+class Selection(Section):
+    """Which strategies to train; `label` is what `dvc exp show` prints."""
+
+    label: str
+    names: Annotated[list[Name], Field(min_length=1)]
+
+
+class Objectives(Selection):
+    """Which objectives to train with, and what each one means."""
+
+    definitions: dict[Name, Objective]
+
+
+class Levels(Section):
+    """Energy thresholds, in percent."""
+
+    thresholds: Annotated[list[Percent], Field(min_length=1)]
+
+
+class Sep(Levels):
+    """Spectral Energy Pattern, with its null model of random channel orders."""
+
+    permutations: Count
+    seed: Seed
+
+
+class Analysis(Section):
+    """Which features are analysed, and how."""
+
+    backbones: Annotated[list[Literal["teacher"]], Field(min_length=1)]
+    images_per_class: Count
+    svd: Levels
+    pca: Levels
+    sep: Sep
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    profile: Name
+    dataset: Dataset
+    teacher: Teacher
+    student: Student
+    strategy: Selection
+    objective: Objectives
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    recipe: Recipe
+    analysis: Analysis
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        known = {
+            "strategy.names": (self.strategy.names, self.student.strategies, "student.strategies"),
+            "objective.names": (self.objective.names, self.objective.definitions, "objective.definitions"),
+            "student.ablations": (self.student.ablations, self.student.strategies, "student.strategies"),
+        }
+        for key, (names, entries, place) in known.items():
+            for name in names:
+                if name not in entries:
+                    raise ValueError(f"{key}: '{name}' is none of {place}: {', '.join(entries)}")
+        repeatable = {key: names for key, (names, _, _) in known.items()} | {
+            "seeds": self.seeds,
+            "analysis.backbones": self.analysis.backbones,
+            "analysis.svd.thresholds": self.analysis.svd.thresholds,
+            "analysis.pca.thresholds": self.analysis.pca.thresholds,
+            "analysis.sep.thresholds": self.analysis.sep.thresholds,
+        }
+        for key, values in repeatable.items():
+            if len(set(values)) != len(values):
+                raise ValueError(f"{key}: {values} names one value twice")
+        for strategy in self.student.strategies:
+            try:
+                ModelArgs(**self.student.model(strategy)[1])
+            except ValidationError as error:
+                raise ValueError(f"student.strategies.{strategy}: {_reason(error.errors()[0])}") from None
+        return self
+
+
+def _reason(error: Any) -> str:
+    if error["type"] == "missing":
+        return "is missing"
+    if error["type"] == "extra_forbidden":
+        return "is no key of params.yaml; mend its spelling or remove it"
+    return error["msg"].removeprefix("Value error, ")
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        UserError: the file is missing or not YAML, a key is unknown or missing, a type is wrong, a
+            value is impossible; the text names every such key.
+    """
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds no parameters; compose it with `python -m stages.compose`")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as invalid:
+        faults = []
+        for error in invalid.errors(include_url=False):
+            key = ".".join(str(part) for part in error["loc"])
+            value = error.get("input")
+            shown = f" (got {value!r})" if key and isinstance(value, str | int | float | bool | None) else ""
+            if error["type"] in ("missing", "extra_forbidden"):
+                shown = ""
+            faults.append(f"{key + ': ' if key else ''}{_reason(error)}{shown}")
+        raise UserError(f"{path}: " + "; ".join(faults)) from None

@@ -1,0 +1,138 @@
+"""What `teach` and `train` share: fit a model by a recipe, resumably, and save it with its record."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stages.core import machine, models
+from stages.core.arrays import write_npy
+from stages.core.checkpoints import CheckpointFolder
+from stages.core.evaluation import evaluate, evaluate_against_teacher
+from stages.core.files import atomic_folder, write_csv, write_json
+from stages.core.loaders import (
+    AugmentedImages,
+    Images,
+    TrainingBatches,
+    evaluation_batches,
+    evaluation_transform,
+    training_transform,
+)
+from stages.core.objectives import create_task
+from stages.core.params import Dataset, Objective, Recipe
+from stages.core.training import fit
+from stages.paths import image_list
+
+NO_DISTILLATION = Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0)
+
+
+def vision(data: Dataset) -> dict[str, Any]:
+    """The keyword arguments of `models.create` that the dataset decides."""
+    names = {"classes", "image_size", "crop_pct", "interpolation", "mean", "std"}
+    return data.model_dump(include=names)
+
+
+@contextmanager
+def live_log(folder: Path) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """A function that adds one epoch's metrics to DVCLive's curves in `folder`, which start empty."""
+    try:
+        from dvclive import Live
+    except ImportError:  # training needs no DVC; curves.csv is written either way
+        yield lambda _: None
+        return
+    with Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False) as live:
+
+        def log(metrics: Mapping[str, float]) -> None:
+            for name, value in metrics.items():
+                live.log_metric(name, value)
+            live.next_step()
+
+        yield log
+
+
+def fit_and_save(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    folder: Path,
+    *,
+    run: str,
+    data: Dataset,
+    recipe: Recipe,
+    objective: Objective,
+    seed: int,
+    identity: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> None:
+    """Fit `model` and write `folder`: the timm model, metrics.json, curves.csv, predictions, DVCLive's curves.
+
+    Args:
+        model: to be trained.
+        teacher: to distil from and to compare features with; None for the teacher itself.
+        folder: the output, whole or not at all.
+        run: the run's name.
+        data, recipe, objective: sections of params.
+        seed: of images and augmentation; the model's weights are there already.
+        identity: everything that decides the result: only the very same run resumes.
+        record: what metrics.json says of the run beside its measures.
+    """
+    device = machine.device()
+    model = model.to(device)
+    train, val = image_list(data.name, "train"), image_list(data.name, "val")
+    training = TrainingBatches(
+        AugmentedImages(train, training_transform(model, recipe.augment.model_dump())),
+        batch=recipe.global_batch,
+        seed=seed,
+        workers=machine.workers(),
+        pin_memory=device.type == "cuda",
+    )
+    validation = evaluation_batches(
+        Images(val, evaluation_transform(model)), batch=recipe.global_batch, workers=machine.workers()
+    )
+    task = create_task(
+        model,
+        teacher,
+        **objective.model_dump(),
+        label_smoothing=recipe.label_smoothing,
+        device=device,
+    )
+    with CheckpointFolder(machine.checkpoints(), run, identity, fresh=machine.fresh()) as checkpoints:
+        live = checkpoints.folder / "live"
+        with live_log(live) as log:
+            history, images_per_s = fit(
+                task,
+                training,
+                validation,
+                **recipe.optimization(),
+                seed=seed,
+                device=device,
+                checkpoints=checkpoints,
+                log=log,
+            )
+        with atomic_folder(folder) as out:
+            if teacher is None:
+                measured = evaluate(model, validation, device)
+            else:
+                final = evaluate_against_teacher(model, teacher, validation, device)
+                measured = final.metrics
+                write_npy(out / "predictions.npy", final.predictions)
+                write_npy(out / "feature_errors.npy", final.feature_errors)
+            averaged = {name: value for name, value in history[-1].items() if name.endswith("_ema")}
+            metrics = {
+                **record,
+                "seed": seed,
+                "epochs": recipe.epochs,
+                **measured,
+                **averaged,
+                "parameters": models.parameters(model),
+                "flops": models.flops(model, data.image_size),
+                "train_images_per_s": round(images_per_s, 1),
+                "device": device.type,
+            }
+            models.save(model, out)
+            write_json(out / "metrics.json", metrics)
+            write_csv(out / "curves.csv", history)
+            if live.is_dir():
+                shutil.copytree(live, out / "live")

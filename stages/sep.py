@@ -1,0 +1,48 @@
+"""Spectral Energy Pattern of a backbone's last-block tokens, beside its null model of permuted channels."""
+
+import numpy as np
+
+from stages import arguments
+from stages.core import params, sep
+from stages.core.arrays import write_npy
+from stages.core.errors import run
+from stages.core.features import blocks
+from stages.core.files import atomic_folder, write_json
+from stages.paths import EXTRACT, SEP
+
+
+def main() -> None:
+    """Write the patterns of the full and the folded spectrum: curves, dims per image, bandwidths."""
+    given = params.load().analysis
+    backbone = arguments.backbone(__doc__, given.backbones)
+    tokens = blocks(EXTRACT / backbone)[-1]
+    images, tokens_per_image, channels = tokens.shape
+    spectra = sep.mean_spectra(tokens)
+    permuted = sep.permuted_spectra(sep.moment(tokens), given.sep.permutations, given.sep.seed)
+    patterns = {
+        "folded": sep.pattern(spectra.mean(), spectra.folded, permuted, given.sep.thresholds),
+        "full": sep.pattern(
+            *(sep.unfold(folded, channels) for folded in (spectra.mean(), spectra.folded, permuted)),
+            given.sep.thresholds,
+        ),
+    }
+    metrics = {
+        "backbone": backbone,
+        "images": images,
+        "tokens": tokens_per_image,
+        "channels": channels,
+        "thresholds": given.sep.thresholds,
+        "zero_tokens": spectra.zero_tokens,
+        "permutations": given.sep.permutations,
+        **patterns["full"].metrics,
+        "folded": patterns["folded"].metrics,
+    }
+    with atomic_folder(SEP / backbone) as folder:
+        for spectrum, pattern in patterns.items():
+            write_npy(folder / f"curve_{spectrum}.npy", pattern.curve)
+            write_npy(folder / f"dims_{spectrum}.npy", pattern.dims_per_image.astype(np.int32))
+        write_json(folder / "metrics.json", metrics)
+
+
+if __name__ == "__main__":
+    run(main)

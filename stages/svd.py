@@ -1,0 +1,43 @@
+"""Sample-wise SVD of a backbone's features, for every block."""
+
+import numpy as np
+
+from stages import arguments
+from stages.core import params, svd
+from stages.core.arrays import write_npy
+from stages.core.energy import dims, shares, statistics
+from stages.core.errors import run
+from stages.core.features import blocks
+from stages.core.files import atomic_folder, write_json
+from stages.paths import EXTRACT, SVD
+
+
+def main() -> None:
+    """Write dims per image and block, and the mean energy curve of the last block."""
+    given = params.load().analysis
+    backbone = arguments.backbone(__doc__, given.backbones)
+    thresholds = given.svd.thresholds
+    arrays = blocks(EXTRACT / backbone)
+    per_block, by_block = [], []
+    for block, tokens in enumerate(arrays):
+        cumulative = shares(svd.energies(tokens))
+        per_block.append(dims(cumulative, thresholds))
+        by_block.append({"block": block, "channels": tokens.shape[2], **statistics(per_block[-1], thresholds)})
+    images, tokens_per_image, channels = arrays[-1].shape
+    metrics = {
+        "backbone": backbone,
+        "images": images,
+        "tokens": tokens_per_image,
+        "channels": channels,
+        "thresholds": thresholds,
+        **statistics(per_block[-1], thresholds),
+        "blocks": by_block,
+    }
+    with atomic_folder(SVD / backbone) as folder:
+        write_npy(folder / "dims.npy", np.stack(per_block).astype(np.int32))  # [blocks, images, thresholds]
+        write_npy(folder / "curve.npy", cumulative.mean(axis=0))  # mean share of the first d dimensions
+        write_json(folder / "metrics.json", metrics)
+
+
+if __name__ == "__main__":
+    run(main)
