@@ -4,7 +4,7 @@ from stages import arguments
 from stages.core import features, machine, models, params
 from stages.core.errors import run
 from stages.core.files import atomic_folder
-from stages.core.loaders import Images, evaluation_batches, evaluation_transform
+from stages.core.loaders import evaluation_batches
 from stages.paths import EXTRACT, TEACH, image_list
 
 BATCH = 64  # images at a time; it decides memory, not results
@@ -17,9 +17,7 @@ def main() -> None:
     sample = image_list(given.dataset.name, "sample")
     device = machine.device()
     model = models.load(TEACH).to(device)
-    batches = evaluation_batches(
-        Images(sample, evaluation_transform(model)), batch=BATCH, workers=machine.workers()
-    )
+    batches = evaluation_batches(sample, model, batch=BATCH, workers=machine.workers())
     with atomic_folder(EXTRACT / backbone) as folder:
         features.extract(model, batches, folder, images=len(sample.files), device=device)
 

@@ -13,14 +13,7 @@ from stages.core.arrays import write_npy
 from stages.core.checkpoints import CheckpointFolder
 from stages.core.evaluation import evaluate, evaluate_against_teacher
 from stages.core.files import atomic_folder, write_csv, write_json
-from stages.core.loaders import (
-    AugmentedImages,
-    Images,
-    TrainingBatches,
-    evaluation_batches,
-    evaluation_transform,
-    training_transform,
-)
+from stages.core.loaders import TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
 from stages.core.params import Dataset, Objective, Recipe
 from stages.core.training import fit
@@ -80,16 +73,17 @@ def fit_and_save(
     """
     device = machine.device()
     model = model.to(device)
-    train, val = image_list(data.name, "train"), image_list(data.name, "val")
     training = TrainingBatches(
-        AugmentedImages(train, training_transform(model, recipe.augment.model_dump())),
+        image_list(data.name, "train"),
+        model,
+        augment=recipe.augment.model_dump(),
         batch=recipe.global_batch,
         seed=seed,
         workers=machine.workers(),
-        pin_memory=device.type == "cuda",
+        device=device,
     )
     validation = evaluation_batches(
-        Images(val, evaluation_transform(model)), batch=recipe.global_batch, workers=machine.workers()
+        image_list(data.name, "val"), model, batch=recipe.global_batch, workers=machine.workers()
     )
     task = create_task(
         model,

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
+from timm.data.loader import PrefetchLoader, fast_collate
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from stages.core.dataset import ImageList, read_image
 from stages.core.errors import UserError
@@ -23,7 +24,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     Args:
         images: files and labels.
-        transform: from a PIL image to a tensor [3, height, width].
+        transform: from a PIL image to an array or a tensor [3, height, width].
     """
 
     def __init__(self, images: ImageList, transform: Any) -> None:
@@ -49,13 +50,12 @@ class AugmentedImages(Images):
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:  # type: ignore[override]
         index = key[2]
         image = self._read(index)
-        state = torch.get_rng_state() if get_worker_info() is None else None
+        draws = torch.get_rng_state()
         random.seed("/".join(map(str, key)))
         np.random.seed(random.getrandbits(32))  # noqa: NPY002  timm draws from numpy's global state
-        torch.manual_seed(random.getrandbits(32))
+        torch.default_generator.manual_seed(random.getrandbits(32))  # torch.manual_seed takes 0.3 ms
         augmented = self.transform(image)
-        if state is not None:  # in the training process itself: the model's own draws stay as they were
-            torch.set_rng_state(state)
+        torch.set_rng_state(draws)  # without workers, this is the training process: its model's draws go on
         return augmented, self.images.labels[index]
 
 
@@ -74,22 +74,52 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
 
 
 class TrainingBatches:
-    """Augmented batches, epoch after epoch; an incomplete last batch is left out.
+    """Augmented batches on a device, epoch after epoch; an incomplete last batch is left out.
+
+    Workers make 8-bit images; timm's prefetching loader copies, normalises and erases them on the device.
+
+    Args:
+        images: files and labels.
+        model: gives input size, mean and std.
+        augment: scale, ratio, hflip, color_jitter, auto_augment, random_erasing, interpolation, as for timm's
+            `create_transform`.
+        batch: images of a batch.
+        seed: of order and augmentation.
+        workers: loading processes.
+        device: where the batches go.
 
     Raises:
         UserError: there are fewer images than one batch takes.
     """
 
-    def __init__(self, images: AugmentedImages, *, batch: int, seed: int, workers: int, pin_memory: bool) -> None:
-        if len(images) < batch:
-            raise UserError(f"{len(images)} training images make no batch of {batch}; lower recipe.global_batch")
-        self.sampler = EpochSampler(len(images), seed)
-        self.loader = DataLoader(
-            images,
+    def __init__(
+        self,
+        images: ImageList,
+        model: nn.Module,
+        *,
+        augment: dict[str, Any],
+        batch: int,
+        seed: int,
+        workers: int,
+        device: torch.device,
+    ) -> None:
+        if len(images.files) < batch:
+            raise UserError(f"{len(images.files)} training images make no batch of {batch}; lower recipe.global_batch")
+        config = resolve_model_data_config(model)
+        options = dict(augment)
+        erasing = options.pop("random_erasing")
+        transform = create_transform(config["input_size"], is_training=True, use_prefetcher=True, **options)
+        self.sampler = EpochSampler(len(images.files), seed)
+        loader = DataLoader(
+            AugmentedImages(images, transform),
             batch_sampler=BatchSampler(self.sampler, batch, drop_last=True),
+            collate_fn=fast_collate,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=pin_memory,
+            pin_memory=device.type == "cuda",
+        )
+        self.loader = PrefetchLoader(
+            loader, mean=config["mean"], std=config["std"], device=device, re_prob=erasing, re_mode="pixel"
         )
 
     def __len__(self) -> int:
@@ -102,34 +132,13 @@ class TrainingBatches:
         return self.loader
 
 
-def evaluation_transform(model: nn.Module) -> Any:
-    """The model's own evaluation transform, from its timm data configuration."""
-    return create_transform(**resolve_model_data_config(model))
+def evaluation_batches(images: ImageList, model: nn.Module, *, batch: int, workers: int) -> Iterable[Batch]:
+    """Batches in the order of the files, under the model's own evaluation transform.
 
-
-def training_transform(model: nn.Module, augment: dict[str, Any]) -> Any:
-    """timm's training transform at the model's size and normalisation.
-
-    Args:
-        model: gives input size, mean and std.
-        augment: scale, ratio, hflip, color_jitter, auto_augment, random_erasing, interpolation.
+    A small split is decoded once and held in memory.
     """
-    config = resolve_model_data_config(model)
-    options = dict(augment)
-    return create_transform(
-        config["input_size"],
-        is_training=True,
-        mean=config["mean"],
-        std=config["std"],
-        re_prob=options.pop("random_erasing"),
-        re_mode="pixel",
-        **options,
-    )
-
-
-def evaluation_batches(images: Images, *, batch: int, workers: int) -> Iterable[Batch]:
-    """Batches in the order of the files; a small split is decoded once and held in memory."""
-    loader = DataLoader(images, batch_size=batch, num_workers=workers, persistent_workers=workers > 0)
-    sample, _ = images[0]
-    held = sample.numel() * sample.element_size() * len(images) <= HELD_BYTES
+    dataset = Images(images, create_transform(**resolve_model_data_config(model)))
+    loader = DataLoader(dataset, batch_size=batch, num_workers=workers, persistent_workers=workers > 0)
+    sample, _ = dataset[0]
+    held = sample.numel() * sample.element_size() * len(dataset) <= HELD_BYTES
     return list(loader) if held else loader

@@ -82,7 +82,7 @@ def flops(model: nn.Module, image_size: int) -> int:
     for module in fused:
         module.fused_attn = False
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter:  # its hooks need gradients on
             model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
     finally:
         for module in fused:

@@ -1,5 +1,6 @@
 """The one training loop: it fits the teacher and every student, and resumes where it was interrupted."""
 
+import random
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,6 +17,7 @@ from stages.core.errors import UserError
 from stages.core.evaluation import evaluate
 from stages.core.loaders import TrainingBatches
 
+EPOCHS_AT_MOST = 100_003  # keeps the random states of (seed, epoch) apart
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 History = list[dict[str, float]]
 
@@ -46,7 +48,7 @@ def fit(
 
     Args:
         task: model and loss, on `device`.
-        training: augmented batches of each epoch.
+        training: augmented batches of each epoch, on `device`.
         validation: batches to evaluate on.
         epochs: passes over the training images.
         lr: peak learning rate, reached after `warmup_epochs` from `warmup_lr`, falling to `min_lr`.
@@ -67,7 +69,7 @@ def fit(
         UserError: the loss is not finite; the last checkpoint is kept.
     """
     student = task.get_eval_model()
-    optimizer = create_optimizer_v2(student, opt="adamw", lr=lr, weight_decay=weight_decay)
+    optimizer = create_optimizer_v2(student, opt="adamw", lr=lr, weight_decay=weight_decay, fused=True)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched="cosine",
@@ -97,13 +99,13 @@ def fit(
     step = len(history) * len(training)
     progress = tqdm(range(len(history), epochs), initial=len(history), total=epochs, unit="epoch", disable=None)
     for epoch in progress:
-        torch.manual_seed(seed * 100_003 + epoch)
+        torch.manual_seed(seed * EPOCHS_AT_MOST + epoch)  # drop path
+        random.seed(f"{seed}/{epoch}")  # random erasing
         task.train()
         losses = torch.zeros(len(training), device=device)
         started = time.perf_counter()
         for batch, (images, labels) in enumerate(training.epoch(epoch)):
             scheduler.step_update(step)
-            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32"):
                 loss = task(images, labels)["loss"]
             optimizer.zero_grad()
