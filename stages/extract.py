@@ -5,7 +5,8 @@ from stages.core import features, machine, models, params
 from stages.core.errors import run
 from stages.core.files import atomic_folder
 from stages.core.loaders import evaluation_batches
-from stages.paths import EXTRACT, TEACH, image_list
+from stages.images import image_list
+from stages.paths import EXTRACT, TEACH
 
 BATCH = 64  # images at a time; it decides memory, not results
 

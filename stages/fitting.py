@@ -17,7 +17,7 @@ from stages.core.loaders import TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
 from stages.core.params import Dataset, Objective, Recipe
 from stages.core.training import fit
-from stages.paths import image_list
+from stages.images import image_list
 
 NO_DISTILLATION = Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0)
 
@@ -72,6 +72,7 @@ def fit_and_save(
         record: what metrics.json says of the run beside its measures.
     """
     device = machine.device()
+    machine.share_cores(device)
     model = model.to(device)
     training = TrainingBatches(
         image_list(data.name, "train"),

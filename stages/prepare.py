@@ -14,7 +14,8 @@ from stages.core import dataset, params
 from stages.core.errors import UserError, run
 from stages.core.files import read_json, write_json, write_text
 from stages.core.machine import data_root
-from stages.paths import EMBEDDED_IMAGES, MANIFEST, PREPARE, images_root, index_file
+from stages.images import images_root
+from stages.paths import EMBEDDED_IMAGES, MANIFEST, PREPARE, index_file
 
 
 

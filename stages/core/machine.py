@@ -58,6 +58,14 @@ def workers() -> int:
     return int(value)
 
 
+def share_cores(device: "torch.device") -> None:
+    """Leave the image-loading processes their cores when torch computes on the CPU too."""
+    import torch
+
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, cores() - workers()))
+
+
 def checkpoints() -> Path:
     """Where checkpoints of unfinished training live: outside every DVC output, in the main repository."""
     return Path(os.environ.get("DVC_ROOT", ".")) / ".ckpt"

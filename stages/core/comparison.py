@@ -1,0 +1,62 @@
+"""Runs side by side: strategies and objectives over seeds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+RUN_COLUMNS = (
+    "run",
+    "strategy",
+    "objective",
+    "seed",
+    "architecture",
+    "width",
+    "teacher_width",
+    "epochs",
+    "top1",
+    "top5",
+    "loss",
+    "relative_feature_error",
+    "parameters",
+    "flops",
+    "train_images_per_s",
+)
+BASELINE = "baseline"
+
+
+def runs_table(metrics: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per run, from the runs' metrics.json."""
+    return pd.DataFrame(metrics, columns=list(RUN_COLUMNS))
+
+
+def comparison_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Top-1 (percent) and relative feature error per strategy and objective.
+
+    Mean and sample standard deviation over seeds (empty for one seed), and the difference of the means to
+    the baseline with the same objective (empty where it was not trained). The order is that of `runs`.
+    """
+    groups = runs.groupby(["strategy", "objective"], sort=False)
+    table = groups.agg(
+        seeds=("seed", "size"),
+        top1_mean=("top1", "mean"),
+        top1_std=("top1", "std"),
+        feature_error_mean=("relative_feature_error", "mean"),
+        feature_error_std=("relative_feature_error", "std"),
+    ).reset_index()
+    baseline = table[table["strategy"] == BASELINE].set_index("objective")
+    for measure in ("top1", "feature_error"):
+        reference = table["objective"].map(baseline[f"{measure}_mean"])
+        table[f"{measure}_minus_baseline"] = table[f"{measure}_mean"] - reference
+    order = ["strategy", "objective", "seeds"]
+    order += [f"{measure}_{part}" for measure in ("top1", "feature_error") for part in ("mean", "std", "minus_baseline")]
+    return table[order]
+
+
+def nested_means(runs: pd.DataFrame, measure: str, digits: int) -> dict[str, dict[str, float]]:
+    """Means over seeds as {strategy: {objective: value}}, rounded."""
+    means = runs.groupby(["strategy", "objective"], sort=False)[measure].mean()
+    nested: dict[str, dict[str, float]] = {}
+    for (strategy, objective), value in means.items():  # type: ignore[misc]
+        nested.setdefault(strategy, {})[objective] = round(float(value), digits)
+    return nested

@@ -1,0 +1,37 @@
+"""Count parameters and FLOPs of the paper's students at their own scale: 224×224 images, 1000 classes.
+
+Needs neither data nor weights, so that the published costs can be audited anywhere.
+"""
+
+import timm
+
+from stages.core import models
+from stages.core.errors import run
+from stages.core.files import atomic_folder, write_json
+from stages.paths import COST
+
+STUDENTS = {
+    "baseline": "deit_tiny_patch16_224",
+    "lift": "deit_tiny_lift_patch16_224",
+    "widen": "deit_tiny_widelast_patch16_224",
+    "uniform": "deit_tiny_uniform_patch16_224",
+}
+IMAGE_SIZE = 224
+
+
+def main() -> None:
+    """Write the counts of each student."""
+    counts = {}
+    for strategy, architecture in STUDENTS.items():
+        model = timm.create_model(architecture)
+        counts[strategy] = {
+            "architecture": architecture,
+            "parameters": models.parameters(model),
+            "flops": models.flops(model, IMAGE_SIZE),
+        }
+    with atomic_folder(COST) as folder:
+        write_json(folder / "metrics.json", counts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,125 @@
+"""Collect every stage's metrics in small files that git tracks: reports/results and reports/metrics.json."""
+
+import io
+import shutil
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stages.core import params
+from stages.core.arrays import read_npy
+from stages.core.comparison import comparison_table, nested_means, runs_table
+from stages.core.errors import UserError, run
+from stages.core.files import atomic_folder, read_json, write_json, write_text
+from stages.paths import COST, EXTRACT, PCA, REPORTS, RESULTS, SEP, SVD, TEACH, TRAIN
+
+
+def prune(folder: Path, keep: list[str]) -> None:
+    """Remove what params no longer name, so that dvc.lock says the same in every clone."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in keep:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def by_backbone(folder: Path, backbones: list[str]) -> dict[str, Any]:
+    """Each backbone's metrics.json."""
+    return {backbone: read_json(folder / backbone / "metrics.json") for backbone in backbones}
+
+
+def dims_table(backbones: list[str]) -> pd.DataFrame:
+    """Dims of each image's last block: in its own basis (svd) and in the shared one (pca)."""
+    parts = []
+    for backbone in backbones:
+        thresholds = read_json(SVD / backbone / "metrics.json")["thresholds"]
+        own = pd.DataFrame(read_npy(SVD / backbone / "dims.npy")[-1], columns=thresholds)
+        shared = pd.DataFrame(
+            read_npy(PCA / backbone / "dims.npy"), columns=read_json(PCA / backbone / "metrics.json")["thresholds"]
+        )
+        both = pd.concat({"svd": own.stack(), "pca": shared.stack()}, axis=1).astype("Int64")
+        both.index.names = ["image", "threshold"]
+        parts.append(both.reset_index().assign(backbone=backbone))
+    return pd.concat(parts)[["backbone", "image", "threshold", "svd", "pca"]]
+
+
+def energy_table(backbones: list[str]) -> pd.DataFrame:
+    """Mean cumulative energy share of the first `dims` dimensions, per image (svd) and shared (pca)."""
+    parts = []
+    for backbone in backbones:
+        curves = {name: pd.Series(np.array(read_npy(folder / backbone / "curve.npy"))) for name, folder in (("svd", SVD), ("pca", PCA))}
+        table = pd.DataFrame(curves)
+        parts.append(table.assign(backbone=backbone, dims=table.index + 1))
+    return pd.concat(parts)[["backbone", "dims", "svd", "pca"]]
+
+
+def sep_table(backbones: list[str]) -> pd.DataFrame:
+    """SEP curves, observed and under permuted channels."""
+    parts = []
+    for backbone, spectrum in product(backbones, ("full", "folded")):
+        columns = ["observed", "permuted_mean", "permuted_p5", "permuted_p95"]
+        table = pd.DataFrame(np.array(read_npy(SEP / backbone / f"curve_{spectrum}.npy")).T, columns=columns)
+        table.insert(0, "share_of_bins", (table.index + 1) / len(table))
+        table.insert(0, "frequency", table.index + 1)
+        table.insert(0, "spectrum", spectrum)
+        table.insert(0, "backbone", backbone)
+        parts.append(table)
+    return pd.concat(parts)
+
+
+def main() -> None:
+    """Write the results that audit and report read, from the runs and backbones that params name."""
+    given = params.load()
+    names = ["-".join(map(str, item)) for item in product(given.strategy.names, given.objective.names, given.seeds)]
+    backbones = list(given.analysis.backbones)
+    prune(TRAIN, names)
+    for folder in (EXTRACT, SVD, PCA, SEP):
+        prune(folder, backbones)
+
+    teacher = read_json(TEACH / "metrics.json")
+    analyses = {name: by_backbone(folder, backbones) for name, folder in (("svd", SVD), ("pca", PCA), ("sep", SEP))}
+    runs = runs_table([{"run": name, **read_json(TRAIN / name / "metrics.json")} for name in names])
+    try:
+        curves = pd.concat(
+            [
+                pd.read_csv(TRAIN / name / "curves.csv").assign(
+                    run=name, strategy=strategy, objective=objective, seed=seed
+                )
+                for name, (strategy, objective, seed) in zip(
+                    names, product(given.strategy.names, given.objective.names, given.seeds), strict=True
+                )
+            ]
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; run `dvc repro train` to make it") from None
+    head = ["run", "strategy", "objective", "seed"]
+    tables = {
+        "runs": runs,
+        "comparison": comparison_table(runs),
+        "curves": curves[head + [column for column in curves if column not in head]],
+        "dims": dims_table(backbones),
+        "energy": energy_table(backbones),
+        "sep_curves": sep_table(backbones),
+    }
+    with atomic_folder(RESULTS) as folder:
+        for name, value in {**analyses, "teacher": teacher, "cost": read_json(COST / "metrics.json")}.items():
+            write_json(folder / f"{name}.json", value)
+        for name, table in tables.items():
+            text = io.StringIO()
+            table.to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
+            write_text(folder / f"{name}.csv", text.getvalue())
+
+    headline = {
+        "top1": {"teacher": round(teacher["top1"], 2), **nested_means(runs, "top1", 2)},
+        "feature_error": nested_means(runs, "relative_feature_error", 3),
+        "dims_p99": {
+            name: {backbone: analyses[name][backbone]["dims_p99"].get("95") for backbone in backbones}
+            for name in ("svd", "pca")
+        },
+    }
+    write_json(REPORTS / "metrics.json", headline)
+
+
+if __name__ == "__main__":
+    run(main)
