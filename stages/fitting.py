@@ -22,10 +22,10 @@ from stages.images import image_list
 NO_DISTILLATION = Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0)
 
 
-def vision(data: Dataset) -> dict[str, Any]:
-    """The keyword arguments of `models.create` that the dataset decides."""
+def vision(data: Dataset, recipe: Recipe) -> dict[str, Any]:
+    """The keyword arguments of `models.create` that dataset and recipe decide."""
     names = {"classes", "image_size", "crop_pct", "interpolation", "mean", "std"}
-    return data.model_dump(include=names)
+    return {**data.model_dump(include=names), "position_std": recipe.position_std}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ def main() -> None:
     """Fit the teacher on the labels alone."""
     given = params.load()
     data, teacher = given.dataset, given.teacher
-    model = models.create(teacher.architecture, teacher.model_args.given(), seed=teacher.seed, **vision(data))
+    model = models.create(teacher.architecture, teacher.model_args.given(), seed=teacher.seed, **vision(data, teacher.recipe))
     fit_and_save(
         model,
         None,

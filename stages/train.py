@@ -24,7 +24,7 @@ def main() -> None:
     architecture, model_args = given.student.model(asked.strategy)
     name = f"{asked.strategy}-{asked.objective}-{asked.seed}"
     teacher = models.load(TEACH).to(machine.device())
-    student = models.create(architecture, model_args, seed=asked.seed, **vision(data))
+    student = models.create(architecture, model_args, seed=asked.seed, **vision(data, given.recipe))
     check_compatible(student, teacher, data.image_size)
     fit_and_save(
         student,

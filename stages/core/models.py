@@ -26,8 +26,17 @@ def create(
     interpolation: str,
     mean: Sequence[float],
     std: Sequence[float],
+    position_std: float | None = None,
 ) -> nn.Module:
     """Make a timm model with random weights that knows its own evaluation transform.
+
+    Args:
+        architecture: a name that timm knows.
+        arguments: of the architecture.
+        classes: outputs of the head.
+        seed: of the weights.
+        image_size, crop_pct, interpolation, mean, std: the model's data configuration.
+        position_std: standard deviation of the initial position embedding; None keeps timm's 0.02.
 
     Raises:
         UserError: timm knows no such architecture, or it does not take the arguments.
@@ -42,9 +51,12 @@ def create(
     }
     torch.manual_seed(seed)
     try:
-        return timm.create_model(architecture, num_classes=classes, pretrained_cfg_overlay=config, **arguments)
+        model = timm.create_model(architecture, num_classes=classes, pretrained_cfg_overlay=config, **arguments)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"timm cannot make {architecture} with {arguments}: {error}") from None
+    if position_std is not None:
+        nn.init.trunc_normal_(model.pos_embed, std=position_std, a=-2 * position_std, b=2 * position_std)
+    return model
 
 
 def save(model: nn.Module, folder: Path) -> None:

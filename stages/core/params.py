@@ -67,6 +67,7 @@ class ModelArgs(Section):
     mlp_ratio: Positive | None = None
     init_values: Positive | None = None
     drop_path_rate: Share | None = None
+    weight_init: Literal["jax", "jax_nlhb", "moco", "reset"] | None = None
     lift_width: Count | None = None
     widen_width: Count | None = None
     widen_blocks: Count | None = None
@@ -111,6 +112,7 @@ class Recipe(Section):
     clip_grad: Positive | None
     precision: Literal["float32", "bfloat16"]
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    position_std: Positive | None  # of the initial position embedding; null keeps timm's 0.02
     augment: Augment
 
     @model_validator(mode="after")

@@ -11,14 +11,14 @@ from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, LayerScale
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, named_apply, register_model
 from timm.models.vision_transformer import (
     Attention,
     Block,
     Mlp,
     VisionTransformer,
     checkpoint_filter_fn,
-    init_weights_vit_timm,
+    get_init_weights_vit,
 )
 from torch import Tensor, nn
 
@@ -52,7 +52,7 @@ class LiftedVisionTransformer(VisionTransformer):
         self.reset_classifier(self.num_classes, "avg")
         self.pool_include_prefix = True  # the prefix tokens are dropped before the pool
         for module in (self.lift_proj, self.head):
-            init_weights_vit_timm(module)
+            _init_like(self, module)
 
     def _lift(self, tokens: Tensor) -> Tensor:
         return self.lift_norm(self.lift_proj(tokens))
@@ -176,6 +176,7 @@ def widen(model: VisionTransformer, width: int, *, blocks: int = 1, heads: int |
     for index in range(len(model.blocks) - blocks, len(model.blocks)):
         after = before + step
         model.blocks[index] = _widened(model.blocks[index], before, after, heads)
+        _init_like(model, model.blocks[index])
         model.feature_info[index]["num_chs"] = after
         before = after
     model.embed_dim = model.num_features = model.head_hidden_size = width
@@ -184,8 +185,13 @@ def widen(model: VisionTransformer, width: int, *, blocks: int = 1, heads: int |
     if not isinstance(model.fc_norm, nn.Identity):
         model.fc_norm = _norm_like(model.fc_norm)(width)
     model.reset_classifier(model.num_classes)
-    init_weights_vit_timm(model.head)
+    _init_like(model, model.head)
     return model
+
+
+def _init_like(model: VisionTransformer, module: nn.Module) -> None:
+    """Initialise a new part of a model in the model's own way."""
+    named_apply(get_init_weights_vit(model.weight_init_mode), module)
 
 
 def _norm_like(norm: nn.Module) -> Callable[[int], nn.Module]:
@@ -200,7 +206,7 @@ def _widened(block: nn.Module, before: int, after: int, heads: int | None) -> Wi
     if after % heads:
         raise ValueError(f"{after} channels are not a multiple of {heads} heads")
     attention, mlp = block.attn, block.mlp
-    widened = WidenedBlock(
+    return WidenedBlock(
         before,
         after,
         num_heads=heads,
@@ -215,9 +221,6 @@ def _widened(block: nn.Module, before: int, after: int, heads: int | None) -> Wi
         act_layer=type(mlp.act),
         norm_layer=_norm_like(block.norm1),
     )
-    for module in widened.modules():
-        init_weights_vit_timm(module)
-    return widened
 
 
 def forward_with_map(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,206 @@
+"""Figures of the three analyses of a backbone's features; each function returns a figure and its caption.
+
+Every number in a caption is read from the data that the figure draws.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from stages.core.style import GREY, look, new_figure
+
+
+def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Sample-wise SVD dims of every block, one panel per threshold: mean, ± 1 standard deviation, quartiles.
+
+    Args:
+        svd: one backbone of svd.json.
+    """
+    rows, thresholds = svd["blocks"], svd["thresholds"]
+    columns = min(2, len(thresholds))
+    lines = -(-len(thresholds) // columns)
+    figure = new_figure(4.6 * columns, 2.7 * lines + 0.9)
+    panels = figure.subplots(lines, columns, sharex=True, squeeze=False)
+    index = [row["block"] for row in rows]
+    for position, (panel, threshold) in enumerate(zip(panels.flat, thresholds, strict=False)):
+        drawn, of = look(position), _column(rows, threshold)
+        mean, std = of("dims_mean"), of("dims_std")
+        low, high = np.maximum(mean - std, 0), mean + std
+        panel.fill_between(index, low, high, color=drawn.color, alpha=0.2, lw=0, label="mean ± 1 std")
+        panel.plot(index, of("dims_p25"), color=GREY, lw=1, ls="--", label="quartiles")
+        panel.plot(index, of("dims_p75"), color=GREY, lw=1, ls="--")
+        panel.plot(index, mean, color=drawn.color, marker="o", label="mean over images")
+        panel.set(title=f"{threshold} % of the energy", ylabel="dimensions")
+        panel.set_ylim(bottom=0)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.legend(fontsize="x-small", loc="best")
+    for panel in panels.flat[len(thresholds) :]:
+        panel.remove()
+    for panel in panels.flat[: len(thresholds)][-columns:]:
+        panel.set_xlabel("block (0 is the first)")
+        panel.tick_params(labelbottom=True)
+    figure.suptitle(f"{svd['backbone']}: dimensions per image, block by block")
+    top = thresholds[-1]
+    means = _column(rows, top)("dims_mean")
+    caption = (
+        f"Dimensions that one image's tokens need for a share of their energy, in each of {_count(rows, 'block')} "
+        f"of `{svd['backbone']}`, over {_number(svd['images'])} images of {svd['tokens']} tokens. The line is the "
+        "mean over images, the band one standard deviation either side, the dashed lines the quartiles. "
+        f"For {top} % the mean goes from {means[0]:.1f} in block {index[0]} to {means[-1]:.1f} in block "
+        f"{index[-1]}; it is largest in block {index[int(means.argmax())]} ({means.max():.1f}). At most "
+        f"{min(svd['tokens'], rows[-1]['channels'])} dimensions are possible in the last block (the smaller of tokens "
+        "and channels)."
+    )
+    return figure, caption
+
+
+def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Last-block dims at the highest threshold over images, with the 99th percentile marked.
+
+    Args:
+        dims: dims.csv, rows of any backbones.
+        svd: the backbone's part of svd.json.
+    """
+    threshold = max(svd["thresholds"])
+    chosen = (dims["backbone"] == svd["backbone"]) & (dims["threshold"] == threshold)
+    values = dims.loc[chosen, "svd"].to_numpy()
+    p99, median = svd["dims_p99"][str(threshold)], svd["dims_median"][str(threshold)]
+    figure = new_figure(7, 3.6)
+    panel = figure.subplots()
+    step = max(1, -(-(int(values.max()) - int(values.min()) + 1) // 40))
+    edges = np.arange(values.min() - 0.5, values.max() + step + 0.5, step)
+    panel.hist(values, edges, color=look(0).color, edgecolor="white", lw=0.5, label="images")
+    panel.axvline(median, color=GREY, ls=":", lw=1.8, label=f"median: {median:g}")
+    panel.axvline(p99, color=look(3).color, ls="--", lw=1.8, label=f"99th percentile: {p99:g}")
+    panel.set(xlabel=f"dimensions for {threshold} % of the energy", ylabel="images")
+    panel.set_title(f"{svd['backbone']}: dimensions per image, last block")
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.yaxis.get_major_locator().set_params(integer=True)
+    panel.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    caption = (
+        f"How many dimensions hold {threshold} % of the energy of one image's last-block tokens, over "
+        f"{_number(len(values))} images of `{svd['backbone']}`: between {values.min()} and {values.max()}, median "
+        f"{median:g}. The 99th percentile, {p99:g}, is the figure the paper reports; it is {p99 / svd['channels']:.0%} "
+        f"of the {svd['channels']} channels"
+        f"{_tokens_bound(svd)}."
+    )
+    return figure, caption
+
+
+def svd_vs_pca(energy: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Mean cumulative energy share against the number of dimensions: a basis per image, and one for all images.
+
+    Args:
+        energy: energy.csv, rows of any backbones.
+        svd, pca: the backbone's parts of svd.json and pca.json.
+    """
+    rows = energy[energy["backbone"] == svd["backbone"]].sort_values("dims")
+    own, shared = look(0), look(3)
+    figure = new_figure(7.6, 4)
+    panel = figure.subplots()
+    for threshold in svd["thresholds"]:
+        panel.axhline(threshold / 100, color=GREY, lw=0.8, ls=":")
+        panel.annotate(
+            f"{threshold} %",
+            (1.01, threshold / 100),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize="x-small",
+            color=GREY,
+        )
+    panel.plot(rows["dims"], rows["svd"], color=own.color, ls="-", label="SVD: a basis of its own for each image")
+    panel.plot(rows["dims"], rows["pca"], color=shared.color, ls="--", label="PCA: one basis for all images")
+    panel.set(xlabel="dimensions", ylabel="mean share of the energy", ylim=(0, 1.03))
+    panel.set_xlim(0, rows["dims"].max())
+    panel.set_title(f"{svd['backbone']}: energy in the first dimensions, last block")
+    panel.legend(loc="lower right")
+    both = [t for t in svd["thresholds"] if t in pca["thresholds"]]
+    needed = "; ".join(
+        f"{t} %: {svd['dims_p99'][str(t)]:g} against {pca['dims_p99'][str(t)]:g} of {svd['channels']}" for t in both
+    )
+    caption = (
+        f"Mean share of an image's energy in its first dimensions, last block of `{svd['backbone']}`, over "
+        f"{_number(svd['images'])} images. The wider the gap between the lines, the more the images' subspaces differ "
+        "from each other. Dimensions for 99 % of images (99th percentile), own basis against shared basis: "
+        f"{needed}. An image's own basis ends at {min(svd['tokens'], svd['channels'])} dimensions, the smaller of "
+        f"{svd['tokens']} tokens and {svd['channels']} channels: part of the gap comes from that bound alone where "
+        "there are fewer tokens than channels."
+    )
+    return figure, caption
+
+
+def sep(curves: pd.DataFrame, metrics: Mapping[str, Any], backbone: str) -> tuple[Figure, str]:
+    """SEP curves of the full and the folded spectrum beside white noise and permuted channels.
+
+    Args:
+        curves: sep_curves.csv, rows of any backbones.
+        metrics: the backbone's part of sep.json.
+        backbone: its name.
+    """
+    figure = new_figure(9.4, 4.5)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    observed, permuted = look(0), look(3)
+    spectra = {"full": metrics, "folded": metrics["folded"]}
+    deviations = {}
+    for panel, (spectrum, of) in zip(panels, spectra.items(), strict=True):
+        chosen = (curves["backbone"] == backbone) & (curves["spectrum"] == spectrum)
+        rows = curves[chosen].sort_values("frequency")
+        share = rows["share_of_bins"]
+        panel.fill_between(
+            share,
+            rows["permuted_p5"],
+            rows["permuted_p95"],
+            color=permuted.color,
+            alpha=0.25,
+            lw=0,
+            label="permuted channels, 5–95 %",
+        )
+        panel.plot(share, rows["permuted_mean"], color=permuted.color, ls="--", label="permuted channels, mean")
+        panel.plot([0, 1], [0, 1], color=GREY, ls=":", label="white noise (diagonal)")
+        panel.plot(share, rows["observed"], color=observed.color, label="observed")
+        panel.set(title=f"{spectrum} spectrum, {of['bins']} bins", xlabel="share of the frequency bins")
+        panel.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+        outside = (rows["observed"] < rows["permuted_p5"]) | (rows["observed"] > rows["permuted_p95"])
+        deviations[spectrum] = (float((rows["observed"] - share).abs().max()), float(outside.mean()))
+    panels[0].set_ylabel("mean share of a token's energy")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=4, fontsize="small")
+    figure.suptitle(f"{backbone}: Spectral Energy Pattern")
+    reached = "; ".join(
+        f"b({t / 100:g}) = {metrics['bandwidth'][str(t)]:.3f} full (permuted {metrics['permuted_bandwidth'][str(t)]:.3f}), "
+        f"{metrics['folded']['bandwidth'][str(t)]:.3f} folded (permuted "
+        f"{metrics['folded']['permuted_bandwidth'][str(t)]:.3f})"
+        for t in dict.fromkeys((min(metrics["thresholds"]), max(metrics["thresholds"])))
+    )
+    caption = (
+        f"Mean share of a token's energy in its lowest channel frequencies, last block of `{backbone}`, over "
+        f"{_number(metrics['images'])} images of {metrics['tokens']} tokens; {metrics['zero_tokens']} tokens without "
+        f"energy are left out. The band covers {metrics['permutations']} random orders of the channels. {reached}. The "
+        f"largest distance from the diagonal is {deviations['full'][0]:.3f} in the full and "
+        f"{deviations['folded'][0]:.3f} in the folded spectrum; the observed curve lies outside the band at "
+        f"{deviations['full'][1]:.0%} and {deviations['folded'][1]:.0%} of the bins. Where it lies inside, it says no "
+        "more than the same values in random order would."
+    )
+    return figure, caption
+
+
+def _column(rows: Any, threshold: int) -> Any:
+    """A function from a key such as dims_mean to its values at `threshold`, one a block."""
+    return lambda key: np.array([row[key][str(threshold)] for row in rows], dtype=float)
+
+
+def _tokens_bound(svd: Mapping[str, Any]) -> str:
+    if svd["tokens"] >= svd["channels"]:
+        return ""
+    return f", and cannot exceed {svd['tokens']}, the number of tokens"
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _count(items: Any, noun: str) -> str:
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
