@@ -1,11 +1,12 @@
 """What the command lines of several stages have in common."""
 
 import argparse
+from collections.abc import Sequence
 
 from stages.core.errors import UserError
 
 
-def choice(parser: argparse.ArgumentParser, option: str, known: list[str], place: str) -> None:
+def choice(parser: argparse.ArgumentParser, option: str, known: Sequence[str], place: str) -> None:
     """Add a required option whose value must be in `known`; another ends in one line that says where it belongs."""
 
     def member(value: str) -> str:
@@ -16,7 +17,7 @@ def choice(parser: argparse.ArgumentParser, option: str, known: list[str], place
     parser.add_argument(f"--{option}", required=True, type=member, metavar="NAME", help=f"one of {place}")
 
 
-def backbone(description: str | None, known: list[str]) -> str:
+def backbone(description: str | None, known: Sequence[str]) -> str:
     """The backbone that the command line names, one of analysis.backbones.
 
     Raises:

@@ -3,7 +3,6 @@
 import argparse
 import csv
 from collections import Counter
-from typing import Any
 
 from stages.core.claims import CONFIRMED, CONTRADICTED, NOT_MEASURED, Results, expand, judge
 from stages.core.errors import UserError, run
@@ -17,7 +16,7 @@ def read_results() -> Results:
     if not path.is_file():
         raise UserError(f"{path} is missing; run `dvc repro summarize` to make it")
     with path.open(encoding="utf-8", newline="") as file:
-        runs: list[dict[str, Any]] = list(csv.DictReader(file))
+        runs = list(csv.DictReader(file))
     for entry in runs:
         entry |= {"top1": float(entry["top1"]), "width": int(entry["width"])}
     return Results(

@@ -1,4 +1,7 @@
-"""Compose stages/conf into params.yaml, as `dvc exp run` does: python -m stages.compose [GROUP=OPTION | KEY=VALUE …]."""
+"""Compose stages/conf into params.yaml, as `dvc exp run` does.
+
+python -m stages.compose [GROUP=OPTION | KEY=VALUE …]
+"""
 
 import sys
 from pathlib import Path

@@ -18,7 +18,6 @@ from stages.images import images_root
 from stages.paths import EMBEDDED_IMAGES, MANIFEST, PREPARE, index_file
 
 
-
 def identity(data: params.Dataset) -> dict[str, Any]:
     """What the manifest says of the dataset before its images are looked at."""
     keys = {"classes", "train_split", "val_split", "val_images", "split_seed"}

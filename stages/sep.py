@@ -19,12 +19,11 @@ def main() -> None:
     images, tokens_per_image, channels = tokens.shape
     spectra = sep.mean_spectra(tokens)
     permuted = sep.permuted_spectra(sep.moment(tokens), given.sep.permutations, given.sep.seed)
+    folded = (spectra.mean(), spectra.folded, permuted)
+    mean, per_image, null = (sep.unfold(spectrum, channels) for spectrum in folded)
     patterns = {
-        "folded": sep.pattern(spectra.mean(), spectra.folded, permuted, given.sep.thresholds),
-        "full": sep.pattern(
-            *(sep.unfold(folded, channels) for folded in (spectra.mean(), spectra.folded, permuted)),
-            given.sep.thresholds,
-        ),
+        "folded": sep.pattern(*folded, given.sep.thresholds),
+        "full": sep.pattern(mean, per_image, null, given.sep.thresholds),
     }
     metrics = {
         "backbone": backbone,

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,26 +18,27 @@ from stages.core.files import atomic_folder, read_json, write_json, write_text
 from stages.paths import COST, EXTRACT, PCA, REPORTS, RESULTS, SEP, SVD, TEACH, TRAIN
 
 
-def prune(folder: Path, keep: list[str]) -> None:
+def prune(folder: Path, keep: Sequence[str]) -> None:
     """Remove what params no longer name, so that dvc.lock says the same in every clone."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name not in keep:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def by_backbone(folder: Path, backbones: list[str]) -> dict[str, Any]:
+def by_backbone(folder: Path, backbones: Sequence[str]) -> dict[str, Any]:
     """Each backbone's metrics.json."""
     return {backbone: read_json(folder / backbone / "metrics.json") for backbone in backbones}
 
 
-def dims_table(backbones: list[str]) -> pd.DataFrame:
+def dims_table(backbones: Sequence[str]) -> pd.DataFrame:
     """Dims of each image's last block: in its own basis (svd) and in the shared one (pca)."""
     parts = []
     for backbone in backbones:
         thresholds = read_json(SVD / backbone / "metrics.json")["thresholds"]
         own = pd.DataFrame(read_npy(SVD / backbone / "dims.npy")[-1], columns=thresholds)
         shared = pd.DataFrame(
-            read_npy(PCA / backbone / "dims.npy"), columns=read_json(PCA / backbone / "metrics.json")["thresholds"]
+            read_npy(PCA / backbone / "dims.npy"),
+            columns=read_json(PCA / backbone / "metrics.json")["thresholds"],
         )
         both = pd.concat({"svd": own.stack(), "pca": shared.stack()}, axis=1).astype("Int64")
         both.index.names = ["image", "threshold"]
@@ -44,17 +46,20 @@ def dims_table(backbones: list[str]) -> pd.DataFrame:
     return pd.concat(parts)[["backbone", "image", "threshold", "svd", "pca"]]
 
 
-def energy_table(backbones: list[str]) -> pd.DataFrame:
+def energy_table(backbones: Sequence[str]) -> pd.DataFrame:
     """Mean cumulative energy share of the first `dims` dimensions, per image (svd) and shared (pca)."""
     parts = []
     for backbone in backbones:
-        curves = {name: pd.Series(np.array(read_npy(folder / backbone / "curve.npy"))) for name, folder in (("svd", SVD), ("pca", PCA))}
+        curves = {
+            name: pd.Series(np.array(read_npy(folder / backbone / "curve.npy")))
+            for name, folder in (("svd", SVD), ("pca", PCA))
+        }
         table = pd.DataFrame(curves)
         parts.append(table.assign(backbone=backbone, dims=table.index + 1))
     return pd.concat(parts)[["backbone", "dims", "svd", "pca"]]
 
 
-def sep_table(backbones: list[str]) -> pd.DataFrame:
+def sep_table(backbones: Sequence[str]) -> pd.DataFrame:
     """SEP curves, observed and under permuted channels."""
     parts = []
     for backbone, spectrum in product(backbones, ("full", "folded")):

@@ -11,7 +11,9 @@ def main() -> None:
     """Fit the teacher on the labels alone."""
     given = params.load()
     data, teacher = given.dataset, given.teacher
-    model = models.create(teacher.architecture, teacher.model_args.given(), seed=teacher.seed, **vision(data, teacher.recipe))
+    model = models.create(
+        teacher.architecture, teacher.model_args.given(), seed=teacher.seed, **vision(data, teacher.recipe)
+    )
     fit_and_save(
         model,
         None,
@@ -21,7 +23,11 @@ def main() -> None:
         recipe=teacher.recipe,
         objective=NO_DISTILLATION,
         seed=teacher.seed,
-        identity={"teacher": teacher.model_dump(), "dataset": data.model_dump(), "manifest": read_json(MANIFEST)},
+        identity={
+            "teacher": teacher.model_dump(),
+            "dataset": data.model_dump(),
+            "manifest": read_json(MANIFEST),
+        },
         record={"architecture": teacher.architecture, "weights": teacher.weights},
     )
 

@@ -48,8 +48,8 @@ def main() -> None:
             "strategy": asked.strategy,
             "objective": asked.objective,
             "architecture": architecture,
-            "width": student.feature_info[-1]["num_chs"],  # type: ignore[index, union-attr]
-            "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index, union-attr]
+            "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
+            "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
         },
     )
 

@@ -24,7 +24,7 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     code = {
         name: sha256(Path(module.__file__))
         for name, module in sorted(sys.modules.items())
-        if name.startswith("stages.core.") and getattr(module, "__file__", None)
+        if name.startswith("stages.core.") and module.__file__
     }
     versions = {"torch": torch.__version__}
     return hashlib.sha256(json.dumps([identity, code, versions], sort_keys=True).encode()).hexdigest()

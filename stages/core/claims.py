@@ -4,7 +4,7 @@ A claim is `confirmed` or `contradicted` only by a measurement of the thing it s
 `not measured`, with the reason. A measure is a small function from the results to a value.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class Results:
 
     dataset: str
     analyses: Mapping[str, Mapping[str, Any]]
-    runs: list[Mapping[str, Any]]
+    runs: Sequence[Mapping[str, Any]]
     cost: Mapping[str, Mapping[str, Any]]
     teacher: Mapping[str, Any]
 
@@ -68,7 +68,9 @@ def expand(families: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[
     claims: list[Claim] = []
     for family in families:
         if family["measure"] not in MEASURES:
-            raise UserError(f"claims.yaml: {family['id']}: no measure {family['measure']}; there are {', '.join(MEASURES)}")
+            raise UserError(
+                f"claims.yaml: {family['id']}: no measure {family['measure']}; there are {', '.join(MEASURES)}"
+            )
         pattern = family["figures"].split(".")
         found = list(_reach(paper, pattern))
         if not found:
@@ -89,7 +91,9 @@ def expand(families: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[
     return claims
 
 
-def _reach(node: Any, pattern: list[str], keys: tuple[str, ...] = (), entry: Any = None) -> Iterator[tuple[Any, tuple[str, ...], float]]:
+def _reach(
+    node: Any, pattern: list[str], keys: tuple[str, ...] = (), entry: Any = None
+) -> Iterator[tuple[Any, tuple[str, ...], float]]:
     if not pattern:
         yield entry, keys, node
         return
@@ -97,7 +101,9 @@ def _reach(node: Any, pattern: list[str], keys: tuple[str, ...] = (), entry: Any
     for key in items if pattern[0] == "*" else [pattern[0]]:
         child = items[key]
         # The entry of a figure is the nearest mapping above it that says more than numbers.
-        nearest = child if isinstance(child, dict) and any(isinstance(value, str) for value in child.values()) else entry
+        nearest = (
+            child if isinstance(child, dict) and any(isinstance(value, str) for value in child.values()) else entry
+        )
         yield from _reach(child, pattern[1:], (*keys, str(key)), nearest or node)
 
 
@@ -139,8 +145,14 @@ def _best_top1(claim: Claim, results: Results) -> float | str:
 def _lift_width_top1(claim: Claim, results: Results) -> float | str:
     # Lift to the student's own width is published as the baseline's figure.
     width = int(claim.path[-1])
-    strategies = {run["strategy"] for run in results.runs if run["width"] == width and run["strategy"].startswith("lift")}
-    return _mean_top1(results, strategy=min(strategies), objective="none") if strategies else f"no Lift to {width} channels"
+    strategies = {
+        run["strategy"] for run in results.runs if run["width"] == width and run["strategy"].startswith("lift")
+    }
+    return (
+        _mean_top1(results, strategy=min(strategies), objective="none")
+        if strategies
+        else f"no Lift to {width} channels"
+    )
 
 
 def _student_parameters(claim: Claim, results: Results) -> float | str:
@@ -169,7 +181,12 @@ def judge(claim: Claim, results: Results) -> dict[str, Any]:
         measured = f"this run is of {results.dataset}, the claim is of ImageNet-1K"
     else:
         measured = MEASURES[claim.measure](claim, results)
-    verdict = {"id": claim.id, "statement": claim.statement, "source": claim.source, "published": claim.figure}
+    verdict = {
+        "id": claim.id,
+        "statement": claim.statement,
+        "source": claim.source,
+        "published": claim.figure,
+    }
     if isinstance(measured, str):
         return {**verdict, "measured": None, "tolerance": 0.0, "verdict": NOT_MEASURED, "reason": measured}
     allowed = max(claim.tolerance.get("absolute", 0.0), claim.tolerance.get("relative", 0.0) * abs(claim.figure))

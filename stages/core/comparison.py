@@ -1,7 +1,7 @@
 """Runs side by side: strategies and objectives over seeds."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -49,7 +49,9 @@ def comparison_table(runs: pd.DataFrame) -> pd.DataFrame:
         reference = table["objective"].map(baseline[f"{measure}_mean"])
         table[f"{measure}_minus_baseline"] = table[f"{measure}_mean"] - reference
     order = ["strategy", "objective", "seeds"]
-    order += [f"{measure}_{part}" for measure in ("top1", "feature_error") for part in ("mean", "std", "minus_baseline")]
+    order += [
+        f"{measure}_{part}" for measure in ("top1", "feature_error") for part in ("mean", "std", "minus_baseline")
+    ]
     return table[order]
 
 
@@ -57,6 +59,7 @@ def nested_means(runs: pd.DataFrame, measure: str, digits: int) -> dict[str, dic
     """Means over seeds as {strategy: {objective: value}}, rounded."""
     means = runs.groupby(["strategy", "objective"], sort=False)[measure].mean()
     nested: dict[str, dict[str, float]] = {}
-    for (strategy, objective), value in means.items():  # type: ignore[misc]
+    for key, value in means.items():
+        strategy, objective = cast(tuple[str, str], key)
         nested.setdefault(strategy, {})[objective] = round(float(value), digits)
     return nested

@@ -86,7 +86,9 @@ def scan(folder: Path) -> Split:
         UserError: the folder is missing or holds no class folder, a class has no image, a file is empty.
     """
     if not folder.is_dir():
-        present = sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else []
+        present = (
+            sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else []
+        )
         hint = f"its parent holds {', '.join(present[:8])}" if present else f"the layout is {LAYOUT}"
         raise UserError(f"{folder} is no folder ({hint}); set dataset.train_split and dataset.val_split to match")
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
@@ -96,7 +98,9 @@ def scan(folder: Path) -> Split:
     for name in classes:
         images = list(_images(folder / name, name, frozenset()))
         if not images:
-            raise UserError(f"{folder / name} holds no image ({', '.join(sorted(EXTENSIONS))}); remove the class or fill it")
+            raise UserError(
+                f"{folder / name} holds no image ({', '.join(sorted(EXTENSIONS))}); remove the class or fill it"
+            )
         found += images
     found.sort(key=lambda image: image[0])
     for name, status in found:
@@ -123,7 +127,9 @@ def check_splits(train: Split, val: Split, *, classes: int) -> None:
         only = sorted(set(train.classes) ^ set(val.classes))
         raise UserError(f"train and validation have different classes: only one of them has {', '.join(only[:8])}")
     if len(train.classes) != classes:
-        raise UserError(f"the dataset has {len(train.classes)} classes, dataset.classes says {classes}; set it to match")
+        raise UserError(
+            f"the dataset has {len(train.classes)} classes, dataset.classes says {classes}; set it to match"
+        )
     shared = len(train.inodes & val.inodes)
     if shared:
         raise UserError(f"train and validation share {shared} files (the same file or linked); separate them")
@@ -171,7 +177,8 @@ def analysis_sample(split: Split, images_per_class: int) -> list[str]:
     for name, files in taken.items():
         if len(files) < images_per_class:
             raise UserError(
-                f"class {name} has {len(files)} validation images, fewer than analysis.images_per_class {images_per_class}"
+                f"class {name} has {len(files)} validation images, fewer than analysis.images_per_class "
+                f"{images_per_class}; lower it"
             )
     return [file for files in taken.values() for file in files]
 

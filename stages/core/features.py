@@ -81,7 +81,9 @@ def blocks(folder: Path) -> list[np.ndarray]:
         array = read_npy(path)
         shape = (record["images"], entry["tokens"], entry["channels"])
         if array.shape != shape or array.dtype != np.float32:
-            raise UserError(f"{path} is {array.dtype} {array.shape}, not float32 {shape}; delete {folder} and run `dvc repro`")
+            raise UserError(
+                f"{path} is {array.dtype} {array.shape}, not float32 {shape}; delete {folder} and run `dvc repro`"
+            )
         arrays.append(array)
     return arrays
 

@@ -114,7 +114,11 @@ def curves(epochs: pd.DataFrame) -> tuple[Figure, str]:
             panel.set_xlabel("epoch")
             panel.tick_params(labelbottom=True)
     figure.legend(
-        handles.values(), handles, loc="outside lower center", ncols=min(4, len(handles)), title="strategy (mean of seeds)"
+        handles.values(),
+        handles,
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        title="strategy (mean of seeds)",
     )
     figure.suptitle("Validation accuracy while training")
     last = epochs["epoch"].max()
@@ -145,7 +149,14 @@ def cost(runs: pd.DataFrame, teacher: Mapping[str, Any]) -> tuple[Figure, str]:
             rows = means[means["strategy"] == strategy]
             width = rows[key] / factor
             panel.plot(
-                width, rows["top1"], color=style.color, marker=style.marker, ls="-", lw=0.8, alpha=0.85, label=strategy
+                width,
+                rows["top1"],
+                color=style.color,
+                marker=style.marker,
+                ls="-",
+                lw=0.8,
+                alpha=0.85,
+                label=strategy,
             )
             best = rows["top1"].idxmax()
             panel.annotate(

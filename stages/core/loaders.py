@@ -112,7 +112,7 @@ class TrainingBatches:
         self.sampler = EpochSampler(len(images.files), seed)
         loader = DataLoader(
             AugmentedImages(images, transform),
-            batch_sampler=BatchSampler(self.sampler, batch, drop_last=True),
+            batch_sampler=BatchSampler(self.sampler, batch, drop_last=True),  # type: ignore[arg-type]
             collate_fn=fast_collate,
             num_workers=workers,
             persistent_workers=workers > 0,

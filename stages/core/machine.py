@@ -1,9 +1,9 @@
 """What belongs to the machine: read from the environment, never from params, never changing a result.
 
-    DATA_ROOT   folder of an external dataset
-    DEVICE      torch device; default: the first CUDA device, else the CPU
-    WORKERS     image-loading processes; default: one fewer than the CPU cores, at most 8
-    FRESH       1: ignore the checkpoint of an interrupted run
+DATA_ROOT   folder of an external dataset
+DEVICE      torch device; default: the first CUDA device, else the CPU
+WORKERS     image-loading processes; default: one fewer than the CPU cores, at most 8
+FRESH       1: ignore the checkpoint of an interrupted run
 """
 
 import os

@@ -92,12 +92,12 @@ def flops(model: nn.Module, image_size: int) -> int:
     fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
     training = model.training
     for module in fused:
-        module.fused_attn = False
+        module.fused_attn = False  # type: ignore[assignment]
     try:
         with FlopCounterMode(display=False) as counter:  # its hooks need gradients on
             model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
     finally:
         for module in fused:
-            module.fused_attn = True
+            module.fused_attn = True  # type: ignore[assignment]
         model.train(training)
     return counter.get_total_flops()

@@ -4,6 +4,7 @@ Unknown keys, wrong types and impossible values end in one line that names the k
 module takes about 0.1 s: it must not import torch.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -125,7 +126,16 @@ class Recipe(Section):
 
     def optimization(self) -> dict[str, Any]:
         """The keyword arguments that `stages.core.training.fit` takes from the recipe."""
-        names = ("epochs", "lr", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad", "precision")
+        names = (
+            "epochs",
+            "lr",
+            "weight_decay",
+            "warmup_epochs",
+            "warmup_lr",
+            "min_lr",
+            "clip_grad",
+            "precision",
+        )
         return {name: getattr(self, name) for name in (*names, "ema_decay")}
 
 
@@ -225,7 +235,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _names(self) -> Self:
-        known = {
+        known: dict[str, tuple[list[str], Mapping[str, Any], str]] = {
             "strategy.names": (self.strategy.names, self.student.strategies, "student.strategies"),
             "objective.names": (self.objective.names, self.objective.definitions, "objective.definitions"),
             "student.ablations": (self.student.ablations, self.student.strategies, "student.strategies"),
@@ -234,7 +244,7 @@ class Params(Section):
             for name in names:
                 if name not in entries:
                     raise ValueError(f"{key}: '{name}' is none of {place}: {', '.join(entries)}")
-        repeatable = {key: names for key, (names, _, _) in known.items()} | {
+        repeatable: dict[str, Sequence[Any]] = {key: names for key, (names, _, _) in known.items()} | {
             "seeds": self.seeds,
             "analysis.backbones": self.analysis.backbones,
             "analysis.svd.thresholds": self.analysis.svd.thresholds,

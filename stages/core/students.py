@@ -36,6 +36,7 @@ class LiftedVisionTransformer(VisionTransformer):
         args, kwargs: as for timm's VisionTransformer.
     """
 
+    embed_dim: int
     lift_proj: nn.Linear
     lift_norm: nn.LayerNorm
 
@@ -118,7 +119,12 @@ class WidenedVisionTransformer(VisionTransformer):
     """
 
     def __init__(
-        self, *args: Any, widen_width: int, widen_blocks: int = 1, widen_heads: int | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        widen_width: int,
+        widen_blocks: int = 1,
+        widen_heads: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         widen(self, widen_width, blocks=widen_blocks, heads=widen_heads)
@@ -198,7 +204,7 @@ def _norm_like(norm: nn.Module) -> Callable[[int], nn.Module]:
     return partial(type(norm), eps=norm.eps)
 
 
-def _widened(block: nn.Module, before: int, after: int, heads: int | None) -> WidenedBlock:
+def _widened(block: Any, before: int, after: int, heads: int | None) -> WidenedBlock:
     """A new block like `block`, `after` channels wide, that takes `before` channels."""
     if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
         raise TypeError(f"widen takes timm's standard transformer blocks, not {type(block).__name__}")

@@ -1,4 +1,4 @@
-"""One look for every figure: readable in colour, by the colour-blind, and in grey; the same bytes every time."""
+"""One look for every figure: readable by the colour-blind and in grey; the same bytes every time."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,16 @@ PNG_DPI = 150
 # Okabe and Ito's colours, ordered so that neighbours differ in lightness too; yellow is too pale for lines.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2, 1, 2)))
+LINES: tuple[Any, ...] = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (5, 1)),
+    (0, (3, 1, 1, 1)),
+    (0, (1, 1)),
+    (0, (6, 2, 1, 2, 1, 2)),
+)
 GREY = "#595959"
 # Strategies known by name keep their look in every figure, whichever others are present.
 KNOWN = (

@@ -26,11 +26,13 @@ def energies(features: np.ndarray) -> np.ndarray:
     """
     # A batch of matrices per core, each solved in one thread: one matrix is too small to share out.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores()) as pool:
-        found = [part for chunk in chunks(features) for part in pool.map(_gram_eigenvalues, np.array_split(chunk, cores()))]
+        found = [
+            part for chunk in chunks(features) for part in pool.map(_gram_eigenvalues, np.array_split(chunk, cores()))
+        ]
     return np.concatenate(found)
 
 
 def _gram_eigenvalues(images: np.ndarray) -> np.ndarray:
-    """Eigenvalues of the smaller Gram matrix of each image, largest first: [images, tokens, channels] to [images, n]."""
+    """Eigenvalues of each image's smaller Gram matrix, largest first: [images, tokens, channels] to [images, n]."""
     short = images if images.shape[1] <= images.shape[2] else images.transpose(0, 2, 1)
     return np.maximum(np.linalg.eigvalsh(short @ short.transpose(0, 2, 1))[:, ::-1], 0.0)

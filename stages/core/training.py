@@ -134,7 +134,11 @@ def fit(
         history.append(metrics)
         log(metrics)
         progress.set_postfix(loss=f"{metrics['train_loss']:.3f}", top1=f"{metrics['top1']:.1f} %")
-        state: dict[str, Any] = {**task.get_checkpoint_state(), "optimizer": optimizer.state_dict(), "history": history}
+        state: dict[str, Any] = {
+            **task.get_checkpoint_state(),
+            "optimizer": optimizer.state_dict(),
+            "history": history,
+        }
         if ema_decay is not None:
             state |= task.get_checkpoint_state(ema=True)
         checkpoints.save(state)

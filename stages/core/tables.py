@@ -1,0 +1,63 @@
+"""The report's tables, and the paragraph that says what its runs can and cannot show."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+SMALL = "digits"  # the embedded dataset, on which every student comes close to the ceiling
+
+
+def setting(data: Mapping[str, Any], runs: pd.DataFrame, teacher: Mapping[str, Any]) -> str:
+    """A paragraph on data, teacher and runs, with a warning where accuracy cannot rank strategies.
+
+    Args:
+        data: data.json.
+        runs: runs.csv.
+        teacher: teacher.json.
+    """
+    epochs = ", ".join(map(str, sorted(set(runs["epochs"]))))
+    reached = "" if teacher.get("top1") is None else f", {teacher['top1']:.2f} % top-1"
+    text = (
+        f"Dataset `{data['dataset']}`: {data['classes']} classes, {data['train']['images']:,} images to train on, "
+        f"{data['val']['images']:,} to validate on. Teacher: `{teacher['architecture']}`{reached}. "
+        f"{len(runs)} run{'' if len(runs) == 1 else 's'} of {epochs} epochs."
+    )
+    if data["dataset"] == SMALL:
+        image = 100 / data["val"]["images"]
+        text += (
+            "\n\n**Read accuracy with care.** At this scale it is near its ceiling: top-1 of all runs lies between "
+            f"{runs['top1'].min():.2f} and {runs['top1'].max():.2f} %, and one image of the validation set is worth "
+            f"{image:.2f} points. It cannot rank strategies. The figures show that the pipeline works; for what a "
+            "feature loss does, look at the relative feature error instead."
+        )
+    return text
+
+
+def comparison(rows: pd.DataFrame) -> pd.DataFrame:
+    """comparison.csv with headings that name units, rounded for reading."""
+    table = pd.DataFrame({"strategy": rows["strategy"], "objective": rows["objective"], "seeds": rows["seeds"]})
+    for key, name, digits in (("top1", "top-1, %", 2), ("feature_error", "feature error", 3)):
+        pairs = zip(rows[f"{key}_mean"], rows[f"{key}_std"], strict=True)
+        table[name] = ["–" if pd.isna(mean) else _with_std(mean, std, digits) for mean, std in pairs]
+        differences = rows[f"{key}_minus_baseline"]
+        unit = ", points" if key == "top1" else ""
+        table[f"{name.split(',')[0]} minus baseline{unit}"] = [
+            "–" if pd.isna(value) else f"{value:+.{digits}f}" for value in differences
+        ]
+    return table
+
+
+def verdicts(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How many claims got each verdict."""
+    return [{"verdict": verdict, "claims": count} for verdict, count in audit["counts"].items()]
+
+
+def measured_claims(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The claims with a verdict other than "not measured"."""
+    keys = ("statement", "source", "published", "measured", "tolerance", "verdict", "reason")
+    return [{key: claim[key] for key in keys} for claim in audit["claims"] if claim["verdict"] != "not measured"]
+
+
+def _with_std(mean: float, std: float, digits: int) -> str:
+    return f"{mean:.{digits}f}" if pd.isna(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"

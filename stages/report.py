@@ -1,0 +1,61 @@
+"""Render the notebooks: executed copies and figures for git, pages to read in a browser."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.core.errors import run
+from stages.core.rendering import Page, index, render, title
+from stages.paths import AUDIT, HTML, MANIFEST, REPORTS, RESULTS
+
+TEMPLATES = Path("notebooks")
+NOTEBOOKS = REPORTS / "notebooks"
+FIGURES = REPORTS / "figures"
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A template, what the index says of it, and the files that it reads besides the results."""
+
+    name: str
+    about: str
+    reads: dict[str, Path]
+
+
+ALL = (
+    Notebook(
+        "representation",
+        "Dimensions that an image's features need, alone and in a shared basis; how tokens spread energy.",
+        {},
+    ),
+    Notebook(
+        "distillation",
+        "What the students reach under each objective, what they cost, and which published claims hold here.",
+        {"audit": AUDIT, "data": MANIFEST},
+    ),
+)
+
+
+def main() -> None:
+    """Write every notebook, its figures and page, and an index; remove figures that none writes any more."""
+    pages, figures = [], set()
+    for notebook in ALL:
+        template = TEMPLATES / f"{notebook.name}.ipynb"
+        read = {"results": RESULTS, **notebook.reads}
+        figures |= set(
+            render(
+                template,
+                NOTEBOOKS / template.name,
+                HTML / f"{notebook.name}.html",
+                FIGURES,
+                {name: path.as_posix() for name, path in read.items()},
+            )
+        )
+        pages.append(Page(f"{notebook.name}.html", title(template), notebook.about))
+    index(pages, HTML / "index.html")
+    for path in FIGURES.iterdir():
+        if path.suffix in (".svg", ".png") and path.stem not in figures:
+            path.unlink()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,101 @@
+"""What the tests share: small features, small trees of images, small models."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from stages.core import students  # noqa: F401  registers the students with timm
+
+torch.set_num_threads(1)
+
+SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10}
+STUDENTS = {
+    "baseline": ("deit_tiny_patch16_224", {}),
+    "lift": ("deit_tiny_lift_patch16_224", {"lift_width": 96}),
+    "widen": ("deit_tiny_widelast_patch16_224", {"widen_width": 96}),
+    "uniform": ("deit_tiny_uniform_patch16_224", {"embed_dim": 57}),
+}
+
+
+@pytest.fixture
+def repo() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def features(rng: np.random.Generator) -> np.ndarray:
+    """Tokens with a falling spectrum, as a network's, [images, tokens, channels]: fewer tokens than channels."""
+    mixing = rng.normal(size=(24, 24)) * 0.8 ** np.arange(24)
+    return (rng.normal(size=(6, 9, 24)) @ mixing.T + 0.5).astype(np.float32)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def make_student() -> Callable[..., nn.Module]:
+    """Build a small student of a strategy; further arguments replace the small ones."""
+
+    def make(strategy: str, **arguments: object) -> nn.Module:
+        architecture, own = STUDENTS[strategy]
+        torch.manual_seed(0)
+        config = {"input_size": (3, 8, 8), "crop_pct": 1.0}
+        return timm.create_model(architecture, pretrained_cfg_overlay=config, **{**SMALL, **own, **arguments})
+
+    return make
+
+
+@pytest.fixture
+def make_teacher() -> Callable[..., nn.Module]:
+    """Build a small CaiT, whose input is normalised otherwise than the students'."""
+
+    def make(**arguments: object) -> nn.Module:
+        torch.manual_seed(1)
+        config = {"input_size": (3, 8, 8), "mean": (0.3, 0.4, 0.5), "std": (0.2, 0.3, 0.4)}
+        own = {"embed_dim": 96, "num_heads": 6, "init_values": 0.1}
+        model = timm.create_model("cait_s24_224", pretrained_cfg_overlay=config, **{**SMALL, **own, **arguments})
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def teacher(make_teacher: Callable[..., nn.Module]) -> nn.Module:
+    return make_teacher()
+
+
+@pytest.fixture
+def make_split(rng: np.random.Generator) -> Callable[..., Path]:
+    """Fill a folder with random 8×8 PNGs: `images` in each class."""
+
+    def make(folder: Path, classes: tuple[str, ...] = ("ant", "bee", "cat"), images: int = 4) -> Path:
+        for name in classes:
+            (folder / name).mkdir(parents=True)
+            for index in range(images):
+                pixels = rng.integers(0, 256, size=(8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{index:03d}.png")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def tree(tmp_path: Path, make_split: Callable[..., Path]) -> Path:
+    """A dataset of three classes: four training and two validation images each."""
+    root = tmp_path / "data"
+    make_split(root / "train")
+    make_split(root / "val", images=2)
+    return root

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from stages.core.energy import by_threshold, dims, shares, statistics
+
+
+def test_shares_rise_to_one(rng):
+    found = shares(rng.random((5, 7, 11)))
+    assert np.all(np.diff(found, axis=-1) >= 0)
+    assert np.all(found >= 0)
+    np.testing.assert_array_equal(found[..., -1], 1.0)
+
+
+def test_shares_are_cumulative_sums_over_the_total(rng):
+    energies = rng.random((4, 9))
+    expected = [[row[: d + 1].sum() / row.sum() for d in range(9)] for row in energies]
+    np.testing.assert_allclose(shares(energies), expected, rtol=1e-14)
+
+
+def test_no_energy_has_all_shares_one():
+    np.testing.assert_array_equal(shares(np.zeros((2, 3))), np.ones((2, 3)))
+
+
+def test_energies_below_zero_by_rounding_count_as_zero():
+    np.testing.assert_array_equal(shares(np.array([3.0, 1.0, -1e-17])), [0.75, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, 1 / 3, 7e-9])
+def test_thresholds_met_exactly_are_met(scale):
+    np.testing.assert_array_equal(dims(shares(np.full(10, scale)), range(10, 100, 10)), range(1, 10))
+    np.testing.assert_array_equal(dims(shares(scale * np.array([5, 3, 1, 1])), [50, 80, 90, 99]), [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(("shortfall", "expected"), [(0.0, 1), (1e-13, 1), (1e-11, 2), (1e-6, 2)])
+def test_shortfalls_beyond_rounding_miss_the_threshold(shortfall, expected):
+    assert dims(np.array([0.8 - shortfall, 1.0]), [80]) == [expected]
+
+
+def test_dims_are_the_smallest_number_reaching_each_threshold(rng):
+    cumulative = shares(rng.random((20, 15)))
+    thresholds = [1, 50, 80, 90, 99]
+    expected = [[next(d for d in range(1, 16) if row[d - 1] >= t / 100) for t in thresholds] for row in cumulative]
+    np.testing.assert_array_equal(dims(cumulative, thresholds), expected)
+
+
+def test_statistics_equal_numpys(rng):
+    values = rng.integers(1, 50, size=(37, 2))
+    found = statistics(values, [80, 99])
+    assert list(found) == ["dims_mean", "dims_std", "dims_median", "dims_p25", "dims_p75", "dims_p99"]
+    expected = {
+        "dims_mean": np.mean(values, axis=0),
+        "dims_std": np.sqrt(np.mean((values - values.mean(axis=0)) ** 2, axis=0)),
+        "dims_median": np.percentile(values, 50, axis=0),
+        "dims_p25": np.percentile(values, 25, axis=0),
+        "dims_p75": np.percentile(values, 75, axis=0),
+        "dims_p99": np.percentile(values, 99, axis=0),
+    }
+    for name, of_thresholds in expected.items():
+        assert list(found[name]) == ["80", "99"]
+        np.testing.assert_allclose(list(found[name].values()), of_thresholds, atol=5e-7)
+
+
+def test_by_threshold_keeps_whole_numbers_whole():
+    found = by_threshold(np.array([3.0, 1 / 3]), [80, 90])
+    assert found == {"80": 3, "90": 0.333333}
+    assert isinstance(found["80"], int)
