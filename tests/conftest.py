@@ -23,8 +23,9 @@ STUDENTS = {
 }
 
 
-@pytest.fixture
-def repo() -> Path:
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
     return Path(__file__).resolve().parent.parent
 
 

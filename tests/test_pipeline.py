@@ -54,7 +54,7 @@ def test_every_stage_runs_and_reruns_only_for_cause(clone: Path) -> None:
     assert set(metrics["feature_error"]["widen"]) == {"none", "mse"}
     audit = json.loads((clone / "reports/audit.json").read_text())
     contradicted = [claim["id"] for claim in audit["claims"] if claim["verdict"] == "contradicted"]
-    assert contradicted == ["cost_params/widen"]
+    assert contradicted == ["cost_params/widen/params"]
     assert sum(audit["counts"].values()) == len(audit["claims"])
     for page in ("index", "representation", "distillation"):
         html = (clone / f"artifacts/html/{page}.html").read_text()

@@ -64,8 +64,8 @@ def feature_error(runs: pd.DataFrame) -> tuple[Figure, str]:
     best, worst = means.idxmin(), means.idxmax()
     caption = (
         f"Relative feature error on the validation images, {_seeds(known)}; points are seeds, bars their means"
-        f"{', on a logarithmic axis' if logarithmic else ''}. A map of zeros has error 1 (dotted). The smallest mean is "
-        f"{_name(best)} with {means[best]:.3f}, the largest {_name(worst)} with {means[worst]:.3f}. A student narrower "
+        f"{', on a logarithmic axis' if logarithmic else ''}. A map of zeros has error 1 (dotted). The smallest "
+        f"mean is {_name(best)} with {means[best]:.3f}, the largest {_name(worst)} with {means[worst]:.3f}. A student narrower "
         "than its teacher is measured against the teacher's channels pooled to its width, which is another target: "
         "compare its error across objectives only, not with the other strategies'."
     )
@@ -125,7 +125,7 @@ def curves(epochs: pd.DataFrame) -> tuple[Figure, str]:
     final = epochs[epochs["epoch"] == last]
     middle = epochs[epochs["epoch"] == epochs["epoch"].min() + (last - epochs["epoch"].min()) // 2]
     caption = (
-        f"Validation top-1 after each epoch: thick lines are means of seeds, faint ones single seeds ({_seeds(epochs)}). "
+        f"Validation top-1 after each epoch, {_seeds(epochs)}: thick lines are means, faint ones single seeds. "
         f"Half-way (epoch {middle['epoch'].iloc[0]}) the runs lie between {middle['top1'].min():.2f} and "
         f"{middle['top1'].max():.2f} %, after the last epoch ({last}) between {final['top1'].min():.2f} and "
         f"{final['top1'].max():.2f} %."
@@ -181,14 +181,13 @@ def cost(runs: pd.DataFrame, teacher: Mapping[str, Any]) -> tuple[Figure, str]:
         for strategy, rows in ((name, means[means["strategy"] == name]) for name in looks(means["strategy"]))
     )
     caption = (
-        "What a student costs at inference against its accuracy. Each marker is one objective, averaged over seeds; the "
-        f"best objective of each strategy is named, and vertical lines join the objectives of one strategy. {sizes}."
+        "What a student costs at inference against its accuracy. Each marker is one objective, averaged over "
+        "seeds; the best objective of each strategy is named, and vertical lines join the objectives of one "
+        f"strategy. {sizes}."
     )
     if teacher.get("parameters"):
-        caption += (
-            f" The teacher, beyond the right edge or not, has {teacher['parameters']:,} parameters and is drawn only as "
-            "the dotted line of its accuracy."
-        )
+        flops = f", {_engineering(teacher['flops'])}FLOPs" if teacher.get("flops") else ""
+        caption += f" The teacher ({teacher['parameters']:,} parameters{flops}) is shown only by its accuracy, dotted."
     return figure, caption
 
 

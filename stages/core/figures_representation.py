@@ -119,7 +119,7 @@ def svd_vs_pca(energy: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, A
     panel.legend(loc="lower right")
     both = [t for t in svd["thresholds"] if t in pca["thresholds"]]
     needed = "; ".join(
-        f"{t} %: {svd['dims_p99'][str(t)]:g} against {pca['dims_p99'][str(t)]:g} of {svd['channels']}" for t in both
+        f"{t} %: {svd['dims_p99'][str(t)]:.4g} against {pca['dims_p99'][str(t)]:.4g} of {svd['channels']}" for t in both
     )
     caption = (
         f"Mean share of an image's energy in its first dimensions, last block of `{svd['backbone']}`, over "
@@ -170,7 +170,8 @@ def sep(curves: pd.DataFrame, metrics: Mapping[str, Any], backbone: str) -> tupl
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(f"{backbone}: Spectral Energy Pattern")
     reached = "; ".join(
-        f"b({t / 100:g}) = {metrics['bandwidth'][str(t)]:.3f} full (permuted {metrics['permuted_bandwidth'][str(t)]:.3f}), "
+        f"b({t / 100:g}) = {metrics['bandwidth'][str(t)]:.3f} full (permuted "
+        f"{metrics['permuted_bandwidth'][str(t)]:.3f}), "
         f"{metrics['folded']['bandwidth'][str(t)]:.3f} folded (permuted "
         f"{metrics['folded']['permuted_bandwidth'][str(t)]:.3f})"
         for t in dict.fromkeys((min(metrics["thresholds"]), max(metrics["thresholds"])))

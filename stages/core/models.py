@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -73,7 +74,7 @@ def load(folder: Path) -> nn.Module:
     read_json(folder / "config.json")
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except (OSError, RuntimeError, TypeError, KeyError) as error:
+    except (OSError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(f"{folder} holds no model that timm can open ({error}); run `dvc repro` to make it") from None
     return model.eval()
 

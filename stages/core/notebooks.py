@@ -65,4 +65,4 @@ def cell(value: Any) -> str:
         return str(value)
     if float(value).is_integer():
         return f"{int(value):,}"
-    return f"{value:,.4f}" if abs(value) >= 1e-4 else f"{value:.2e}"
+    return f"{value:,.4f}".rstrip("0") if abs(value) >= 1e-4 else f"{value:.2e}"

@@ -59,7 +59,7 @@ def looks(strategies: Iterable[str]) -> dict[str, Look]:
     known = [name for name in KNOWN if name in present]
     others = sorted(set(present) - set(KNOWN))
     positions = {name: KNOWN.index(name) for name in known}
-    free = [position for position in range(len(PALETTE)) if position not in positions.values()] or [0]
+    free = [position for position in reversed(range(len(PALETTE))) if position not in positions.values()] or [0]
     positions |= {name: free[index % len(free)] for index, name in enumerate(others)}
     return {name: look(position) for name, position in positions.items()}
 

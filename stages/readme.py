@@ -1,0 +1,43 @@
+"""Bring the results table of README.md up to date with the tracked results: python -m stages.readme."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from stages.core.errors import UserError, run
+from stages.core.files import read_json, write_text
+from stages.paths import AUDIT, RESULTS
+
+README = Path("README.md")
+BEGIN, END = "<!-- results: python -m stages.readme -->\n", "<!-- end of results -->\n"
+
+
+def results_table() -> str:
+    """The comparison of strategies and objectives, and the audit's counts, as Markdown."""
+    rows = ["| strategy | objective | top-1 (%) | relative feature error | seeds |", "|---|---|---|---|---|"]
+    for row in pd.read_csv(RESULTS / "comparison.csv", keep_default_na=False, na_values=[""]).itertuples():
+        rows.append(
+            f"| {row.strategy} | {row.objective} | {row.top1_mean:.2f} ± {row.top1_std:.2f} "
+            f"| {row.feature_error_mean:.3f} ± {row.feature_error_std:.3f} | {row.seeds} |"
+        )
+    teacher, counts = read_json(RESULTS / "teacher.json"), read_json(AUDIT)["counts"]
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    rows += ["", f"Mean ± sample standard deviation over seeds; the teacher reaches {teacher['top1']:.2f} %. "]
+    rows[-1] += f"Published claims: {verdicts}."
+    return "\n".join(rows) + "\n"
+
+
+def with_results(text: str) -> str:
+    """README's text with the table between its two markers replaced."""
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{README} has lost the markers {BEGIN.strip()} and {END.strip()}; put them back")
+    return text[: text.index(BEGIN) + len(BEGIN)] + results_table() + text[text.index(END) :]
+
+
+def main() -> None:
+    """Rewrite README.md."""
+    write_text(README, with_results(README.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    run(main)

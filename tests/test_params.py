@@ -1,0 +1,240 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.compose import composed
+from stages.core import params
+from stages.core.errors import UserError
+
+GIVEN = yaml.safe_load((Path(__file__).resolve().parent.parent / "params.yaml").read_text())
+OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
+OPEN = {"strategies", "definitions"}  # mappings whose keys are names of the user's
+
+
+def keys(value, path=()):
+    """The paths of all keys that the schema requires."""
+    if not isinstance(value, dict) or (path and path[-1] in OPTIONAL):
+        return
+    for key, inner in value.items():
+        if not (path and path[-1] in OPEN):
+            yield (*path, key)
+        yield from keys(inner, (*path, key))
+
+
+def dotted(path):
+    return ".".join(path)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load params.yaml after one change: the value at a dotted key is replaced."""
+
+    def load_changed(path, value):
+        changed = copy.deepcopy(GIVEN)
+        section = changed
+        *outer, last = path.split(".")
+        for key in outer:
+            section = section[key]
+        section[last] = value
+        return load_text(tmp_path, yaml.safe_dump(changed))
+
+    return load_changed
+
+
+def load_text(folder, text):
+    file = folder / "params.yaml"
+    file.write_text(text)
+    return params.load(file)
+
+
+def test_params_are_the_composed_default(root):
+    assert (root / "params.yaml").read_text() == composed()
+
+
+def test_overrides_are_composed():
+    changed = yaml.safe_load(composed("recipe.epochs=7"))
+    assert changed == {**GIVEN, "recipe": {**GIVEN["recipe"], "epochs": 7}}
+
+
+@pytest.mark.parametrize("group", ["objective", "strategy"])
+def test_every_option_composes_to_valid_params(root, tmp_path, group):
+    options = sorted(path.stem for path in (root / "stages/conf" / group).glob("[a-z]*.yaml"))
+    assert len(options) > 2
+    for option in options:
+        assert load_text(tmp_path, composed(f"{group}={option}")).model_dump()[group]["names"]
+
+
+def test_loading_round_trips(root, tmp_path):
+    loaded = params.load(root / "params.yaml")
+    dumped = loaded.model_dump(exclude_unset=True)
+    assert dumped == GIVEN
+    assert load_text(tmp_path, yaml.safe_dump(dumped)) == loaded
+
+
+@pytest.mark.parametrize("path", list(keys(GIVEN)), ids=dotted)
+def test_a_missing_key_is_named(path, tmp_path):
+    changed = copy.deepcopy(GIVEN)
+    section = changed
+    for key in path[:-1]:
+        section = section[key]
+    del section[path[-1]]
+    with pytest.raises(UserError) as caught:
+        load_text(tmp_path, yaml.safe_dump(changed))
+    assert f"{dotted(path)}: is missing" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "epochs",
+        "dataset.clases",
+        "teacher.recipe.momentum",
+        "teacher.model_args.width",
+        "student.base.lift_wdith",
+        "student.strategies.lift.args",
+        "objective.definitions.mse.beta",
+        "recipe.augment.vflip",
+        "analysis.sep.threshold",
+    ],
+)
+def test_an_unknown_key_is_named(path, load):
+    with pytest.raises(UserError, match=f"{path}: is no key of params.yaml".replace(".", r"\.")):
+        load(path, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("profile", 1),
+        ("dataset.classes", "10"),
+        ("dataset.classes", 10.0),
+        ("dataset.classes", True),
+        ("dataset.mean", 0.3),
+        ("teacher.model_args", None),
+        ("teacher.model_args.depth", "six"),
+        ("recipe", []),
+        ("recipe.lr", "3e-3"),
+        ("recipe.clip_grad", "none"),
+        ("recipe.augment.scale", 0.8),
+        ("objective.definitions", None),
+        ("strategy.names", "lift"),
+        ("seeds", 0),
+        ("seeds", None),
+        ("analysis.svd.thresholds", {}),
+    ],
+)
+def test_a_wrong_type_is_named(path, value, load):
+    with pytest.raises(UserError, match=path.replace(".", r"\.")):
+        load(path, value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("dataset.classes", 1),
+        ("dataset.name", "imagenet"),
+        ("dataset.train_split", "../train"),
+        ("dataset.image_size", 0),
+        ("dataset.crop_pct", 1.5),
+        ("dataset.mean", [0.3, 0.3]),
+        ("teacher.seed", -1),
+        ("teacher.weights", "download"),
+        ("teacher.model_args.depth", 0),
+        ("student.strategies", {}),
+        ("recipe.epochs", 0),
+        ("recipe.global_batch", 0),
+        ("recipe.lr", 0.0),
+        ("recipe.lr", float("nan")),
+        ("recipe.lr", float("inf")),
+        ("recipe.weight_decay", -0.1),
+        ("recipe.weight_decay", float("inf")),
+        ("recipe.label_smoothing", 1.0),
+        ("recipe.precision", "float16"),
+        ("recipe.ema_decay", 1.0),
+        ("recipe.augment.hflip", 1.1),
+        ("recipe.augment.interpolation", "lanczos"),
+        ("objective.definitions.softkd.alpha", 1.1),
+        ("objective.definitions.softkd.tau", 0),
+        ("objective.definitions.softkd.tau", float("inf")),
+        ("objective.definitions.mse.feature", "cosine"),
+        ("objective.definitions.mse.feature_weight", -1),
+        ("strategy.names", []),
+        ("objective.names", []),
+        ("seeds", []),
+        ("seeds", [2**32]),
+        ("analysis.backbones", ["student"]),
+        ("analysis.images_per_class", 0),
+        ("analysis.svd.thresholds", [0]),
+        ("analysis.pca.thresholds", [100]),
+        ("analysis.sep.permutations", 0),
+    ],
+)
+def test_an_impossible_value_is_named(path, value, load):
+    with pytest.raises(UserError, match=path.replace(".", r"\.")):
+        load(path, value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("dataset.val_split", "train", "dataset: train_split and val_split name the same folder"),
+        ("dataset.std", [0.3, 0.0, 0.3], "dataset: std must be positive"),
+        ("dataset.val_images", None, "dataset: val_images belongs to the embedded dataset"),
+        ("dataset.name", "folder", "dataset: val_images belongs to the embedded dataset"),
+        ("teacher.model_args.num_heads", 5, "teacher.model_args: embed_dim 96 is not a multiple of num_heads 5"),
+        ("student.base.patch_size", 3, "student.base: img_size 8 is not a multiple of patch_size 3"),
+        ("student.strategies.uniform.model_args.embed_dim", 58, "student.strategies.uniform: embed_dim 58"),
+        ("recipe.warmup_epochs", 1000, "recipe: warmup_epochs 1000 leaves none of the"),
+        ("recipe.min_lr", 0.1, "recipe: min_lr and warmup_lr must not exceed lr"),
+        ("teacher.recipe.warmup_lr", 0.1, "teacher.recipe: min_lr and warmup_lr must not exceed lr"),
+        ("objective.definitions.none.feature_weight", 1, "objective.definitions.none: feature_weight is set"),
+        ("strategy.names", ["lift", "narrow"], "strategy.names: 'narrow' is none of student.strategies: "),
+        ("objective.names", ["cosine"], "objective.names: 'cosine' is none of objective.definitions: "),
+        ("student.ablations", ["narrow"], "student.ablations: 'narrow' is none of student.strategies: "),
+        ("strategy.names", ["lift", "lift"], "strategy.names: ['lift', 'lift'] names one value twice"),
+        ("seeds", [1, 1], "seeds: [1, 1] names one value twice"),
+        ("analysis.sep.thresholds", [50, 50], "analysis.sep.thresholds: [50, 50] names one value twice"),
+    ],
+)
+def test_inconsistent_values_are_explained(path, value, reason, load):
+    with pytest.raises(UserError) as caught:
+        load(path, value)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("bounds", [[1.0, 0.8], [1.1, 0.9]])
+@pytest.mark.parametrize("key", ["scale", "ratio"])
+def test_falling_intervals_are_refused(key, bounds, load):
+    with pytest.raises(UserError, match=rf"recipe\.augment.*{key}"):
+        load(f"recipe.augment.{key}", bounds)
+
+
+def test_every_fault_is_named_in_one_line(tmp_path):
+    changed = copy.deepcopy(GIVEN)
+    changed["recipe"]["lr"] = -1
+    changed["dataset"]["classes"] = 1
+    del changed["seeds"]
+    with pytest.raises(UserError) as caught:
+        load_text(tmp_path, yaml.safe_dump(changed))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert all(fault in text for fault in ("recipe.lr: ", "(got -1)", "dataset.classes: ", "seeds: is missing"))
+
+
+@pytest.mark.parametrize("text", ["", "a list", "- 1\n- 2\n", "42"])
+def test_files_without_parameters_are_refused(text, tmp_path):
+    with pytest.raises(UserError, match="holds no parameters"):
+        load_text(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "!!python/object/apply:os.getcwd []"])
+def test_what_is_not_plain_yaml_is_refused(text, tmp_path):
+    with pytest.raises(UserError, match="is not valid YAML"):
+        load_text(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"params\.yaml is missing"):
+        params.load(tmp_path / "params.yaml")

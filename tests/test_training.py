@@ -1,0 +1,231 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from stages.core.checkpoints import CheckpointFolder
+from stages.core.dataset import ImageList, scan
+from stages.core.errors import UserError
+from stages.core.loaders import TrainingBatches, evaluation_batches
+from stages.core.objectives import create_task
+from stages.core.training import fit
+
+CPU = torch.device("cpu")
+AUGMENT = {
+    "scale": (0.5, 1.0),
+    "ratio": (0.9, 1.1),
+    "hflip": 0.5,
+    "color_jitter": 0.3,
+    "auto_augment": "rand-m5-mstd0.5",
+    "random_erasing": 0.5,
+    "interpolation": "random",
+}
+RECIPE = {
+    "epochs": 3,
+    "lr": 1e-3,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1,
+    "warmup_lr": 1e-6,
+    "min_lr": 1e-5,
+    "clip_grad": 1.0,
+    "precision": "float32",
+    "ema_decay": 0.9,
+}
+HOLD_LOCK = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Poisoned:
+    """Training batches whose images are not finite from one epoch on."""
+
+    def __init__(self, batches, epoch):
+        self.batches, self.first = batches, epoch
+
+    def __len__(self):
+        return len(self.batches)
+
+    def epoch(self, number):
+        for images, labels in self.batches.epoch(number):
+            yield (images * float("nan") if number >= self.first else images), labels
+
+
+@pytest.fixture
+def splits(tmp_path, make_split):
+    """64 training and 16 validation images of four classes."""
+
+    def listed(folder, images):
+        split = scan(make_split(folder, ("ant", "bee", "cat", "dog"), images))
+        return ImageList(folder, list(split.files), split.labels())
+
+    return listed(tmp_path / "data/train", 16), listed(tmp_path / "data/val", 4)
+
+
+@pytest.fixture
+def train(tmp_path, splits, make_student, make_teacher):
+    """Train a small student; returns its history and its weights."""
+
+    def run(
+        identity="a",
+        *,
+        root="checkpoints",
+        seed=0,
+        workers=0,
+        distil=False,
+        stop_after=None,
+        poison=None,
+        fresh=False,
+        logged=None,
+        **changes,
+    ):
+        student = make_student("lift", drop_path_rate=0.2)
+        teacher = make_teacher() if distil else None
+        objective = {"alpha": 0.5, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
+        task = create_task(student, teacher, **objective, label_smoothing=0.1, device=CPU)
+        training = TrainingBatches(
+            splits[0], student, augment=AUGMENT, batch=16, seed=seed, workers=workers, device=CPU
+        )
+        validation = evaluation_batches(splits[1], student, batch=16, workers=0)
+
+        def log(metrics):
+            if logged is not None:
+                logged.append(metrics)
+            if metrics["epoch"] == stop_after:
+                raise Interrupted
+
+        with CheckpointFolder(tmp_path / root, "lift", {"of": identity}, fresh=fresh) as checkpoints:
+            history, _ = fit(
+                task,
+                training if poison is None else Poisoned(training, poison),
+                validation,
+                **{**RECIPE, **changes},
+                seed=seed,
+                device=CPU,
+                checkpoints=checkpoints,
+                log=log,
+            )
+        return history, {name: value.clone() for name, value in student.state_dict().items()}
+
+    return run
+
+
+def assert_equal(found, expected):
+    assert found[0] == expected[0]
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=0)
+
+
+def test_the_same_seed_gives_the_same_result(train):
+    first = train(root="first")
+    assert_equal(train(root="second"), first)
+    assert train(root="third", seed=1)[0] != first[0]
+
+
+def test_history_tells_every_epoch(train):
+    logged = []
+    history, _ = train(logged=logged)
+    assert logged == history
+    assert [metrics["epoch"] for metrics in history] == [0, 1, 2]
+    names = {"epoch", "lr", "train_loss", "loss", "top1", "top5", "loss_ema", "top1_ema", "top5_ema"}
+    assert all(set(metrics) == names for metrics in history)
+    without = train(root="without", ema_decay=None)[0]
+    assert all(not name.endswith("_ema") for metrics in without for name in metrics)
+
+
+def test_training_lowers_the_loss(train):
+    history, _ = train(epochs=6)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"distil": True}, {"ema_decay": None, "clip_grad": None}, {"precision": "bfloat16"}]
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(train, changes):
+    whole = train(root="whole", **changes)
+    with pytest.raises(Interrupted):
+        train(stop_after=1, **changes)
+    logged = []
+    assert_equal(train(logged=logged, **changes), whole)
+    assert logged == whole[0]
+
+
+def test_a_finished_run_is_not_trained_again(train):
+    whole = train()
+    assert_equal(train(poison=0), whole)
+
+
+def test_a_fresh_run_ignores_the_checkpoint(train):
+    train()
+    with pytest.raises(UserError, match="not finite at step 0"):
+        train(poison=0, fresh=True)
+
+
+def test_another_identity_never_resumes(train):
+    train("a")
+    with pytest.raises(UserError, match="not finite at step 0"):
+        train("b", poison=0)
+
+
+@pytest.mark.parametrize("distil", [False, True])
+def test_workers_change_nothing(train, distil):
+    alone = train(root="alone", workers=0, distil=distil, epochs=2)
+    assert_equal(train(root="two", workers=2, distil=distil, epochs=2), alone)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_checkpoint(train):
+    whole = train(root="whole")
+    with pytest.raises(UserError, match=r"not finite at step 4 \(epoch 1, batch 0\)"):
+        train(poison=1)
+    assert_equal(train(), whole)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    with CheckpointFolder(tmp_path, "lift", {}), pytest.raises(UserError, match="lift is already being trained"):
+        CheckpointFolder(tmp_path, "lift", {}).__enter__()
+    with CheckpointFolder(tmp_path, "lift", {}):
+        pass
+
+
+def test_a_folder_in_use_by_another_process_is_refused(tmp_path):
+    checkpoints = CheckpointFolder(tmp_path, "lift", {})
+    checkpoints.folder.mkdir()
+    command = [sys.executable, "-c", HOLD_LOCK, str(checkpoints.folder / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="already being trained by another process"):
+            checkpoints.__enter__()
+        other.stdin.close()
+    with checkpoints:
+        assert checkpoints.load() is None
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000])
+def test_a_damaged_checkpoint_is_set_aside(train, tmp_path, capsys, keep):
+    whole = train()
+    (file,) = tmp_path.glob("checkpoints/*/checkpoint.pt")
+    file.write_bytes(file.read_bytes()[:keep])
+    assert_equal(train(), whole)
+    assert "is damaged" in capsys.readouterr().err
+    assert file.with_suffix(".damaged").stat().st_size == keep
+
+
+def test_too_few_images_for_a_batch_are_refused(splits, make_student):
+    with pytest.raises(UserError, match="64 training images make no batch of 65"):
+        TrainingBatches(splits[0], make_student("lift"), augment=AUGMENT, batch=65, seed=0, workers=0, device=CPU)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_ends_training_with_its_name(train, splits, workers):
+    images = splits[0]
+    (images.folder / images.files[5]).write_bytes(b"no image")
+    with pytest.raises(UserError) as caught:
+        train(workers=workers)
+    assert str(caught.value).startswith(f"{images.folder / images.files[5]} cannot be read as an image")
