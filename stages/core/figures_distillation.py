@@ -65,8 +65,9 @@ def feature_error(runs: pd.DataFrame) -> tuple[Figure, str]:
     caption = (
         f"Relative feature error on the validation images, {_seeds(known)}; points are seeds, bars their means"
         f"{', on a logarithmic axis' if logarithmic else ''}. A map of zeros has error 1 (dotted). The smallest "
-        f"mean is {_name(best)} with {means[best]:.3f}, the largest {_name(worst)} with {means[worst]:.3f}. A student narrower "
-        "than its teacher is measured against the teacher's channels pooled to its width, which is another target: "
+        f"mean is {_name(best)} with {means[best]:.3f}, the largest {_name(worst)} with {means[worst]:.3f}. "
+        "narrower than its teacher is measured against the teacher's channels pooled to its width, "
+        "which is another target: "
         "compare its error across objectives only, not with the other strategies'."
     )
     return figure, caption

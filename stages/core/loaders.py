@@ -10,7 +10,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.data.loader import PrefetchLoader, fast_collate
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, get_worker_info
 
 from stages.core.dataset import ImageList, read_image
 from stages.core.errors import UserError
@@ -50,12 +50,16 @@ class AugmentedImages(Images):
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:  # type: ignore[override]
         index = key[2]
         image = self._read(index)
-        draws = torch.get_rng_state()
+        in_training_process = get_worker_info() is None  # whose own draws go on as if nothing had been loaded
+        if in_training_process:
+            draws = random.getstate(), torch.get_rng_state()
         random.seed("/".join(map(str, key)))
         np.random.seed(random.getrandbits(32))  # noqa: NPY002  timm draws from numpy's global state
         torch.default_generator.manual_seed(random.getrandbits(32))  # torch.manual_seed takes 0.3 ms
         augmented = self.transform(image)
-        torch.set_rng_state(draws)  # without workers, this is the training process: its model's draws go on
+        if in_training_process:
+            random.setstate(draws[0])
+            torch.set_rng_state(draws[1])
         return augmented, self.images.labels[index]
 
 
@@ -117,6 +121,7 @@ class TrainingBatches:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else every epoch would draw from the model's random state
         )
         self.loader = PrefetchLoader(
             loader, mean=config["mean"], std=config["std"], device=device, re_prob=erasing, re_mode="pixel"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.core.errors import UserError
 from stages.core.files import read_yaml
@@ -21,13 +21,21 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Percent = Annotated[int, Field(ge=1, le=99)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]  # safe in a path and in a stage's name
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
-Interval = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+
+
+def _rising(bounds: list[float]) -> list[float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the bounds fall from {bounds[0]:g} to {bounds[1]:g}; write the lower one first")
+    return bounds
+
+
+Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 
 class Section(BaseModel):
     """A mapping of params.yaml: its keys are exactly the fields, its values exactly of their types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Dataset(Section):
