@@ -28,13 +28,14 @@ def accuracy(runs: pd.DataFrame, teacher: Mapping[str, Any]) -> tuple[Figure, st
     figure, panel = _by_objective(runs, "top1", "top-1 accuracy on the validation images, %")
     if teacher.get("top1") is not None:
         panel.axhline(teacher["top1"], color=GREY, ls=":", label="teacher")
+    panel.set_ylim(top=min(panel.get_ylim()[1], 100.2))
     panel.set_title("Top-1 accuracy by objective and strategy")
     _legend_beside(panel)
     means = _means(runs, "top1")
     best, worst = means.idxmax(), means.idxmin()
     caption = (
-        f"Top-1 accuracy of {_seeds(runs)}: points are seeds, bars their means. The highest mean is {_name(best)} with "
-        f"{means[best]:.2f} %, the lowest {_name(worst)} with {means[worst]:.2f} %{_spread(runs, 'top1')}."
+        f"Top-1 accuracy of {_seeds(runs)}: points are seeds, bars their means. "
+        f"{_extremes(means, best, worst, '.2f', ' %')}{_spread(runs, 'top1')}."
     )
     if teacher.get("top1") is not None:
         caption += f" The dotted line is the teacher, {teacher['top1']:.2f} %."
@@ -64,11 +65,10 @@ def feature_error(runs: pd.DataFrame) -> tuple[Figure, str]:
     best, worst = means.idxmin(), means.idxmax()
     caption = (
         f"Relative feature error on the validation images, {_seeds(known)}; points are seeds, bars their means"
-        f"{', on a logarithmic axis' if logarithmic else ''}. A map of zeros has error 1 (dotted). The smallest "
-        f"mean is {_name(best)} with {means[best]:.3f}, the largest {_name(worst)} with {means[worst]:.3f}. "
-        "narrower than its teacher is measured against the teacher's channels pooled to its width, "
-        "which is another target: "
-        "compare its error across objectives only, not with the other strategies'."
+        f"{', on a logarithmic axis' if logarithmic else ''}. A map of zeros has error 1 (dotted). "
+        f"{_extremes(means, best, worst, '.3f', '')}. "
+        "A student narrower than its teacher is measured against the teacher's channels pooled to its width, "
+        "which is another target: compare its error across objectives only, not with the other strategies'."
     )
     return figure, caption
 
@@ -127,9 +127,8 @@ def curves(epochs: pd.DataFrame) -> tuple[Figure, str]:
     middle = epochs[epochs["epoch"] == epochs["epoch"].min() + (last - epochs["epoch"].min()) // 2]
     caption = (
         f"Validation top-1 after each epoch, {_seeds(epochs)}: thick lines are means, faint ones single seeds. "
-        f"Half-way (epoch {middle['epoch'].iloc[0]}) the runs lie between {middle['top1'].min():.2f} and "
-        f"{middle['top1'].max():.2f} %, after the last epoch ({last}) between {final['top1'].min():.2f} and "
-        f"{final['top1'].max():.2f} %."
+        f"Half-way (epoch {middle['epoch'].iloc[0]}) top-1 is {_range(middle['top1'])} %, after the last "
+        f"epoch ({last}) {_range(final['top1'])} %."
     )
     return figure, caption
 
@@ -244,6 +243,20 @@ def _means(runs: pd.DataFrame, key: str) -> pd.Series:
 
 def _name(group: Any) -> str:
     return f"{group[0]} with objective {group[1]}"
+
+
+def _extremes(means: pd.Series, best: Any, worst: Any, digits: str, unit: str) -> str:
+    if best == worst:
+        return f"The mean of {_name(best)} is {means[best]:{digits}}{unit}"
+    return (
+        f"The best mean is that of {_name(best)}, {means[best]:{digits}}{unit}, the worst that of {_name(worst)}, "
+        f"{means[worst]:{digits}}{unit}"
+    )
+
+
+def _range(values: pd.Series) -> str:
+    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
+    return low if low == high else f"between {low} and {high}"
 
 
 def _spread(runs: pd.DataFrame, key: str) -> str:

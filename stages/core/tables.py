@@ -21,7 +21,7 @@ def setting(data: Mapping[str, Any], runs: pd.DataFrame, teacher: Mapping[str, A
     text = (
         f"Dataset `{data['dataset']}`: {data['classes']} classes, {data['train']['images']:,} images to train on, "
         f"{data['val']['images']:,} to validate on. Teacher: `{teacher['architecture']}`{reached}. "
-        f"{len(runs)} run{'' if len(runs) == 1 else 's'} of {epochs} epochs."
+        f"Runs: {len(runs)}, of {epochs} epochs."
     )
     if data["dataset"] == SMALL:
         image = 100 / data["val"]["images"]
