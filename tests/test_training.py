@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from stages.core.checkpoints import CheckpointFolder
+from stages.core.resume import CheckpointFolder
 from stages.core.dataset import ImageList, scan
 from stages.core.errors import UserError
 from stages.core.loaders import TrainingBatches, evaluation_batches

@@ -12,7 +12,7 @@ from timm.task import TrainingTask
 from torch import Tensor
 from tqdm import tqdm
 
-from stages.core.checkpoints import CheckpointFolder
+from stages.core.resume import CheckpointFolder
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate
 from stages.core.loaders import TrainingBatches
