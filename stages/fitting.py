@@ -10,12 +10,12 @@ from torch import nn
 
 from stages.core import machine, models
 from stages.core.arrays import write_npy
-from stages.core.resume import CheckpointFolder
 from stages.core.evaluation import evaluate, evaluate_against_teacher
 from stages.core.files import atomic_folder, write_csv, write_json
 from stages.core.loaders import TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
 from stages.core.params import Dataset, Objective, Recipe
+from stages.core.resume import CheckpointFolder
 from stages.core.training import fit
 from stages.images import image_list
 

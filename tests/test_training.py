@@ -4,11 +4,11 @@ import sys
 import pytest
 import torch
 
-from stages.core.resume import CheckpointFolder
 from stages.core.dataset import ImageList, scan
 from stages.core.errors import UserError
 from stages.core.loaders import TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
+from stages.core.resume import CheckpointFolder
 from stages.core.training import fit
 
 CPU = torch.device("cpu")

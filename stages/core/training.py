@@ -12,10 +12,10 @@ from timm.task import TrainingTask
 from torch import Tensor
 from tqdm import tqdm
 
-from stages.core.resume import CheckpointFolder
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate
 from stages.core.loaders import TrainingBatches
+from stages.core.resume import CheckpointFolder
 
 EPOCHS_AT_MOST = 100_003  # keeps the random states of (seed, epoch) apart
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
