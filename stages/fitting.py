@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ from torch import nn
 
 from stages.core import machine, models
 from stages.core.arrays import write_npy
+from stages.core.distributed import World
 from stages.core.evaluation import evaluate, evaluate_against_teacher
 from stages.core.files import atomic_folder, write_csv, write_json
 from stages.core.loaders import TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
 from stages.core.params import Dataset, Objective, Recipe
 from stages.core.resume import CheckpointFolder
-from stages.core.training import fit
+from stages.core.training import PRECISIONS, fit
 from stages.images import image_list
 
 NO_DISTILLATION = Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0)
@@ -51,6 +52,7 @@ def fit_and_save(
     teacher: nn.Module | None,
     folder: Path,
     *,
+    world: World,
     run: str,
     data: Dataset,
     recipe: Recipe,
@@ -61,73 +63,84 @@ def fit_and_save(
 ) -> None:
     """Fit `model` and write `folder`: the timm model, metrics.json, curves.csv, predictions, DVCLive's curves.
 
+    With an EMA, `folder`/ema holds the model with averaged weights.
+
     Args:
-        model: to be trained.
-        teacher: to distil from and to compare features with; None for the teacher itself.
+        model: to be trained, on the device of `world`.
+        teacher: to distil from and to compare features with, likewise; None for the teacher itself.
         folder: the output, whole or not at all.
+        world: the processes that train together; one of them writes.
         run: the run's name.
         data, recipe, objective: sections of params.
         seed: of images and augmentation; the model's weights are there already.
         identity: everything that decides the result: only the very same run resumes.
         record: what metrics.json says of the run beside its measures.
     """
-    device = machine.device()
-    machine.share_cores(device)
-    model = model.to(device)
+    machine.share_cores(world.device)
     training = TrainingBatches(
         image_list(data.name, "train"),
         model,
         augment=recipe.augment.model_dump(),
         batch=recipe.global_batch,
+        device_batch=machine.device_batch(),
         seed=seed,
         workers=machine.workers(),
-        device=device,
+        world=world,
     )
     validation = evaluation_batches(
-        image_list(data.name, "val"), model, batch=recipe.global_batch, workers=machine.workers()
+        image_list(data.name, "val"), model, batch=training.sampler.piece, workers=machine.workers(), world=world
     )
     task = create_task(
         model,
         teacher,
         **objective.model_dump(),
         label_smoothing=recipe.label_smoothing,
-        device=device,
+        device=world.device,
+        teacher_dtype=PRECISIONS[recipe.precision],
     )
-    with CheckpointFolder(machine.checkpoints(), run, identity, fresh=machine.fresh()) as checkpoints:
+    with CheckpointFolder(
+        machine.checkpoints(), run, identity, fresh=machine.fresh(), writes=world.primary
+    ) as checkpoints:
         live = checkpoints.folder / "live"
-        with live_log(live) as log:
-            history, images_per_s = fit(
+        with live_log(live) if world.primary else nullcontext(lambda _: None) as log:
+            fitted = fit(
                 task,
                 training,
                 validation,
                 **recipe.optimization(),
                 seed=seed,
-                device=device,
+                world=world,
                 checkpoints=checkpoints,
+                compiled=machine.compiled(world.device),
                 log=log,
             )
+        if teacher is None:
+            final = None
+            measured = evaluate(model, validation, world)
+        else:
+            final = evaluate_against_teacher(model, teacher, validation, world)
+            measured = final.metrics
+        if not world.primary:
+            return
         with atomic_folder(folder) as out:
-            if teacher is None:
-                measured = evaluate(model, validation, device)
-            else:
-                final = evaluate_against_teacher(model, teacher, validation, device)
-                measured = final.metrics
-                write_npy(out / "predictions.npy", final.predictions)
-                write_npy(out / "feature_errors.npy", final.feature_errors)
-            averaged = {name: value for name, value in history[-1].items() if name.endswith("_ema")}
             metrics = {
                 **record,
                 "seed": seed,
                 "epochs": recipe.epochs,
                 **measured,
-                **averaged,
+                **{name: value for name, value in fitted.history[-1].items() if name.endswith("_ema")},
                 "parameters": models.parameters(model),
                 "flops": models.flops(model, data.image_size),
-                "train_images_per_s": round(images_per_s, 1),
-                "device": device.type,
+                "train_images_per_s": round(fitted.images_per_s, 1),
+                "device": world.device.type,
             }
             models.save(model, out)
+            if fitted.averaged is not None:
+                models.save(fitted.averaged, out / "ema")
+            if final is not None:
+                write_npy(out / "predictions.npy", final.predictions)
+                write_npy(out / "feature_errors.npy", final.feature_errors)
             write_json(out / "metrics.json", metrics)
-            write_csv(out / "curves.csv", history)
+            write_csv(out / "curves.csv", fitted.history)
             if live.is_dir():
                 shutil.copytree(live, out / "live")

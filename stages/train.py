@@ -3,7 +3,7 @@
 import argparse
 
 from stages import arguments
-from stages.core import machine, models, params
+from stages.core import distributed, models, params
 from stages.core.errors import run
 from stages.core.files import read_json, sha256
 from stages.core.objectives import check_compatible
@@ -12,46 +12,51 @@ from stages.paths import MANIFEST, TEACH, TRAIN
 
 
 def main() -> None:
-    """Train the student that the command line names, by params.yaml."""
+    """Train the student that the command line names, by params.yaml, on every GPU that is visible."""
     given = params.load()
     parser = argparse.ArgumentParser(description=__doc__)
     arguments.choice(parser, "strategy", list(given.student.strategies), "student.strategies")
     arguments.choice(parser, "objective", list(given.objective.definitions), "objective.definitions")
     parser.add_argument("--seed", required=True, type=int)
     asked = parser.parse_args()
+    distributed.launch(train, given, asked.strategy, asked.objective, asked.seed)
 
-    data, objective = given.dataset, given.objective.definitions[asked.objective]
-    architecture, model_args = given.student.model(asked.strategy)
-    name = f"{asked.strategy}-{asked.objective}-{asked.seed}"
-    teacher = models.load(TEACH).to(machine.device())
-    student = models.create(architecture, model_args, seed=asked.seed, **vision(data, given.recipe))
-    check_compatible(student, teacher, data.image_size)
-    fit_and_save(
-        student,
-        teacher,
-        TRAIN / name,
-        run=name,
-        data=data,
-        recipe=given.recipe,
-        objective=objective,
-        seed=asked.seed,
-        identity={
-            "student": [architecture, model_args],
-            "objective": objective.model_dump(),
-            "seed": asked.seed,
-            "recipe": given.recipe.model_dump(),
-            "dataset": data.model_dump(),
-            "manifest": read_json(MANIFEST),
-            "teacher": sha256(TEACH / "model.safetensors"),
-        },
-        record={
-            "strategy": asked.strategy,
-            "objective": asked.objective,
-            "architecture": architecture,
-            "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
-            "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
-        },
-    )
+
+def train(given: params.Params, strategy: str, objective_name: str, seed: int) -> None:
+    """One process's part of the training."""
+    data, objective = given.dataset, given.objective.definitions[objective_name]
+    architecture, model_args = given.student.model(strategy)
+    with distributed.joined() as world:
+        teacher = models.load(TEACH).to(world.device)
+        student = models.create(architecture, model_args, seed=seed, **vision(data, given.recipe)).to(world.device)
+        check_compatible(student, teacher, data.image_size)
+        fit_and_save(
+            student,
+            teacher,
+            TRAIN / f"{strategy}-{objective_name}-{seed}",
+            world=world,
+            run=f"{strategy}-{objective_name}-{seed}",
+            data=data,
+            recipe=given.recipe,
+            objective=objective,
+            seed=seed,
+            identity={
+                "student": [architecture, model_args],
+                "objective": objective.model_dump(),
+                "seed": seed,
+                "recipe": given.recipe.model_dump(),
+                "dataset": data.model_dump(),
+                "manifest": read_json(MANIFEST),
+                "teacher": sha256(TEACH / "model.safetensors"),
+            },
+            record={
+                "strategy": strategy,
+                "objective": objective_name,
+                "architecture": architecture,
+                "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
+                "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
+            },
+        )
 
 
 if __name__ == "__main__":

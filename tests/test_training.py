@@ -1,17 +1,20 @@
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
 
 from stages.core.dataset import ImageList, scan
+from stages.core.distributed import World
 from stages.core.errors import UserError
-from stages.core.loaders import TrainingBatches, evaluation_batches
+from stages.core.loaders import EpochSampler, TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
 from stages.core.resume import CheckpointFolder
 from stages.core.training import fit
 
 CPU = torch.device("cpu")
+ALONE = World(0, 1, CPU)
 AUGMENT = {
     "scale": (0.5, 1.0),
     "ratio": (0.9, 1.1),
@@ -20,6 +23,7 @@ AUGMENT = {
     "auto_augment": "rand-m5-mstd0.5",
     "random_erasing": 0.0,
     "interpolation": "random",
+    "repeats": 1,
 }
 RECIPE = {
     "epochs": 3,
@@ -50,6 +54,7 @@ class Poisoned:
 
     def __init__(self, batches, epoch):
         self.batches, self.first = batches, epoch
+        self.batch, self.pieces = batches.batch, batches.pieces
 
     def __len__(self):
         return len(self.batches)
@@ -85,21 +90,24 @@ def train(tmp_path, splits, make_student, make_teacher):
         poison=None,
         fresh=False,
         logged=None,
-        random_erasing=0.5,
+        augment={"random_erasing": 0.5},
+        device_batch=None,
+        drop_path=0.2,
         **changes,
     ):
-        student = make_student("lift", drop_path_rate=0.2)
+        student = make_student("lift", drop_path_rate=drop_path)
         teacher = make_teacher() if distil else None
         objective = {"alpha": 0.5, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
         task = create_task(student, teacher, **objective, label_smoothing=0.1, device=CPU)
         training = TrainingBatches(
             splits[0],
             student,
-            augment={**AUGMENT, "random_erasing": random_erasing},
+            augment={**AUGMENT, **augment},
             batch=16,
             seed=seed,
             workers=workers,
-            device=CPU,
+            world=ALONE,
+            device_batch=device_batch,
         )
         validation = evaluation_batches(splits[1], student, batch=16, workers=0)
 
@@ -110,17 +118,17 @@ def train(tmp_path, splits, make_student, make_teacher):
                 raise InterruptedTrainingError
 
         with CheckpointFolder(tmp_path / root, "lift", {"of": identity}, fresh=fresh) as checkpoints:
-            history, _ = fit(
+            fitted = fit(
                 task,
                 training if poison is None else Poisoned(training, poison),
                 validation,
                 **{**RECIPE, **changes},
                 seed=seed,
-                device=CPU,
+                world=ALONE,
                 checkpoints=checkpoints,
                 log=log,
             )
-        return history, {name: value.clone() for name, value in student.state_dict().items()}
+        return fitted.history, {name: value.clone() for name, value in student.state_dict().items()}
 
     return run
 
@@ -183,10 +191,58 @@ def test_another_identity_never_resumes(train):
         train("b", poison=0)
 
 
-@pytest.mark.parametrize("random_erasing", [0.0, 0.5])
-def test_workers_change_nothing(train, random_erasing):
-    alone = train(root="alone", workers=0, random_erasing=random_erasing)
-    assert_equal(train(root="two", workers=2, random_erasing=random_erasing), alone)
+@pytest.mark.parametrize("augment", [{}, {"random_erasing": 0.5}, {"repeats": 3}], ids=str)
+def test_workers_change_nothing(train, augment):
+    alone = train(root="alone", workers=0, augment=augment)
+    assert_equal(train(root="two", workers=2, augment=augment), alone)
+
+
+def test_taking_a_batch_in_pieces_changes_rounding_alone(train):
+    options = {"augment": {"random_erasing": 0.5, "repeats": 3}, "distil": True, "drop_path": 0.0}
+    whole = train(root="whole", **options)
+    pieces = train(root="pieces", device_batch=5, **options)  # 4 divides a batch of 16, 5 does not
+    assert [entry["train_loss"] for entry in pieces[0]] == pytest.approx([entry["train_loss"] for entry in whole[0]])
+    torch.testing.assert_close(pieces[1], whole[1], rtol=1e-3, atol=1e-4)
+
+
+def test_repeated_augmentation_shows_a_third_of_the_images_three_times_each():
+    (sampled,) = [list(EpochSampler(90, 0, batch=18, piece=18, repeats=3))]
+    indices = [index for keys in sampled for _, _, index, _ in keys]
+    assert len(sampled) == 5 and len(set(indices)) == 30 and set(Counter(indices).values()) == {3}
+    assert len({key for keys in sampled for key in keys}) == 90
+
+
+@pytest.mark.parametrize(("size", "piece"), [(1, 12), (2, 6), (2, 3), (4, 1)])
+def test_processes_and_pieces_share_the_same_global_batches(size, piece):
+    whole = list(EpochSampler(50, 3, batch=12, piece=12, repeats=2))
+    ranks = [list(EpochSampler(50, 3, batch=12, piece=piece, repeats=2, rank=rank, size=size)) for rank in range(size)]
+    pieces = 12 // size // piece
+    for batch, keys in enumerate(whole):
+        shared = [key for rank in ranks for part in rank[batch * pieces : (batch + 1) * pieces] for key in part]
+        assert shared == keys
+    assert all(len(rank) == len(whole) * pieces for rank in ranks)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(splits, make_student):
+    with pytest.raises(UserError, match="global_batch 16 cannot be shared evenly by 3 processes"):
+        TrainingBatches(
+            splits[0],
+            make_student("lift"),
+            augment=AUGMENT,
+            batch=16,
+            seed=0,
+            workers=0,
+            world=World(0, 3, CPU),
+        )
+
+
+def test_too_small_a_device_names_the_setting(train, monkeypatch):
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("timm.task.ClassificationTask.forward", no_memory)
+    with pytest.raises(UserError, match="too little memory for 16 images at a time; set DEVICE_BATCH to less, 8 say"):
+        train()
 
 
 def test_a_loss_that_is_not_finite_keeps_the_checkpoint(train):
@@ -228,7 +284,7 @@ def test_a_damaged_checkpoint_is_set_aside(train, tmp_path, capsys, keep):
 
 def test_too_few_images_for_a_batch_are_refused(splits, make_student):
     with pytest.raises(UserError, match="64 training images make no batch of 65"):
-        TrainingBatches(splits[0], make_student("lift"), augment=AUGMENT, batch=65, seed=0, workers=0, device=CPU)
+        TrainingBatches(splits[0], make_student("lift"), augment=AUGMENT, batch=65, seed=0, workers=0, world=ALONE)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -5,22 +5,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from timm.task import DistillationTeacher
 from timm.task.evaluator import ClassificationEvaluator
 from torch import Tensor, nn
 
-from stages.core.objectives import feature_target
+from stages.core.distributed import World
+from stages.core.objectives import feature_target, renormalization
 from stages.core.students import forward_with_map
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> dict[str, float]:
-    """Cross-entropy (without smoothing), top-1 and top-5 accuracy in percent."""
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: World) -> dict[str, float]:
+    """Cross-entropy (without smoothing), top-1 and top-5 accuracy in percent, over the batches of all processes."""
     model.eval()
-    evaluator = ClassificationEvaluator(device)
+    evaluator = ClassificationEvaluator(world.device)
     for images, labels in batches:
-        evaluator.update(model(images.to(device)), labels.to(device))
-    return dict(evaluator.compute())
+        evaluator.update(model(images.to(world.device)), labels.to(world.device))
+    return dict(evaluator.compute(distributed=world.size > 1))
 
 
 @dataclass(frozen=True)
@@ -40,36 +40,34 @@ class FinalEvaluation:
 
 @torch.no_grad()
 def evaluate_against_teacher(
-    student: nn.Module, teacher: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+    student: nn.Module, teacher: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: World
 ) -> FinalEvaluation:
     """Accuracy of a student and the relative feature error ‖S - T‖² / ‖T‖² of its last-block map.
 
     S is the student's map and T the teacher's at the student's width (see `feature_target`), summed over
-    all validation images.
+    all validation images, those of the other processes included.
 
     Raises:
         UserError: the two maps cannot be compared.
     """
+    device = world.device
     student.eval()
     evaluator = ClassificationEvaluator(device)
-    normalised_for_teacher = DistillationTeacher(teacher, device=device).normalize_input
-    mean, std = (
-        torch.tensor(student.pretrained_cfg[key], device=device).view(1, -1, 1, 1)  # type: ignore[index]
-        for key in ("mean", "std")
-    )
+    renormalize = renormalization(student, teacher, device)
     predictions, errors, energies = [], [], []
     for images, labels in batches:
         images = images.to(device)
         logits, student_map = forward_with_map(student, images)
-        _, teacher_map = forward_with_map(teacher, normalised_for_teacher(images, mean, std))
+        _, teacher_map = forward_with_map(teacher, renormalize(images))
         target = feature_target(teacher_map, student_map).double()
         errors.append((student_map.double() - target).square().sum((1, 2, 3)))
         energies.append(target.square().sum((1, 2, 3)))
         predictions.append(logits.argmax(1))
         evaluator.update(logits, labels.to(device))
-    error, energy = torch.cat(errors), torch.cat(energies)
+    error, energy, predicted = (world.gather(torch.cat(parts)).cpu() for parts in (errors, energies, predictions))
+    accuracy = evaluator.compute(distributed=world.size > 1)
     return FinalEvaluation(
-        metrics={**evaluator.compute(), "relative_feature_error": (error.sum() / energy.sum()).item()},
-        predictions=torch.cat(predictions).cpu().numpy(),
-        feature_errors=(error / energy).cpu().numpy(),
+        metrics={**accuracy, "relative_feature_error": (error.sum() / energy.sum()).item()},
+        predictions=predicted.numpy(),
+        feature_errors=(error / energy).numpy(),
     )

@@ -1,7 +1,7 @@
 """Batches of images for training and evaluation, the same ones for any number of worker processes."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,16 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.data.loader import PrefetchLoader, fast_collate
+from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, get_worker_info
 
 from stages.core.dataset import ImageList, read_image
+from stages.core.distributed import World
 from stages.core.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
+Key = tuple[int, int, int, int]  # seed, epoch, index of the image, which of its repeats
 HELD_BYTES = 256 * 2**20  # evaluation batches up to this size are decoded once and held in memory
 
 
@@ -41,13 +44,13 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 class AugmentedImages(Images):
-    """The images of one split under a random training transform; keys are (seed, epoch, index).
+    """The images of one split under a random training transform; keys are (seed, epoch, index, repeat).
 
     Every random choice is a function of the key alone: not of the worker that makes it, of the
     images before it, nor of whether training was interrupted.
     """
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:  # type: ignore[override]
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:  # type: ignore[override]
         index = key[2]
         image = self._read(index)
         in_training_process = get_worker_info() is None  # whose own draws go on as if nothing had been loaded
@@ -63,37 +66,92 @@ class AugmentedImages(Images):
         return augmented, self.images.labels[index]
 
 
-class EpochSampler(Sampler[tuple[int, int, int]]):
-    """Keys (seed, epoch, index) of one epoch, in an order that depends on seed and epoch alone."""
+class EpochSampler(Sampler[list[Key]]):
+    """The keys of one epoch's images that this process takes, in pieces that fit the device.
 
-    def __init__(self, images: int, seed: int) -> None:
-        self.images, self.seed, self.epoch = images, seed, 0
+    The images of a global batch depend on seed and epoch alone. Each process takes its own consecutive part
+    of every global batch, and cuts it into equal pieces. With repeated augmentation an image stands
+    `repeats` times in a row, each time augmented anew, and an epoch still has as many images as the split:
+    it sees a part of the split's images, as DeiT's does.
+
+    Args:
+        images: of the split.
+        seed: of the order.
+        batch: images of a global batch; an incomplete last one is left out.
+        piece: images that the device takes at a time; divides this process's part.
+        repeats: how often an image stands in an epoch.
+        rank, size: of this process.
+    """
+
+    def __init__(
+        self, images: int, seed: int, *, batch: int, piece: int, repeats: int = 1, rank: int = 0, size: int = 1
+    ) -> None:
+        self.images, self.seed, self.batch, self.piece, self.repeats = images, seed, batch, piece, repeats
+        self.part = range(batch * rank // size, batch * (rank + 1) // size)
+        self.epoch = 0
 
     def __len__(self) -> int:
-        return self.images
+        return self.images // self.batch * (len(self.part) // self.piece)
 
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
-        return ((self.seed, self.epoch, index) for index in order.tolist())
+        for start in range(0, self.images // self.batch * self.batch, self.batch):
+            for first in range(start + self.part.start, start + self.part.stop, self.piece):
+                positions = (divmod(position, self.repeats) for position in range(first, first + self.piece))
+                yield [(self.seed, self.epoch, int(order[image]), repeat) for image, repeat in positions]
+
+
+class KeyedErasing:
+    """timm's random erasing, on the device, with draws that depend on each image's key alone.
+
+    The noise of equal keys differs between a CPU and a GPU, whose generators differ.
+
+    Args:
+        probability: of an image.
+        device: where the images are.
+    """
+
+    def __init__(self, probability: float, device: torch.device) -> None:
+        self.erase = RandomErasing(probability, mode="pixel", device=device)
+        self.generator = (
+            torch.default_generator
+            if device.type == "cpu"
+            else torch.cuda.default_generators[device.index or 0]  # which takes no synchronisation to seed
+        )
+
+    def __call__(self, images: Tensor, keys: Sequence[Key]) -> Tensor:
+        """Erase parts of normalised images [images, 3, height, width], in place."""
+        before = self.generator.get_state()
+        for image, key in zip(images, keys, strict=True):
+            random.seed("/".join(map(str, ("erase", *key))))
+            self.generator.manual_seed(random.getrandbits(32))
+            self.erase(image)
+        self.generator.set_state(before)
+        return images
 
 
 class TrainingBatches:
     """Augmented batches on a device, epoch after epoch; an incomplete last batch is left out.
 
-    Workers make 8-bit images; timm's prefetching loader copies, normalises and erases them on the device.
+    Workers make 8-bit images; timm's prefetching loader copies and normalises them on the device.
 
     Args:
         images: files and labels.
         model: gives input size, mean and std.
         augment: scale, ratio, hflip, color_jitter, auto_augment, random_erasing, interpolation, as for timm's
-            `create_transform`.
-        batch: images of a batch.
+            `create_transform`, and `repeats`.
+        batch: images of a global batch, that of all processes together.
+        device_batch: the most images that a process takes at a time; None for no limit.
         seed: of order and augmentation.
         workers: loading processes.
-        device: where the batches go.
+        world: the processes that share the global batch.
+
+    Attributes:
+        batch: images of a global batch.
+        pieces: how many pieces in turn make this process's part of a global batch.
 
     Raises:
-        UserError: there are fewer images than one batch takes.
+        UserError: there are fewer images than one batch takes, or the processes cannot share a batch evenly.
     """
 
     def __init__(
@@ -105,45 +163,59 @@ class TrainingBatches:
         batch: int,
         seed: int,
         workers: int,
-        device: torch.device,
+        world: World,
+        device_batch: int | None = None,
     ) -> None:
         if len(images.files) < batch:
             raise UserError(f"{len(images.files)} training images make no batch of {batch}; lower recipe.global_batch")
+        if batch % world.size:
+            raise UserError(
+                f"recipe.global_batch {batch} cannot be shared evenly by {world.size} processes; set PROCESSES to a "
+                "divisor of it"
+            )
         config = resolve_model_data_config(model)
         options = dict(augment)
-        erasing = options.pop("random_erasing")
+        erasing, repeats = options.pop("random_erasing"), options.pop("repeats")
         transform = create_transform(config["input_size"], is_training=True, use_prefetcher=True, **options)
-        self.sampler = EpochSampler(len(images.files), seed)
+        part = batch // world.size
+        piece = max(size for size in range(1, min(part, device_batch or part) + 1) if part % size == 0)
+        self.batch, self.pieces, self.steps = batch, part // piece, len(images.files) // batch
+        self.sampler = EpochSampler(
+            len(images.files), seed, batch=batch, piece=piece, repeats=repeats, rank=world.rank, size=world.size
+        )
         loader = DataLoader(
             AugmentedImages(images, transform),
-            batch_sampler=BatchSampler(self.sampler, batch, drop_last=True),  # type: ignore[arg-type]
+            batch_sampler=self.sampler,
             collate_fn=fast_collate,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
+            pin_memory=world.device.type == "cuda",
             generator=torch.Generator(),  # else every epoch would draw from the model's random state
         )
-        self.loader = PrefetchLoader(
-            loader, mean=config["mean"], std=config["std"], device=device, re_prob=erasing, re_mode="pixel"
-        )
+        self.loader = PrefetchLoader(loader, mean=config["mean"], std=config["std"], device=world.device)
+        self.erasing = KeyedErasing(erasing, world.device) if erasing else None
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
-        return len(self.loader)
+        """Global batches of an epoch."""
+        return self.steps
 
-    def epoch(self, number: int) -> Iterable[Batch]:
-        """The batches of one epoch, counted from 0."""
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """This process's pieces of one epoch, counted from 0: `pieces` for each global batch."""
         self.sampler.epoch = number
-        return self.loader
+        for keys, (images, labels) in zip(self.sampler, self.loader, strict=True):
+            yield (self.erasing(images, keys) if self.erasing else images), labels
 
 
-def evaluation_batches(images: ImageList, model: nn.Module, *, batch: int, workers: int) -> Iterable[Batch]:
-    """Batches in the order of the files, under the model's own evaluation transform.
+def evaluation_batches(
+    images: ImageList, model: nn.Module, *, batch: int, workers: int, world: World | None = None
+) -> Iterable[Batch]:
+    """This process's batches in the order of the files, under the model's own evaluation transform.
 
     A small split is decoded once and held in memory.
     """
-    dataset = Images(images, create_transform(**resolve_model_data_config(model)))
+    whole = Images(images, create_transform(**resolve_model_data_config(model)))
+    dataset = whole if world is None or world.size == 1 else Subset(whole, world.share(len(whole)))
     loader = DataLoader(dataset, batch_size=batch, num_workers=workers, persistent_workers=workers > 0)
-    sample, _ = dataset[0]
+    sample, _ = whole[0]
     held = sample.numel() * sample.element_size() * len(dataset) <= HELD_BYTES
     return list(loader) if held else loader

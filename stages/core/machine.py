@@ -1,9 +1,12 @@
 """What belongs to the machine: read from the environment, never from params, never changing a result.
 
-DATA_ROOT   folder of an external dataset
-DEVICE      torch device; default: the first CUDA device, else the CPU
-WORKERS     image-loading processes; default: one fewer than the CPU cores, at most 8
-FRESH       1: ignore the checkpoint of an interrupted run
+DATA_ROOT     folder of an external dataset
+DEVICE        torch device; default: every visible CUDA device, else the CPU
+PROCESSES     how many processes train or extract together; default: one per visible CUDA device
+DEVICE_BATCH  the most images that a process takes at a time; default: its whole part of the global batch
+COMPILE       1 or 0: whether torch.compile is used; default: on CUDA devices
+WORKERS       image-loading processes of each process; default: its CPU cores but one, at most 8
+FRESH         1: ignore the checkpoint of an interrupted run
 """
 
 import os
@@ -22,8 +25,8 @@ def data_root() -> Path | None:
     return Path(value).expanduser() if value else None
 
 
-def device() -> "torch.device":
-    """The torch device that `DEVICE` names.
+def device(local_rank: int = 0) -> "torch.device":
+    """The torch device of a process: the one that `DEVICE` names, else the CUDA device of its rank, else the CPU.
 
     Raises:
         UserError: there is no such device here.
@@ -31,12 +34,45 @@ def device() -> "torch.device":
     import torch  # here, so that stages that only read paths stay fast
 
     name = os.environ.get("DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
     try:
         chosen = torch.device(name)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"DEVICE={name} cannot be used: {str(error).splitlines()[0]}") from None
     return chosen
+
+
+def processes() -> int:
+    """How many processes `PROCESSES` asks for, or one per visible CUDA device unless `DEVICE` names one device.
+
+    Raises:
+        UserError: `PROCESSES` is not a count, or more than there are CUDA devices.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available() and os.environ.get("DEVICE", "cuda") == "cuda"
+    devices = torch.cuda.device_count() if cuda else 1
+    asked = _count("PROCESSES", devices)
+    if asked == 0 or (cuda and asked > devices):
+        raise UserError(f"PROCESSES={asked}: there are {devices} CUDA devices; use 1 to {devices}, or unset it")
+    return asked
+
+
+def device_batch() -> int | None:
+    """The most images that one process takes at a time, or None for no limit.
+
+    Raises:
+        UserError: `DEVICE_BATCH` is not a count.
+    """
+    return _count("DEVICE_BATCH", 0) or None
+
+
+def compiled(device: "torch.device") -> bool:
+    """Whether models are to be compiled for `device`."""
+    value = os.environ.get("COMPILE")
+    return device.type == "cuda" if value is None else value not in ("", "0")
 
 
 def cores() -> int:
@@ -50,11 +86,20 @@ def workers() -> int:
     Raises:
         UserError: `WORKERS` is not a count.
     """
-    value = os.environ.get("WORKERS")
+    return _count("WORKERS", max(1, min(8, _own_cores() - 1)))
+
+
+def _own_cores() -> int:
+    """The CPU cores of this process, when several share the machine."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _count(name: str, default: int) -> int:
+    value = os.environ.get(name)
     if value is None:
-        return max(1, min(8, cores() - 1))
+        return default
     if not value.isdecimal():
-        raise UserError(f"WORKERS={value} is not a number of processes; use 0, 1, 2, …")
+        raise UserError(f"{name}={value} is not a number; use 1, 2, …, or unset it")
     return int(value)
 
 
@@ -63,7 +108,7 @@ def share_cores(device: "torch.device") -> None:
     import torch
 
     if device.type == "cpu":
-        torch.set_num_threads(max(1, cores() - workers()))
+        torch.set_num_threads(max(1, _own_cores() - workers()))
 
 
 def checkpoints() -> Path:

@@ -5,6 +5,8 @@ L = (1 - α)·CE + α·τ²·KL(teacher ‖ student) + w·L_feature
 with the student's and the teacher's last-block patch-token maps in L_feature. Built on `timm.task`.
 """
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -99,51 +101,74 @@ def spectral_loss(student_map: Tensor, target: Tensor) -> Tensor:
 FEATURE_LOSSES = {"mse": mse_loss, "spectral": spectral_loss}
 
 
-class StudentWithMap(nn.Module):
-    """A student whose forward pass gives logits and last-block map at once, so that DDP and compile see one call."""
+def renormalization(student: nn.Module, teacher: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A function from images normalised for the student to the same images normalised for the teacher.
 
-    def __init__(self, student: nn.Module) -> None:
+    timm's DistillationTeacher has one too, which compares tensors at every call and so waits for the device.
+    """
+    (mean, std), (teacher_mean, teacher_std) = (
+        [torch.tensor(model.pretrained_cfg[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std")]  # type: ignore[index]
+        for model in (student, teacher)
+    )
+    if torch.equal(mean, teacher_mean) and torch.equal(std, teacher_std):
+        return lambda images: images
+    scale, shift = std / teacher_std, (mean - teacher_mean) / teacher_std
+    return lambda images: images * scale + shift
+
+
+class WithMap(nn.Module):
+    """A model whose forward pass gives logits and last-block map at once, so that DDP and compile see one call."""
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.student = student
+        self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [images, classes] and map [images, channels, rows, columns]."""
-        return forward_with_map(self.student, images)
+        return forward_with_map(self.model, images)
 
 
 class MapDistillationTask(LogitDistillationTask):
-    """Distil a teacher's last-block map, with or without its soft labels, in one pass of each model.
+    """Distil a teacher's soft labels, its last-block map, or both, in one pass of each model.
 
     Args:
-        student: a timm model that `forward_with_map` takes.
-        teacher: the teacher, on the same device.
+        student: a timm model that `forward_with_map` takes, on `device`.
+        teacher: likewise; it is frozen, and runs in `teacher_dtype`.
         alpha: weight of the soft labels; 1 - alpha is the cross-entropy's.
         tau: softmax temperature of both.
-        feature: a key of FEATURE_LOSSES.
+        feature: a key of FEATURE_LOSSES, or None.
         feature_weight: its weight.
+        teacher_dtype: of the teacher's weights and activations.
         kwargs: as for timm's LogitDistillationTask.
     """
 
     def __init__(
         self,
         student: nn.Module,
-        teacher: DistillationTeacher,
+        teacher: nn.Module,
         *,
         alpha: float,
         tau: float,
-        feature: str,
+        feature: str | None,
         feature_weight: float,
+        teacher_dtype: torch.dtype,
+        device: torch.device,
         **kwargs: Any,
     ) -> None:
-        super().__init__(student, teacher, task_loss_weight=1 - alpha, temperature=tau, **kwargs)
-        self.trainable_module = StudentWithMap(student)
-        self.feature_loss = FEATURE_LOSSES[feature]
+        frozen = copy.deepcopy(teacher).requires_grad_(False).to(teacher_dtype)  # the caller's stays as it is
+        wrapped = DistillationTeacher(frozen, device=device)
+        super().__init__(student, wrapped, task_loss_weight=1 - alpha, temperature=tau, device=device, **kwargs)
+        wrapped.model = WithMap(frozen)
+        self.renormalize = renormalization(student, frozen, device)
+        self.trainable_module = WithMap(student)
+        self.teacher_dtype = teacher_dtype
+        self.feature_loss = FEATURE_LOSSES[feature] if feature else None
         self.feature_weight = feature_weight
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         """The bare student, whose forward pass gives logits alone."""
         resolved = super().get_eval_model(module=module, ema=ema)
-        return None if resolved is None else getattr(unwrap_model(resolved), "student", resolved)
+        return None if resolved is None else getattr(unwrap_model(resolved), "model", resolved)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The loss of one batch and its parts.
@@ -152,15 +177,16 @@ class MapDistillationTask(LogitDistillationTask):
             input: [images, 3, height, width], normalised for the student.
             target: labels [images].
         """
+        with torch.inference_mode(), torch.autocast(input.device.type, enabled=False):
+            taught = self.teacher(self.renormalize(input).to(self.teacher_dtype))
+        # Copies, since the backward pass takes no tensor of inference mode.
+        teacher_logits, teacher_map = (output.clone() for output in taught)
         logits, student_map = self.trainable_module(input)
-        with torch.no_grad():
-            seen = self.teacher.normalize_input(input, self.student_mean, self.student_std)
-            teacher_logits, teacher_map = forward_with_map(self.teacher.model, seen)
-        parts = {
-            "task_loss": self.criterion(logits, target),
-            "feature_loss": self.feature_loss(student_map, feature_target(teacher_map, student_map)),
-        }
-        loss = self.task_loss_weight * parts["task_loss"] + self.feature_weight * parts["feature_loss"]
+        parts = {"task_loss": self.criterion(logits, target)}
+        loss = self.task_loss_weight * parts["task_loss"]
+        if self.feature_loss is not None:
+            parts["feature_loss"] = self.feature_loss(student_map, feature_target(teacher_map, student_map))
+            loss = loss + self.feature_weight * parts["feature_loss"]
         if self.distill_loss_weight:
             parts["kd_loss"] = soft_label_loss(logits, teacher_logits, self.temperature)
             loss = loss + self.distill_loss_weight * parts["kd_loss"]
@@ -184,22 +210,28 @@ def create_task(
     feature_weight: float,
     label_smoothing: float,
     device: torch.device,
+    teacher_dtype: torch.dtype = torch.float32,
 ) -> TrainingTask:
     """The timm training task of an objective; only the student's parameters are trained.
 
     Args:
         student: the model to train, on `device`.
-        teacher: the model to distil from, on `device`; None trains on the labels alone.
+        teacher: the model to distil from, on `device`, which is copied; None trains on the labels alone.
         alpha, tau, feature, feature_weight: see the module; `feature` is a key of FEATURE_LOSSES or None.
         label_smoothing: of the cross-entropy.
         device: where both models are.
+        teacher_dtype: in which the teacher computes.
     """
     criterion = {"criterion_kwargs": {"smoothing": label_smoothing}, "device": device, "verbose": False}
     if teacher is None or (alpha == 0 and feature is None):
         return ClassificationTask(student, **criterion)
-    wrapped = DistillationTeacher(teacher.requires_grad_(False), device=device)
-    if feature is None:
-        return LogitDistillationTask(student, wrapped, task_loss_weight=1 - alpha, temperature=tau, **criterion)
     return MapDistillationTask(
-        student, wrapped, alpha=alpha, tau=tau, feature=feature, feature_weight=feature_weight, **criterion
+        student,
+        teacher,
+        alpha=alpha,
+        tau=tau,
+        feature=feature,
+        feature_weight=feature_weight,
+        teacher_dtype=teacher_dtype,
+        **criterion,
     )

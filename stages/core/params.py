@@ -104,6 +104,7 @@ class Augment(Section):
     color_jitter: NonNegative
     auto_augment: str | None
     random_erasing: Share
+    repeats: Count  # repeated augmentation: how often an image stands in an epoch, each time augmented anew
     interpolation: Literal["nearest", "bilinear", "bicubic", "random"]
 
 

@@ -41,15 +41,21 @@ class CheckpointFolder:
         run: the run's name.
         identity: see `fingerprint`.
         fresh: start over, whatever the folder holds.
+        writes: whether this process is the one that locks the folder and saves; the others of a run only load.
     """
 
-    def __init__(self, root: Path, run: str, identity: Mapping[str, Any], *, fresh: bool = False) -> None:
+    def __init__(
+        self, root: Path, run: str, identity: Mapping[str, Any], *, fresh: bool = False, writes: bool = True
+    ) -> None:
         self.run = run
+        self.writes = writes
         self.folder = root / f"{run}-{fingerprint(identity)[:12]}"
         self.file = self.folder / "checkpoint.pt"
         self.fresh = fresh
 
     def __enter__(self) -> Self:
+        if not self.writes:
+            return self
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = (self.folder / "lock").open("w")
         try:
@@ -62,7 +68,8 @@ class CheckpointFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        if self.writes:
+            self._lock.close()
 
     def load(self) -> dict[str, Any] | None:
         """The last checkpoint, or None where there is none; a damaged one is set aside with a warning."""
@@ -79,5 +86,7 @@ class CheckpointFolder:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint by `state`, whole or not at all."""
+        if not self.writes:
+            return
         with atomic(self.file) as temporary:
             torch.save(state, temporary)

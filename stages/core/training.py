@@ -1,25 +1,43 @@
 """The one training loop: it fits the teacher and every student, and resumes where it was interrupted."""
 
-import random
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from stages.core.distributed import World
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate
 from stages.core.loaders import TrainingBatches
 from stages.core.resume import CheckpointFolder
 
 EPOCHS_AT_MOST = 100_003  # keeps the random states of (seed, epoch) apart
+LOSS_CHECKS = 100  # steps between two looks at the loss, each of which waits for the device
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A finished training.
+
+    Attributes:
+        history: one entry per epoch: epoch, lr, train_loss, loss, top1, top5, and loss_ema, … with an EMA.
+        images_per_s: images trained per second of training, evaluation and saving apart.
+        averaged: the model with averaged weights, or None without an EMA.
+    """
+
+    history: History
+    images_per_s: float
+    averaged: nn.Module | None
 
 
 def fit(
@@ -37,38 +55,41 @@ def fit(
     precision: str,
     ema_decay: float | None,
     seed: int,
-    device: torch.device,
+    world: World,
     checkpoints: CheckpointFolder,
+    compiled: bool = False,
     log: Callable[[dict[str, float]], None] = lambda _: None,
-) -> tuple[History, float]:
+) -> Fitted:
     """Train a task's model with AdamW and a cosine schedule, evaluating and saving after every epoch.
 
     A checkpoint in `checkpoints` is continued from; the result equals that of an uninterrupted run, since
-    every random choice depends on seed and epoch alone. Nothing in a step waits for the device.
+    every random choice depends on seed and epoch alone. A step waits for the device only when the loss is
+    looked at. A global batch is split evenly over processes and, on each, over pieces that fit its device;
+    gradients are averaged over all of them.
 
     Args:
-        task: model and loss, on `device`.
-        training: augmented batches of each epoch, on `device`.
-        validation: batches to evaluate on.
+        task: model and loss, on the device of this process.
+        training: augmented batches of each epoch, on the same device.
+        validation: this process's batches to evaluate on.
         epochs: passes over the training images.
-        lr: peak learning rate, reached after `warmup_epochs` from `warmup_lr`, falling to `min_lr`.
+        lr: peak learning rate, reached after `warmup_epochs` from `warmup_lr`, on a cosine that falls to `min_lr`.
         weight_decay: of matrices; biases, norms and embeddings have none.
         clip_grad: largest gradient norm, or None.
         precision: "float32", or "bfloat16" under autocast.
         ema_decay: of the averaged weights, evaluated beside the raw ones; None keeps none.
-        seed: of the model's own random choices (drop path).
-        device: where to train.
+        seed: of the model's own random choices (drop path), which differ between processes.
+        world: the processes that train together.
         checkpoints: where to save and to continue from.
+        compiled: whether to compile student and teacher.
         log: called with the metrics of each epoch, those before an interruption included.
 
-    Returns:
-        One entry per epoch (epoch, lr, train_loss, loss, top1, top5, and loss_ema, … with an EMA), and the
-        images trained per second in this process (0 where there was nothing left to do).
-
     Raises:
-        UserError: the loss is not finite; the last checkpoint is kept.
+        UserError: the loss is not finite, and the last checkpoint is kept; or the device's memory is too small.
     """
-    student = task.get_eval_model()
+    student, averaged = task.get_eval_model(), None
+    if ema_decay is not None:
+        task.setup_ema(decay=ema_decay)
+        averaged = task.get_eval_model(ema=True)
     optimizer = create_optimizer_v2(student, opt="adamw", lr=lr, weight_decay=weight_decay, fused=True)
     scheduler, _ = create_scheduler_v2(
         optimizer,
@@ -77,60 +98,81 @@ def fit(
         warmup_epochs=warmup_epochs,
         warmup_lr=warmup_lr,
         min_lr=min_lr,
-        warmup_prefix=True,
         step_on_epochs=False,
         updates_per_epoch=len(training),
     )
-    if ema_decay is not None:
-        task.setup_ema(decay=ema_decay)
 
     history: History = []
-    saved = checkpoints.load()
+    trained_images, trained_s = 0, 0.0
+    saved = checkpoints.load() if world.primary else None
+    world.wait()  # a damaged checkpoint is out of the way before the others look
+    if not world.primary:
+        saved = checkpoints.load()
     if saved is not None:
         task.load_checkpoint_state(saved["state_dict"])
         if ema_decay is not None:
             task.load_checkpoint_state(saved["state_dict_ema"], ema=True)
         optimizer.load_state_dict(saved["optimizer"])
         history = saved["history"]
+        trained_images, trained_s = saved["trained"]
     for metrics in history:
         log(metrics)
+    if compiled:
+        task.compile()
+    if world.size > 1:
+        task.prepare_distributed(device_ids=[world.device] if world.device.type == "cuda" else None)
 
-    trained_images, trained_s = 0, 0.0
+    autocast = torch.autocast(world.device.type, PRECISIONS[precision], enabled=precision != "float32")
+    pieces = training.pieces
     step = len(history) * len(training)
-    progress = tqdm(range(len(history), epochs), initial=len(history), total=epochs, unit="epoch", disable=None)
+    progress = tqdm(
+        range(len(history), epochs),
+        initial=len(history),
+        total=epochs,
+        unit="epoch",
+        disable=None if world.primary else True,
+    )
     for epoch in progress:
-        torch.manual_seed(seed * EPOCHS_AT_MOST + epoch)  # drop path
-        random.seed(f"{seed}/{epoch}")  # random erasing
+        torch.manual_seed((seed * EPOCHS_AT_MOST + epoch) * world.size + world.rank)  # drop path
         task.train()
-        losses = torch.zeros(len(training), device=device)
+        losses = torch.zeros(len(training), device=world.device)
         started = time.perf_counter()
-        for batch, (images, labels) in enumerate(training.epoch(epoch)):
-            scheduler.step_update(step)
-            with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32"):
-                loss = task(images, labels)["loss"]
-            optimizer.zero_grad()
-            loss.backward()
+        for position, (images, labels) in enumerate(training.epoch(epoch)):
+            batch, piece = divmod(position, pieces)
+            last = piece == pieces - 1
+            if piece == 0:
+                scheduler.step_update(step)
+                optimizer.zero_grad()
+            try:
+                with nullcontext() if last else task.no_sync():
+                    with autocast:
+                        loss = task(images, labels)["loss"] / pieces
+                    loss.backward()
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"{world.device} has too little memory for {len(images)} images at a time; set DEVICE_BATCH to "
+                    f"less, {max(1, len(images) // 2)} say: the global batch and the result stay the same"
+                ) from None
+            losses[batch] += loss.detach()
+            if not last:
+                continue
             if clip_grad is not None:
                 torch.nn.utils.clip_grad_norm_(task.get_clip_parameters(), clip_grad)
             optimizer.step()
             step += 1
             task.update_ema(step)
-            losses[batch] = loss.detach()
-            trained_images += len(labels)
-        finite = losses.isfinite()
+            if step % LOSS_CHECKS == 0:
+                _check_finite(losses, epoch, len(training))
+        losses = world.mean(losses)
+        _check_finite(losses, epoch, len(training))
         trained_s += time.perf_counter() - started
-        if not finite.all():
-            first = int((~finite).nonzero()[0])
-            raise UserError(
-                f"the loss is not finite at step {epoch * len(training) + first} (epoch {epoch}, batch {first}); "
-                f"lower recipe.lr or set recipe.clip_grad; the checkpoint of the epoch before is kept"
-            )
+        trained_images += len(training) * training.batch
 
         metrics = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": losses.mean().item()}
-        metrics |= evaluate(student, validation, device)
-        if ema_decay is not None:
-            averaged = evaluate(task.get_eval_model(ema=True), validation, device)
-            metrics |= {f"{name}_ema": value for name, value in averaged.items()}
+        metrics |= evaluate(student, validation, world)
+        if averaged is not None:
+            of_average = evaluate(averaged, validation, world)
+            metrics |= {f"{name}_ema": value for name, value in of_average.items()}
         history.append(metrics)
         log(metrics)
         progress.set_postfix(loss=f"{metrics['train_loss']:.3f}", top1=f"{metrics['top1']:.1f} %")
@@ -138,8 +180,20 @@ def fit(
             **task.get_checkpoint_state(),
             "optimizer": optimizer.state_dict(),
             "history": history,
+            "trained": [trained_images, trained_s],
         }
-        if ema_decay is not None:
+        if averaged is not None:
             state |= task.get_checkpoint_state(ema=True)
         checkpoints.save(state)
-    return history, trained_images / trained_s if trained_s else 0.0
+    return Fitted(history, trained_images / trained_s if trained_s else 0.0, averaged)
+
+
+def _check_finite(losses: Tensor, epoch: int, batches: int) -> None:
+    """Stop at the first loss of the epoch that is not finite; those not yet computed are 0."""
+    finite = losses.isfinite()
+    if not finite.all():
+        first = int((~finite).nonzero()[0])
+        raise UserError(
+            f"the loss is not finite at step {epoch * batches + first} (epoch {epoch}, batch {first}); "
+            f"lower recipe.lr or set recipe.clip_grad; the checkpoint of the epoch before is kept"
+        )

@@ -1,0 +1,167 @@
+"""Several processes, one result: one per visible GPU, or the workers of a rendezvous that already exists.
+
+The processes are started and watched by torch.distributed's elastic engine. How many there are belongs to the
+machine: it changes no result beyond rounding.
+"""
+
+import logging
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from stages.core import machine
+from stages.core.errors import UserError
+
+RESTARTS = 3  # of all workers, when one is killed
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that compute one result together.
+
+    Attributes:
+        rank: this process, from 0.
+        size: how many there are.
+        device: where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def primary(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, total: int) -> range:
+        """This process's part of `total` items: consecutive, and as large as the others' or one more."""
+        return range(total * self.rank // self.size, total * (self.rank + 1) // self.size)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        if self.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The tensors of all processes in the order of their ranks, joined along the first dimension."""
+        if self.size == 1:
+            return values
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, values.cpu())
+        return torch.cat(parts)
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def launch(entry: Callable[..., None], *arguments: Any) -> None:
+    """Run `entry` here, or in one worker process per visible GPU (or as many as PROCESSES says).
+
+    A process that torchrun or srun started is a worker already. When a worker is killed, all are started
+    again; `entry` goes on from its last checkpoint.
+
+    Args:
+        entry: a function of a module; it joins the others by `joined`.
+        arguments: of `entry`; must be picklable.
+
+    Raises:
+        UserError: a worker raised one, or workers keep dying.
+    """
+    _adopt_slurm()
+    processes = 1 if "RANK" in os.environ else machine.processes()
+    if processes == 1:
+        entry(*arguments)
+        return
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its reports repeat what follows here
+    with tempfile.TemporaryDirectory() as folder:
+        fault = Path(folder) / "fault"
+        for left in reversed(range(RESTARTS + 1)):
+            # The engine could restart workers itself, but then they find the dead ones' addresses in its store.
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=processes,
+                run_id=f"{fault.parent.name}-{left}",
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                local_addr="localhost",
+                max_restarts=0,
+            )
+            try:
+                elastic_launch(config, _worker)(fault, entry, *arguments)
+                return
+            except ChildFailedError as failed:
+                if fault.is_file():
+                    raise UserError(fault.read_text()) from None
+                rank, failure = failed.get_first_failure()
+            ended = f"worker {rank} of {processes} ended with exit status {failure.exitcode}"
+            print(f"warning: {ended}; {left} restarts are left", file=sys.stderr)
+    raise UserError(f"{ended}, after {RESTARTS} restarts; what it printed says why; the last checkpoint is kept")
+
+
+def _worker(fault: Path, entry: Callable[..., None], *arguments: Any) -> None:
+    try:
+        entry(*arguments)
+    except UserError as error:
+        fault.write_text(str(error))
+        sys.exit(1)
+    except Exception:
+        traceback.print_exc()  # the engine keeps it to itself
+        raise
+
+
+def _adopt_slurm() -> None:
+    """Translate the variables of a SLURM step of several tasks to torch.distributed's."""
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if "RANK" in os.environ or tasks == 1:
+        return
+    # The first host of "node[03-07,12],login1" is node03.
+    hosts = os.environ["SLURM_STEP_NODELIST"]
+    first = re.sub(r"\[(\w+).*", r"\1", hosts) if "[" in hosts.split(",")[0] else hosts.split(",")[0]
+    os.environ |= {
+        "RANK": os.environ["SLURM_PROCID"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "WORLD_SIZE": str(tasks),
+    }
+    os.environ.setdefault("MASTER_ADDR", first)
+    os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000))
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """Join the other processes, where there are any, for the time of the `with` block.
+
+    Raises:
+        UserError: this process's device cannot be used.
+    """
+    rank, size, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    device = machine.device(local_rank)
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    yield World(rank, size, device)
+    dist.destroy_process_group()

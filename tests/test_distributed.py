@@ -1,0 +1,156 @@
+"""Several processes train, evaluate and fail as one would."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from stages.core import students  # noqa: F401  registers the students with timm
+from stages.core.dataset import ImageList, scan
+from stages.core.distributed import World, joined, launch
+from stages.core.errors import UserError
+from stages.core.evaluation import evaluate_against_teacher
+from stages.core.loaders import TrainingBatches, evaluation_batches
+from stages.core.machine import processes
+from stages.core.objectives import create_task
+from stages.core.resume import CheckpointFolder
+from stages.core.training import fit
+
+CPU = torch.device("cpu")
+SMALL = {"img_size": 8, "patch_size": 2, "depth": 2, "num_classes": 3}
+AUGMENT = {"scale": (0.5, 1.0), "ratio": (0.9, 1.1), "hflip": 0.5, "color_jitter": 0.3, "auto_augment": None}
+AUGMENT |= {"random_erasing": 0.5, "interpolation": "bicubic", "repeats": 3}
+RECIPE = {"epochs": 3, "lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 0, "warmup_lr": 0.0, "min_lr": 0.0}
+RECIPE |= {"clip_grad": 1.0, "precision": "float32", "ema_decay": 0.9}
+
+
+def small_model(architecture: str, **arguments: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(architecture, pretrained_cfg_overlay={"input_size": (3, 8, 8)}, **SMALL, **arguments)
+
+
+def train(data: Path, out: Path, die: bool) -> None:
+    """Train a small student and write what came of it; with `die`, rank 1 is killed once, in its second epoch."""
+    torch.set_num_threads(1)
+    with joined() as world:
+        teacher = small_model("cait_s24_224", embed_dim=96, num_heads=6).eval()
+        student = small_model("deit_tiny_lift_patch16_224", embed_dim=48, num_heads=3, lift_width=96)
+        train, val = (scan(data / name) for name in ("train", "val"))
+        options = {"workers": 0, "world": world}
+        training = TrainingBatches(
+            ImageList(data / "train", list(train.files), train.labels()),
+            student,
+            augment=AUGMENT,
+            batch=8,
+            seed=0,
+            **options,
+        )
+        images = ImageList(data / "val", list(val.files), val.labels())
+        validation = evaluation_batches(images, student, batch=2, **options)
+        objective = {"alpha": 0.5, "tau": 2.0, "feature": "mse", "feature_weight": 0.2}
+        task = create_task(student, teacher, **objective, label_smoothing=0.1, device=world.device)
+
+        def log(metrics: dict[str, float]) -> None:
+            with (out / f"epochs-{world.rank}").open("a") as file:
+                file.write(f"{metrics['epoch']}\n")
+            if die and world.rank == 1 and metrics["epoch"] == 1 and not (out / "died").exists():
+                (out / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        with CheckpointFolder(out, "run", {}, writes=world.primary) as checkpoints:
+            fitted = fit(task, training, validation, **RECIPE, seed=0, world=world, checkpoints=checkpoints, log=log)
+        final = evaluate_against_teacher(student, teacher, validation, world)
+        if world.primary:
+            found = {"history": fitted.history, "metrics": final.metrics, "predictions": final.predictions.tolist()}
+            (out / "found.json").write_text(json.dumps({**found, "errors": final.feature_errors.tolist()}))
+            torch.save(student.state_dict(), out / "weights.pt")
+
+
+def refuse() -> None:
+    with joined() as world:
+        raise UserError(f"one line of {world.size}")
+
+
+def crash() -> None:
+    raise RuntimeError("a bug")
+
+
+@pytest.fixture
+def trained(tmp_path, tree, monkeypatch):
+    """Run `train` with some processes; returns what it found and the epochs each rank logged."""
+
+    def run(name: str, processes: int, die: bool = False) -> tuple[dict, dict, list[list[int]]]:
+        out = tmp_path / name
+        out.mkdir()
+        monkeypatch.setenv("PROCESSES", str(processes))
+        launch(train, tree, out, die)
+        epochs = [list(map(int, (out / f"epochs-{rank}").read_text().split())) for rank in range(processes)]
+        return json.loads((out / "found.json").read_text()), torch.load(out / "weights.pt", weights_only=True), epochs
+
+    return run
+
+
+def test_two_processes_equal_one_and_a_killed_worker_changes_nothing(trained):
+    alone, weights, _ = trained("alone", 1)
+    together, shared_weights, epochs = trained("together", 2)
+    assert together["predictions"] == alone["predictions"]
+    assert together["errors"] == pytest.approx(alone["errors"], rel=1e-3)
+    for name, value in alone["metrics"].items():
+        assert together["metrics"][name] == pytest.approx(value, rel=1e-3), name
+    for entry, other in zip(alone["history"], together["history"], strict=True):
+        assert other == pytest.approx(entry, rel=1e-3)
+    torch.testing.assert_close(shared_weights, weights, rtol=1e-3, atol=1e-4)
+    assert epochs == [[0, 1, 2]] * 2
+
+    killed, killed_weights, epochs = trained("killed", 2, die=True)
+    assert killed == together
+    torch.testing.assert_close(killed_weights, shared_weights, rtol=0, atol=0)
+    assert epochs[1] == [0, 1, 0, 1, 2]  # the second time, the first epoch is told from the checkpoint
+
+
+def test_a_workers_user_error_is_the_launchers(monkeypatch):
+    monkeypatch.setenv("PROCESSES", "2")
+    with pytest.raises(UserError, match="^one line of 2$"):
+        launch(refuse)
+
+
+def test_workers_that_keep_dying_end_in_one_line(monkeypatch, capfd):
+    monkeypatch.setenv("PROCESSES", "2")
+    monkeypatch.setattr("stages.core.distributed.RESTARTS", 1)
+    with pytest.raises(UserError, match=r"worker [01] of 2 ended with exit status 1, after 1 restarts"):
+        launch(crash)
+    assert "a bug" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["two", "0", "-1"])
+def test_a_wrong_number_of_processes_is_refused(monkeypatch, value):
+    monkeypatch.setenv("PROCESSES", value)
+    with pytest.raises(UserError, match=f"PROCESSES={value}"):
+        processes()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_shares_are_consecutive_and_complete(size):
+    shares = [World(rank, size, CPU).share(20) for rank in range(size)]
+    assert [index for share in shares for index in share] == list(range(20))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu07", "gpu07"), ("gpu[03-07,12]", "gpu03"), ("a1,b2", "a1"), ("n[1,3],login1", "n1")],
+)
+def test_a_slurm_step_is_joined(monkeypatch, nodes, first):
+    step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "77"}
+    for name, value in {**step, "SLURM_STEP_NODELIST": nodes}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    seen = []
+    launch(lambda: seen.append({name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}))
+    assert seen == [{"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": first}]
