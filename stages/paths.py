@@ -18,6 +18,8 @@ MANIFEST = REPORTS / "data.json"
 RESULTS = REPORTS / "results"
 REFERENCE = REPORTS / "reference"
 AUDIT = REPORTS / "audit.json"
+FIGURES = REPORTS / "figures"
+STUDIES = REPORTS / "studies"  # one folder per recorded study
 
 EMBEDDED_IMAGES = PREPARE / "images"
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from stages.core.errors import run
 from stages.core.rendering import Page, index, render, title
-from stages.paths import AUDIT, HTML, MANIFEST, REPORTS, RESULTS
+from stages.paths import AUDIT, FIGURES, HTML, MANIFEST, REPORTS, RESULTS, STUDIES
 
 TEMPLATES = Path("notebooks")
 NOTEBOOKS = REPORTS / "notebooks"
-FIGURES = REPORTS / "figures"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ ALL = (
     Notebook(
         "distillation",
         "What the students reach under each objective, what they cost, and which published claims hold here.",
-        {"audit": AUDIT, "data": MANIFEST},
+        {"audit": AUDIT, "data": MANIFEST, "studies": STUDIES},
     ),
 )
 

@@ -2,6 +2,9 @@
 
 A claim is `confirmed` or `contradicted` only by a measurement of the thing it speaks of; otherwise it is
 `not measured`, with the reason. A measure is a small function from the results to a value.
+
+Several runs may measure one claim. They are not averaged, and none outvotes another: the claim is contradicted if
+any of them contradicts it, confirmed if at least one measured it and none contradicts it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -199,3 +202,31 @@ def judge(claim: Claim, results: Results) -> dict[str, Any]:
         "verdict": CONFIRMED if holds else CONTRADICTED,
         "reason": f"differs by {difference:+g}, {'within' if holds else 'beyond'} {allowed:g}",
     }
+
+
+def judge_all(claim: Claim, runs: Mapping[str, Results]) -> dict[str, Any]:
+    """The verdict of several runs on one claim.
+
+    Args:
+        claim: the claim.
+        runs: each run's results by its name, the current one first.
+
+    Returns:
+        As `judge`, of the first run that contradicts the claim, else of the first that confirms it, with
+        `run`, its name (None where none measured the claim), and `others`: run, measured, verdict and reason
+        of every further run that measured it.
+    """
+    verdicts = {name: judge(claim, results) for name, results in runs.items()}
+    measured = {name: verdict for name, verdict in verdicts.items() if verdict["verdict"] != NOT_MEASURED}
+    if not measured:
+        reasons = {name: verdict["reason"] for name, verdict in verdicts.items()}
+        same = len(set(reasons.values())) == 1
+        told = [reason if same else f"{name}: {reason}" for name, reason in reasons.items()]
+        first = next(iter(verdicts.values()))
+        return {**first, "reason": told[0] if same else "; ".join(told), "run": None, "others": []}
+    deciding = min(measured, key=lambda name: measured[name]["verdict"] != CONTRADICTED)
+    keys = ("measured", "verdict", "reason")
+    others = [
+        {"run": name, **{key: verdict[key] for key in keys}} for name, verdict in measured.items() if name != deciding
+    ]
+    return {**measured[deciding], "run": deciding, "others": others}

@@ -1,9 +1,12 @@
 """The report's tables, and the paragraph that says what its runs can and cannot show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+
+from stages.core.files import read_json
+from stages.core.studies import Study
 
 SMALL = "digits"  # the embedded dataset, on which every student comes close to the ceiling
 
@@ -54,9 +57,54 @@ def verdicts(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def measured_claims(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The claims with a verdict other than "not measured"."""
-    keys = ("statement", "source", "published", "measured", "tolerance", "verdict", "reason")
-    return [{key: claim[key] for key in keys} for claim in audit["claims"] if claim["verdict"] != "not measured"]
+    """The claims with a verdict other than "not measured", one row for each run that measured them."""
+    keys = ("statement", "source", "published", "run", "measured", "tolerance", "verdict", "reason")
+    return [
+        {key: (claim | measured)[key] for key in keys}
+        for claim in audit["claims"]
+        if claim["verdict"] != "not measured"
+        for measured in ({}, *claim["others"])
+    ]
+
+
+def studies(recorded: Sequence[Study]) -> list[dict[str, Any]]:
+    """What each recorded study was of, and where and when it was computed."""
+    rows = []
+    for study in recorded:
+        teacher = read_json(study.results / "teacher.json")
+        rows.append(
+            {
+                "study": study.name,
+                "dataset": read_json(study.data)["dataset"],
+                "teacher": f"{teacher['architecture']}"
+                + ("" if teacher.get("top1") is None else f", {teacher['top1']:.2f} %"),
+                "hardware": _hardware(study.record["hardware"]),
+                "date": study.record["date"],
+            }
+        )
+    return rows
+
+
+def studies_top1(comparisons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Top-1 of every study's strategies, one column per objective.
+
+    Args:
+        comparisons: comparison.csv by the study's name.
+    """
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for study, table in comparisons.items():
+        for row in table.itertuples():
+            reached = _with_std(float(row.top1_mean), float(row.top1_std), 2)  # type: ignore[arg-type]
+            rows.setdefault((study, str(row.strategy)), {})[str(row.objective)] = reached
+    return pd.DataFrame(
+        [{"study": study, "strategy": strategy, **reached} for (study, strategy), reached in rows.items()]
+    )
+
+
+def _hardware(machine: Mapping[str, Any]) -> str:
+    text = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+    gpus = [f"{gpu['name']}, {gpu['memory_gib']} GiB" for gpu in machine["gpus"]]
+    return "; ".join([text, *(f"{gpus.count(gpu)} × {gpu}" for gpu in dict.fromkeys(gpus))])
 
 
 def _with_std(mean: float, std: float, digits: int) -> str:
