@@ -114,7 +114,7 @@ def test_two_processes_equal_one_and_a_killed_worker_changes_nothing(trained):
 
 def test_a_workers_user_error_is_the_launchers(monkeypatch):
     monkeypatch.setenv("PROCESSES", "2")
-    with pytest.raises(UserError, match="^one line of 2$"):
+    with pytest.raises(UserError, match=r"^one line of 2$"):
         launch(refuse)
 
 

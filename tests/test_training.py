@@ -25,6 +25,7 @@ AUGMENT = {
     "interpolation": "random",
     "repeats": 1,
 }
+ERASING = {"random_erasing": 0.5}
 RECIPE = {
     "epochs": 3,
     "lr": 1e-3,
@@ -90,7 +91,7 @@ def train(tmp_path, splits, make_student, make_teacher):
         poison=None,
         fresh=False,
         logged=None,
-        augment={"random_erasing": 0.5},
+        augment=ERASING,
         device_batch=None,
         drop_path=0.2,
         **changes,

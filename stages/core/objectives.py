@@ -222,9 +222,9 @@ def create_task(
         device: where both models are.
         teacher_dtype: in which the teacher computes.
     """
-    criterion = {"criterion_kwargs": {"smoothing": label_smoothing}, "device": device, "verbose": False}
+    criterion: dict[str, Any] = {"criterion_kwargs": {"smoothing": label_smoothing}, "verbose": False}
     if teacher is None or (alpha == 0 and feature is None):
-        return ClassificationTask(student, **criterion)
+        return ClassificationTask(student, device=device, **criterion)
     return MapDistillationTask(
         student,
         teacher,
@@ -233,5 +233,6 @@ def create_task(
         feature=feature,
         feature_weight=feature_weight,
         teacher_dtype=teacher_dtype,
+        device=device,
         **criterion,
     )
