@@ -82,6 +82,7 @@ def fit_and_save(
         model,
         augment=recipe.augment.model_dump(),
         batch=recipe.global_batch,
+        epoch_steps=recipe.epoch_steps,
         device_batch=machine.device_batch(),
         seed=seed,
         workers=machine.workers(),

@@ -17,6 +17,8 @@ from stages.core.errors import UserError, run
 from stages.core.files import atomic_folder, read_json, write_json, write_text
 from stages.paths import COST, EXTRACT, PCA, REPORTS, RESULTS, SEP, SVD, TEACH, TRAIN
 
+OF_THE_MACHINE = ("train_images_per_s", "device")  # what git tracks is the same wherever it was computed
+
 
 def prune(folder: Path, keep: Sequence[str]) -> None:
     """Remove what params no longer name, so that dvc.lock says the same in every clone."""
@@ -82,7 +84,7 @@ def main() -> None:
     for folder in (EXTRACT, SVD, PCA, SEP):
         prune(folder, backbones)
 
-    teacher = read_json(TEACH / "metrics.json")
+    teacher = {name: value for name, value in read_json(TEACH / "metrics.json").items() if name not in OF_THE_MACHINE}
     analyses = {name: by_backbone(folder, backbones) for name, folder in (("svd", SVD), ("pca", PCA), ("sep", SEP))}
     runs = runs_table([{"run": name, **read_json(TRAIN / name / "metrics.json")} for name in names])
     try:

@@ -79,23 +79,34 @@ class EpochSampler(Sampler[list[Key]]):
         seed: of the order.
         batch: images of a global batch; an incomplete last one is left out.
         piece: images that the device takes at a time; divides this process's part.
+        steps: the most global batches of an epoch; None for no limit.
         repeats: how often an image stands in an epoch.
         rank, size: of this process.
     """
 
     def __init__(
-        self, images: int, seed: int, *, batch: int, piece: int, repeats: int = 1, rank: int = 0, size: int = 1
+        self,
+        images: int,
+        seed: int,
+        *,
+        batch: int,
+        piece: int,
+        steps: int | None = None,
+        repeats: int = 1,
+        rank: int = 0,
+        size: int = 1,
     ) -> None:
         self.images, self.seed, self.batch, self.piece, self.repeats = images, seed, batch, piece, repeats
         self.part = range(batch * rank // size, batch * (rank + 1) // size)
+        self.steps = min(images // batch, steps or images)
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.images // self.batch * (len(self.part) // self.piece)
+        return self.steps * (len(self.part) // self.piece)
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
-        for start in range(0, self.images // self.batch * self.batch, self.batch):
+        for start in range(0, self.steps * self.batch, self.batch):
             for first in range(start + self.part.start, start + self.part.stop, self.piece):
                 positions = (divmod(position, self.repeats) for position in range(first, first + self.piece))
                 yield [(self.seed, self.epoch, int(order[image]), repeat) for image, repeat in positions]
@@ -145,6 +156,7 @@ class TrainingBatches:
         seed: of order and augmentation.
         workers: loading processes.
         world: the processes that share the global batch.
+        epoch_steps: the most global batches of an epoch; None for no limit.
 
     Attributes:
         batch: images of a global batch.
@@ -165,6 +177,7 @@ class TrainingBatches:
         workers: int,
         world: World,
         device_batch: int | None = None,
+        epoch_steps: int | None = None,
     ) -> None:
         if len(images.files) < batch:
             raise UserError(f"{len(images.files)} training images make no batch of {batch}; lower recipe.global_batch")
@@ -179,9 +192,16 @@ class TrainingBatches:
         transform = create_transform(config["input_size"], is_training=True, use_prefetcher=True, **options)
         part = batch // world.size
         piece = max(size for size in range(1, min(part, device_batch or part) + 1) if part % size == 0)
-        self.batch, self.pieces, self.steps = batch, part // piece, len(images.files) // batch
+        self.batch, self.pieces = batch, part // piece
         self.sampler = EpochSampler(
-            len(images.files), seed, batch=batch, piece=piece, repeats=repeats, rank=world.rank, size=world.size
+            len(images.files),
+            seed,
+            batch=batch,
+            piece=piece,
+            steps=epoch_steps,
+            repeats=repeats,
+            rank=world.rank,
+            size=world.size,
         )
         loader = DataLoader(
             AugmentedImages(images, transform),
@@ -197,7 +217,7 @@ class TrainingBatches:
 
     def __len__(self) -> int:
         """Global batches of an epoch."""
-        return self.steps
+        return self.sampler.steps
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """This process's pieces of one epoch, counted from 0: `pieces` for each global batch."""

@@ -112,6 +112,7 @@ class Recipe(Section):
     """How a model is fitted: everything that changes the result."""
 
     epochs: Count
+    epoch_steps: Count | None  # the most optimizer steps of an epoch, for dry runs; null sees all images
     global_batch: Count
     lr: Positive
     weight_decay: NonNegative
