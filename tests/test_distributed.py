@@ -11,7 +11,7 @@ import torch
 
 from stages.core import students  # noqa: F401  registers the students with timm
 from stages.core.dataset import ImageList, scan
-from stages.core.distributed import World, joined, launch
+from stages.core.distributed import World, claim, joined, launch
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate_against_teacher
 from stages.core.loaders import TrainingBatches, evaluation_batches
@@ -131,6 +131,22 @@ def test_a_wrong_number_of_processes_is_refused(monkeypatch, value):
     monkeypatch.setenv("PROCESSES", value)
     with pytest.raises(UserError, match=f"PROCESSES={value}"):
         processes()
+
+
+def test_runs_side_by_side_take_different_devices(tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.core.distributed._held", held := [])
+    assert claim(["0", "1", "2"], 2, tmp_path) == ["0", "1"]
+    waits = []
+
+    def free_one(seconds: float) -> None:
+        waits.append(seconds)
+        held.pop(0).close()
+
+    monkeypatch.setattr("time.sleep", free_one)
+    assert claim(["0", "1", "2"], 2, tmp_path) == ["0", "2"]  # 1 is still taken
+    assert len(waits) == 1
+    with pytest.raises(UserError, match="GPUS=4: there are 3 CUDA devices"):
+        claim(["0", "1", "2"], 4, tmp_path)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

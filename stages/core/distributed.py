@@ -4,17 +4,19 @@ The processes are started and watched by torch.distributed's elastic engine. How
 machine: it changes no result beyond rounding.
 """
 
+import fcntl
 import logging
 import os
 import re
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +28,8 @@ from stages.core import machine
 from stages.core.errors import UserError
 
 RESTARTS = 3  # of all workers, when one is killed
+CLAIM_S = 5.0  # between two looks for a free device
+_held: list[IO[str]] = []  # lock files of claimed devices, open until the process ends
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,11 @@ def launch(entry: Callable[..., None], *arguments: Any) -> None:
         UserError: a worker raised one, or workers keep dying.
     """
     _adopt_slurm()
+    if "RANK" not in os.environ and (wanted := machine.gpus()):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        devices = [name for name in visible if name] or list(map(str, range(torch.cuda.device_count())))
+        claimed = claim(devices, wanted, machine.checkpoints() / "gpus")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
     processes = 1 if "RANK" in os.environ else machine.processes()
     if processes == 1:
         entry(*arguments)
@@ -116,6 +125,42 @@ def launch(entry: Callable[..., None], *arguments: Any) -> None:
             ended = f"worker {rank} of {processes} ended with exit status {failure.exitcode}"
             print(f"warning: {ended}; {left} restarts are left", file=sys.stderr)
     raise UserError(f"{ended}, after {RESTARTS} restarts; what it printed says why; the last checkpoint is kept")
+
+
+def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
+    """Take some devices for this process until it ends, so that runs started side by side do not meet on one.
+
+    Args:
+        devices: names of all devices that may be taken.
+        wanted: how many to take; waits until so many are free.
+        folder: of the lock files.
+
+    Raises:
+        UserError: there are not so many devices.
+    """
+    if wanted > len(devices):
+        raise UserError(f"GPUS={wanted}: there are {len(devices)} CUDA devices; use no more, or unset it")
+    folder.mkdir(parents=True, exist_ok=True)
+    told = False
+    while True:
+        locks = {}
+        for device in devices:
+            if len(locks) < wanted:
+                lock = (folder / device).open("w")
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    locks[device] = lock
+                except BlockingIOError:
+                    lock.close()
+        if len(locks) == wanted:
+            _held.extend(locks.values())
+            return list(locks)
+        for lock in locks.values():
+            lock.close()
+        if not told:
+            print(f"waiting for {wanted} of {len(devices)} CUDA devices to be free", file=sys.stderr)
+            told = True
+        time.sleep(CLAIM_S)
 
 
 def _worker(fault: Path, entry: Callable[..., None], *arguments: Any) -> None:

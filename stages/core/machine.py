@@ -3,6 +3,7 @@
 DATA_ROOT     folder of an external dataset
 DEVICE        torch device; default: every visible CUDA device, else the CPU
 PROCESSES     how many processes train or extract together; default: one per visible CUDA device
+GPUS          how many of the visible CUDA devices a run takes for itself, waiting until so many are free; default: all
 DEVICE_BATCH  the most images that a process takes at a time; default: its whole part of the global batch
 COMPILE       1 or 0: whether torch.compile is used; default: on CUDA devices
 WORKERS       image-loading processes of each process; default: its CPU cores but one, at most 8
@@ -58,6 +59,15 @@ def processes() -> int:
     if asked == 0 or (cuda and asked > devices):
         raise UserError(f"PROCESSES={asked}: there are {devices} CUDA devices; use 1 to {devices}, or unset it")
     return asked
+
+
+def gpus() -> int | None:
+    """How many CUDA devices a run takes for itself, or None for every visible one.
+
+    Raises:
+        UserError: `GPUS` is not a count.
+    """
+    return _count("GPUS", 0) or None
 
 
 def device_batch() -> int | None:
