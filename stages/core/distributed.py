@@ -143,7 +143,7 @@ def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     told = False
     while True:
-        locks = {}
+        locks: dict[str, IO[str]] = {}
         for device in devices:
             if len(locks) < wanted:
                 lock = (folder / device).open("w")
