@@ -126,7 +126,7 @@ def fit_and_save(
                 "train_images_per_s": round(images_per_s, 1),
                 "device": device.type,
             }
-            models.save(model, out)
+            models.save(model, out, record)
             write_json(out / "metrics.json", metrics)
             write_csv(out / "curves.csv", history)
             if live.is_dir():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stages.core.errors import run
 from stages.core.rendering import Page, index, render, title
-from stages.paths import AUDIT, HTML, MANIFEST, REPORTS, RESULTS
+from stages.paths import AUDIT, HTML, MANIFEST, REFERENCE, REPORTS, RESULTS
 
 TEMPLATES = Path("notebooks")
 NOTEBOOKS = REPORTS / "notebooks"
@@ -25,7 +25,7 @@ ALL = (
     Notebook(
         "representation",
         "Dimensions that an image's features need, alone and in a shared basis; how tokens spread energy.",
-        {},
+        {"reference": REFERENCE},
     ),
     Notebook(
         "distillation",

@@ -49,6 +49,7 @@ def main() -> None:
             "objective": asked.objective,
             "architecture": architecture,
             "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
+            "teacher_weights": models.provenance(TEACH)["weights"],
             "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
         },
     )

@@ -1,6 +1,7 @@
 """What belongs to the machine: read from the environment, never from params, never changing a result.
 
 DATA_ROOT   folder of an external dataset
+WEIGHTS     folder of pretrained weights that the user brings
 DEVICE      torch device; default: the first CUDA device, else the CPU
 WORKERS     image-loading processes; default: one fewer than the CPU cores, at most 8
 FRESH       1: ignore the checkpoint of an interrupted run
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 def data_root() -> Path | None:
     """The folder that `DATA_ROOT` names, or None where it is unset."""
     value = os.environ.get("DATA_ROOT")
+    return Path(value).expanduser() if value else None
+
+
+def weights() -> Path | None:
+    """The folder that `WEIGHTS` names, or None where it is unset."""
+    value = os.environ.get("WEIGHTS")
     return Path(value).expanduser() if value else None
 
 
