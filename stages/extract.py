@@ -1,26 +1,58 @@
-"""Extract a backbone's patch tokens after every block, on the analysis sample."""
+"""Extract a backbone's patch tokens on the analysis sample: of every block, or of the last one."""
+
+from contextlib import nullcontext
+from typing import Any
+
+from torch import nn
 
 from stages import arguments
-from stages.core import features, machine, models, params
+from stages.core import backbones, distributed, features, machine, models, params
 from stages.core.errors import run
-from stages.core.files import atomic_folder
+from stages.core.files import atomic_folder, sha256
 from stages.core.loaders import evaluation_batches
 from stages.images import image_list
 from stages.paths import EXTRACT, TEACH
 
 BATCH = 64  # images at a time; it decides memory, not results
+SEED = 0  # of random weights
+
+
+def load(backbone: str, analysis: params.Analysis) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a backbone's name, and what it is."""
+    if backbone == params.TEACHER:
+        weights = {"sha256": sha256(TEACH / "model.safetensors")}
+        return models.load(TEACH), models.provenance(TEACH) | weights
+    img_size = analysis.img_size.get(backbone)
+    if analysis.weights == "random":
+        model, provenance = backbones.random(backbone, {}, seed=SEED, img_size=img_size)
+    else:
+        model, provenance = backbones.pretrained(backbone, {}, folder=machine.weights(), img_size=img_size)
+    return model, provenance.record()
 
 
 def main() -> None:
-    """Write the features of the backbone that the command line names."""
+    """Write the features of the backbone that the command line names, by every GPU that is visible."""
     given = params.load()
-    backbone = arguments.backbone(__doc__, given.analysis.backbones)
+    distributed.launch(extract, given, arguments.backbone(__doc__, given.analysis.backbones))
+
+
+def extract(given: params.Params, backbone: str) -> None:
+    """One process's part of the extraction."""
     sample = image_list(given.dataset.name, "sample")
-    device = machine.device()
-    model = models.load(TEACH).to(device)
-    batches = evaluation_batches(sample, model, batch=BATCH, workers=machine.workers())
-    with atomic_folder(EXTRACT / backbone) as folder:
-        features.extract(model, batches, folder, images=len(sample.files), device=device)
+    with distributed.joined() as world:
+        model, provenance = load(backbone, given.analysis)
+        model = model.to(world.device)
+        batches = evaluation_batches(sample, model, batch=BATCH, workers=machine.workers(), world=world)
+        with atomic_folder(EXTRACT / backbone) if world.primary else nullcontext() as own:
+            features.extract(
+                model,
+                batches,
+                world.broadcast(own),
+                images=len(sample.files),
+                world=world,
+                layerwise=backbone in given.analysis.layerwise,
+                provenance=provenance,
+            )
 
 
 if __name__ == "__main__":

@@ -135,9 +135,9 @@ def fit_and_save(
                 "train_images_per_s": round(fitted.images_per_s, 1),
                 "device": world.device.type,
             }
-            models.save(model, out)
+            models.save(model, out, record)
             if fitted.averaged is not None:
-                models.save(fitted.averaged, out / "ema")
+                models.save(fitted.averaged, out / "ema", record)
             if final is not None:
                 write_npy(out / "predictions.npy", final.predictions)
                 write_npy(out / "feature_errors.npy", final.feature_errors)

@@ -7,7 +7,7 @@ from stages.core import params
 from stages.core.arrays import write_npy
 from stages.core.energy import by_threshold, dims, shares, statistics
 from stages.core.errors import run
-from stages.core.features import blocks
+from stages.core.features import describe, last_block
 from stages.core.files import atomic_folder, write_json
 from stages.core.pca import shared_basis
 from stages.paths import EXTRACT, PCA
@@ -18,16 +18,12 @@ def main() -> None:
     given = params.load().analysis
     backbone = arguments.backbone(__doc__, given.backbones)
     thresholds = given.pca.thresholds
-    tokens = blocks(EXTRACT / backbone)[-1]
+    tokens = last_block(EXTRACT / backbone)
     basis = shared_basis(tokens)
     cumulative = shares(basis.energies)
     per_image = dims(cumulative, thresholds)
-    images, tokens_per_image, channels = tokens.shape
     metrics = {
-        "backbone": backbone,
-        "images": images,
-        "tokens": tokens_per_image,
-        "channels": channels,
+        **describe(EXTRACT / backbone),
         "thresholds": thresholds,
         **statistics(per_image, thresholds),
         "dims_global": by_threshold(dims(shares(basis.eigenvalues), thresholds), thresholds),

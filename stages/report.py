@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stages.core.errors import run
 from stages.core.rendering import Page, index, render, title
-from stages.paths import AUDIT, FIGURES, HTML, MANIFEST, REPORTS, RESULTS, STUDIES
+from stages.paths import AUDIT, FIGURES, HTML, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
 
 TEMPLATES = Path("notebooks")
 NOTEBOOKS = REPORTS / "notebooks"
@@ -24,7 +24,7 @@ ALL = (
     Notebook(
         "representation",
         "Dimensions that an image's features need, alone and in a shared basis; how tokens spread energy.",
-        {},
+        {"reference": REFERENCE},
     ),
     Notebook(
         "distillation",

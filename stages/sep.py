@@ -6,7 +6,7 @@ from stages import arguments
 from stages.core import params, sep
 from stages.core.arrays import write_npy
 from stages.core.errors import run
-from stages.core.features import blocks
+from stages.core.features import describe, last_block
 from stages.core.files import atomic_folder, write_json
 from stages.paths import EXTRACT, SEP
 
@@ -15,21 +15,17 @@ def main() -> None:
     """Write the patterns of the full and the folded spectrum: curves, dims per image, bandwidths."""
     given = params.load().analysis
     backbone = arguments.backbone(__doc__, given.backbones)
-    tokens = blocks(EXTRACT / backbone)[-1]
-    images, tokens_per_image, channels = tokens.shape
+    tokens = last_block(EXTRACT / backbone)
     spectra = sep.mean_spectra(tokens)
     permuted = sep.permuted_spectra(sep.moment(tokens), given.sep.permutations, given.sep.seed)
     folded = (spectra.mean(), spectra.folded, permuted)
-    mean, per_image, null = (sep.unfold(spectrum, channels) for spectrum in folded)
+    mean, per_image, null = (sep.unfold(spectrum, tokens.shape[2]) for spectrum in folded)
     patterns = {
         "folded": sep.pattern(*folded, given.sep.thresholds),
         "full": sep.pattern(mean, per_image, null, given.sep.thresholds),
     }
     metrics = {
-        "backbone": backbone,
-        "images": images,
-        "tokens": tokens_per_image,
-        "channels": channels,
+        **describe(EXTRACT / backbone),
         "thresholds": given.sep.thresholds,
         "zero_tokens": spectra.zero_tokens,
         "permutations": given.sep.permutations,

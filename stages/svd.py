@@ -1,4 +1,4 @@
-"""Sample-wise SVD of a backbone's features, for every block."""
+"""Sample-wise SVD of a backbone's features, for every block that was extracted."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from stages.core import params, svd
 from stages.core.arrays import write_npy
 from stages.core.energy import dims, shares, statistics
 from stages.core.errors import run
-from stages.core.features import blocks
+from stages.core.features import blocks, describe
 from stages.core.files import atomic_folder, write_json
 from stages.paths import EXTRACT, SVD
 
@@ -17,18 +17,14 @@ def main() -> None:
     given = params.load().analysis
     backbone = arguments.backbone(__doc__, given.backbones)
     thresholds = given.svd.thresholds
-    arrays = blocks(EXTRACT / backbone)
     per_block, by_block = [], []
-    for block, tokens in enumerate(arrays):
+    for block, tokens in blocks(EXTRACT / backbone).items():
         cumulative = shares(svd.energies(tokens))
         per_block.append(dims(cumulative, thresholds))
-        by_block.append({"block": block, "channels": tokens.shape[2], **statistics(per_block[-1], thresholds)})
-    images, tokens_per_image, channels = arrays[-1].shape
+        shape = {"tokens": tokens.shape[1], "channels": tokens.shape[2]}
+        by_block.append({"block": block, **shape, **statistics(per_block[-1], thresholds)})
     metrics = {
-        "backbone": backbone,
-        "images": images,
-        "tokens": tokens_per_image,
-        "channels": channels,
+        **describe(EXTRACT / backbone),
         "thresholds": thresholds,
         **statistics(per_block[-1], thresholds),
         "blocks": by_block,

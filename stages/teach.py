@@ -1,41 +1,93 @@
-"""Get the teacher: fit it on the dataset, and keep it in a folder that timm opens."""
+"""Get the teacher: fit it on the dataset, or take its weights, and keep it in a folder that timm opens."""
 
-from stages.core import distributed, models, params
-from stages.core.errors import run
-from stages.core.files import read_json
+from timm.data import resolve_model_data_config
+
+from stages.core import backbones, distributed, machine, models, params
+from stages.core.backbones import Provenance
+from stages.core.distributed import World
+from stages.core.errors import UserError, run
+from stages.core.evaluation import evaluate
+from stages.core.files import atomic_folder, read_json, write_json
+from stages.core.loaders import evaluation_batches
 from stages.fitting import NO_DISTILLATION, fit_and_save, vision
+from stages.images import image_list
 from stages.paths import MANIFEST, TEACH
+
+BATCH = 128  # images at a time; it decides memory, not results
 
 
 def main() -> None:
-    """Fit the teacher on the labels alone, on every GPU that is visible."""
+    """Make the teacher that params describe, on every GPU that is visible."""
     distributed.launch(teach, params.load())
 
 
 def teach(given: params.Params) -> None:
-    """One process's part of the fitting."""
-    data, teacher = given.dataset, given.teacher
+    """One process's part of the work."""
     with distributed.joined() as world:
-        model = models.create(
-            teacher.architecture, teacher.model_args.given(), seed=teacher.seed, **vision(data, teacher.recipe)
-        ).to(world.device)
-        fit_and_save(
-            model,
-            None,
-            TEACH,
-            world=world,
-            run="teach",
-            data=data,
-            recipe=teacher.recipe,
-            objective=NO_DISTILLATION,
-            seed=teacher.seed,
-            identity={
-                "teacher": teacher.model_dump(),
-                "dataset": data.model_dump(),
-                "manifest": read_json(MANIFEST),
-            },
-            record={"architecture": teacher.architecture, "weights": teacher.weights},
+        if given.teacher.weights == "fit" and given.teacher.recipe is not None:
+            fit(given.dataset, given.teacher, given.teacher.recipe, world)
+        else:
+            take(given.dataset, given.teacher, world)
+
+
+def fit(data: params.Dataset, teacher: params.Teacher, recipe: params.Recipe, world: World) -> None:
+    """Fit the teacher on the labels alone."""
+    model = models.create(teacher.architecture, teacher.model_args.given(), seed=teacher.seed, **vision(data, recipe))
+    fit_and_save(
+        model.to(world.device),
+        None,
+        TEACH,
+        world=world,
+        run="teach",
+        data=data,
+        recipe=recipe,
+        objective=NO_DISTILLATION,
+        seed=teacher.seed,
+        identity={
+            "teacher": teacher.model_dump(),
+            "dataset": data.model_dump(),
+            "manifest": read_json(MANIFEST),
+        },
+        record=Provenance(teacher.architecture, teacher.weights).record(),
+    )
+
+
+def take(data: params.Dataset, teacher: params.Teacher, world: World) -> None:
+    """Take the teacher as it is, with pretrained or random weights, and evaluate it.
+
+    Raises:
+        UserError: the weights cannot be had, or the head is not one of `dataset.classes`.
+    """
+    arguments = teacher.model_args.given()
+    if teacher.weights == "random":
+        classes = {"num_classes": data.classes}
+        model, provenance = backbones.random(teacher.architecture, arguments | classes, seed=teacher.seed)
+    else:
+        model, provenance = backbones.pretrained(teacher.architecture, arguments, folder=machine.weights())
+    if model.num_classes != data.classes:
+        raise UserError(
+            f"teacher.architecture {teacher.architecture}: its head has {model.num_classes} outputs, dataset.classes "
+            f"says {data.classes}; choose another model or dataset, or fit one"
         )
+    model = model.to(world.device)
+    size = list(resolve_model_data_config(model)["input_size"])
+    validation = evaluation_batches(
+        image_list(data.name, "val"), model, batch=BATCH, workers=machine.workers(), world=world
+    )
+    metrics = {
+        **provenance.record(),
+        **({"seed": teacher.seed} if teacher.weights == "random" else {}),
+        "input_size": size,
+        **evaluate(model, validation, world),
+        "parameters": models.parameters(model),
+        "flops": models.flops(model, size[-1]),
+        "device": world.device.type,
+    }
+    if not world.primary:
+        return
+    with atomic_folder(TEACH) as out:
+        models.save(model, out, provenance.record())
+        write_json(out / "metrics.json", metrics)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ def train(given: params.Params, strategy: str, objective_name: str, seed: int) -
                 "objective": objective_name,
                 "architecture": architecture,
                 "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
+                "teacher_weights": models.provenance(TEACH)["weights"],
                 "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
             },
         )

@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -14,6 +15,7 @@ from stages.core.dataset import ImageList, scan
 from stages.core.distributed import World, claim, joined, launch
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate_against_teacher
+from stages.core.features import blocks, extract
 from stages.core.loaders import TrainingBatches, evaluation_batches
 from stages.core.machine import processes
 from stages.core.objectives import create_task
@@ -70,6 +72,18 @@ def train(data: Path, out: Path, die: bool) -> None:
             torch.save(student.state_dict(), out / "weights.pt")
 
 
+def write_features(data: Path, out: Path) -> None:
+    """Extract every block of a small model on the training images of `data`."""
+    torch.set_num_threads(1)
+    with joined() as world:
+        split = scan(data / "train")
+        images = ImageList(data / "train", list(split.files), split.labels())
+        model = small_model("deit_tiny_patch16_224", embed_dim=48, num_heads=3)
+        batches = evaluation_batches(images, model, batch=4, workers=0, world=world)
+        of = {"images": len(images.files), "world": world, "layerwise": True, "provenance": {"weights": "random"}}
+        extract(model, batches, out, **of)
+
+
 def refuse() -> None:
     with joined() as world:
         raise UserError(f"one line of {world.size}")
@@ -110,6 +124,19 @@ def test_two_processes_equal_one_and_a_killed_worker_changes_nothing(trained):
     assert killed == together
     torch.testing.assert_close(killed_weights, shared_weights, rtol=0, atol=0)
     assert epochs[1] == [0, 1, 0, 1, 2]  # the second time, the first epoch is told from the checkpoint
+
+
+def test_two_processes_extract_what_one_does(tmp_path, tree, monkeypatch):
+    found = []
+    for count in (1, 2):
+        (out := tmp_path / str(count)).mkdir()
+        monkeypatch.setenv("PROCESSES", str(count))
+        launch(write_features, tree, out)
+        found.append(blocks(out))
+    alone, together = found
+    assert list(alone) == list(together) == [0, 1]
+    for block, tokens in alone.items():
+        np.testing.assert_allclose(together[block], tokens, rtol=1e-4, atol=1e-5)
 
 
 def test_a_workers_user_error_is_the_launchers(monkeypatch):

@@ -66,6 +66,24 @@ def test_every_option_composes_to_valid_params(root, tmp_path, group):
         assert load_text(tmp_path, composed(f"{group}={option}")).model_dump()[group]["names"]
 
 
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+def test_a_teacher_that_is_not_fitted_needs_no_recipe(weights, tmp_path):
+    changed = {**GIVEN, "teacher": {**GIVEN["teacher"], "weights": weights, "recipe": None}}
+    assert load_text(tmp_path, yaml.safe_dump(changed)).teacher.weights == weights
+
+
+def test_the_papers_backbones_and_teacher_compose(root, tmp_path):
+    given = load_text(tmp_path, composed("analysis=imagenet", "teacher=imagenet"))
+    paper = yaml.safe_load((root / "reports/reference/paper.yaml").read_text())
+    published = paper["svd_and_pca_dims"].values()
+    found = {given.teacher.architecture if name == "teacher" else name for name in given.analysis.backbones}
+    assert found == {entry["timm"] for entry in published}
+    assert given.analysis.img_size == {entry["timm"]: entry["img_size"] for entry in published if "img_size" in entry}
+    assert (given.teacher.weights, given.analysis.weights) == ("pretrained", "pretrained")
+    assert given.teacher.architecture == paper["headline"]["teacher"]
+    assert given.analysis.images_per_class == 1
+
+
 def test_loading_round_trips(root, tmp_path):
     loaded = params.load(root / "params.yaml")
     dumped = loaded.model_dump(exclude_unset=True)
@@ -164,7 +182,11 @@ def test_a_wrong_type_is_named(path, value, load):
         ("objective.names", []),
         ("seeds", []),
         ("seeds", [2**32]),
-        ("analysis.backbones", ["student"]),
+        ("analysis.backbones", []),
+        ("analysis.backbones", ["timm/vit_tiny_patch16_224"]),
+        ("analysis.backbones", [".."]),
+        ("analysis.weights", "fit"),
+        ("analysis.img_size", {"vit_tiny_patch16_224": 0}),
         ("analysis.images_per_class", 0),
         ("analysis.svd.thresholds", [0]),
         ("analysis.pca.thresholds", [100]),
@@ -195,6 +217,14 @@ def test_an_impossible_value_is_named(path, value, load):
         ("student.ablations", ["narrow"], "student.ablations: 'narrow' is none of student.strategies: "),
         ("strategy.names", ["lift", "lift"], "strategy.names: ['lift', 'lift'] names one value twice"),
         ("seeds", [1, 1], "seeds: [1, 1] names one value twice"),
+        (
+            "analysis.backbones",
+            ["teacher", "teacher"],
+            "analysis.backbones: ['teacher', 'teacher'] names one value twice",
+        ),
+        ("analysis.layerwise", ["vit_tiny"], "analysis: layerwise: 'vit_tiny' is none of backbones: teacher"),
+        ("analysis.img_size", {"teacher": 8}, "analysis: img_size: the teacher's is teacher.model_args.img_size"),
+        ("teacher.recipe", None, "teacher: weights fit needs a recipe, and recipe is null"),
         ("analysis.sep.thresholds", [50, 50], "analysis.sep.thresholds: [50, 50] names one value twice"),
     ],
 )

@@ -13,6 +13,9 @@ from typing import Any
 
 from stages.core.errors import UserError
 
+BACKBONES = "svd_and_pca_dims"  # the family of paper.yaml whose rows name the backbones' timm models
+IMAGE_SIZE = 224  # where a row says nothing else
+
 CONFIRMED, CONTRADICTED, NOT_MEASURED = "confirmed", "contradicted", "not measured"
 
 
@@ -26,6 +29,7 @@ class Claim:
         source: where it was published.
         figure: the published value.
         entry: the mapping of paper.yaml that holds it (a timm name, a strategy, …).
+        backbone: for a figure of one backbone, its row in paper.yaml: timm name, width, input size; else empty.
         path: its keys from the family's root, one per * and name of the pattern.
         measure: a key of MEASURES.
         needs: "imagenet", or "nothing" for what any machine can measure.
@@ -37,6 +41,7 @@ class Claim:
     source: str
     figure: float
     entry: Mapping[Any, Any]
+    backbone: Mapping[Any, Any]
     path: tuple[str, ...]
     measure: str
     needs: str
@@ -87,6 +92,7 @@ def expand(families: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[
                     source=family["source"],
                     figure=figure,
                     entry=entry,
+                    backbone=paper.get(BACKBONES, {}).get(path[0], {}),
                     path=path,
                     **{key: family[key] for key in ("measure", "needs", "tolerance")},
                 )
@@ -101,7 +107,8 @@ def _reach(
         yield entry, keys, node
         return
     items = dict(enumerate(node)) if isinstance(node, list) else node
-    for key in items if pattern[0] == "*" else [pattern[0]]:
+    keys_there = {"*": list(items), "%": [key for key in items if isinstance(key, int)]}
+    for key in keys_there.get(pattern[0], [pattern[0]]):
         child = items[key]
         # The entry of a figure is the nearest mapping above it that says more than numbers.
         nearest = (
@@ -114,26 +121,53 @@ def _identity(entry: Mapping[Any, Any], path: tuple[str, ...]) -> list[str]:
     return [entry["strategy"], entry["objective"]] if "objective" in entry else list(path)
 
 
+def _analysed(results: Results, analysis: str, timm: str, img_size: int) -> Mapping[str, Any] | str:
+    """What an analysis measured of the published model, or why there is nothing."""
+    named = [
+        measured for key, measured in results.analyses[analysis].items() if timm in (key, measured["architecture"])
+    ]
+    if not named:
+        return f"{timm} was not analysed"
+    pretrained = [measured for measured in named if measured["weights"] == "pretrained"]
+    if not pretrained:
+        return f"{timm}: weights are {named[0]['weights']}, the claim is of pretrained ones"
+    size = pretrained[0]["input_size"][-1]
+    if size != img_size:
+        return f"{timm} was analysed at {size} pixels, the claim is of {img_size}"
+    return pretrained[0]
+
+
 def _analysis_dims(claim: Claim, results: Results) -> float | str:
-    analysis = {"svd": "svd", "pca": "pca", "sep": "sep"}[claim.id.split("/", 1)[0]]
-    backbone, level = claim.entry.get("timm", claim.path[0]), claim.path[-1]
-    measured = results.analyses[analysis].get(backbone)
-    if measured is None:
-        return f"{backbone} was not analysed"
+    analysis, level = claim.id.split("/", 1)[0], claim.path[-1]
+    size = claim.backbone.get("img_size", IMAGE_SIZE)
+    measured = _analysed(results, analysis, claim.backbone["timm"], size)
+    if isinstance(measured, str):
+        return measured
     value = measured["dims" if analysis == "sep" else "dims_p99"].get(level)
     return f"no threshold of {level} %" if value is None else value
 
 
 def _headline_dims(claim: Claim, results: Results) -> float | str:
-    measured = results.analyses["svd"].get("cait_s24_224")
-    if measured is None:
-        return "cait_s24_224 was not analysed"
+    measured = _analysed(results, "svd", claim.entry["teacher"], IMAGE_SIZE)
+    if isinstance(measured, str):
+        return measured
     return measured["dims_p99"].get(str(round(100 * float(claim.path[-1]))), "no such threshold")
 
 
+def _top1(results: Results, **wanted: Any) -> list[float] | str:
+    """Top-1 of the runs in question, or why there is none that counts."""
+    named = " with ".join(str(value) for value in wanted.values())
+    found = [run for run in results.runs if all(run[key] == value for key, value in wanted.items())]
+    if not found:
+        return f"no run of {named}"
+    if any(run["teacher_weights"] == "random" for run in found):
+        return f"{named}: the teacher's weights are random"
+    return [run["top1"] for run in found]
+
+
 def _mean_top1(results: Results, **wanted: Any) -> float | str:
-    found = [run["top1"] for run in results.runs if all(run[key] == value for key, value in wanted.items())]
-    return sum(found) / len(found) if found else f"no run of {' with '.join(str(value) for value in wanted.values())}"
+    found = _top1(results, **wanted)
+    return found if isinstance(found, str) else sum(found) / len(found)
 
 
 def _run_top1(claim: Claim, results: Results) -> float | str:
@@ -141,8 +175,8 @@ def _run_top1(claim: Claim, results: Results) -> float | str:
 
 
 def _best_top1(claim: Claim, results: Results) -> float | str:
-    found = [run["top1"] for run in results.runs if run["strategy"] == claim.path[-1]]
-    return max(found) if found else f"no run of {claim.path[-1]}"
+    found = _top1(results, strategy=claim.path[-1])
+    return found if isinstance(found, str) else max(found)
 
 
 def _lift_width_top1(claim: Claim, results: Results) -> float | str:

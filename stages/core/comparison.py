@@ -13,6 +13,7 @@ RUN_COLUMNS = (
     "architecture",
     "width",
     "teacher_width",
+    "teacher_weights",
     "epochs",
     "top1",
     "top5",

@@ -71,6 +71,14 @@ class World:
         dist.all_gather_object(parts, values.cpu())
         return torch.cat(parts)
 
+    def broadcast(self, value: Any) -> Any:
+        """The first process's value, which must be picklable."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
     def wait(self) -> None:
         """Return once every process has come here."""
         if self.size > 1:
@@ -146,12 +154,12 @@ def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
         locks: dict[str, IO[str]] = {}
         for device in devices:
             if len(locks) < wanted:
-                lock = (folder / device).open("w")
+                file = (folder / device).open("w")
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    locks[device] = lock
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    locks[device] = file
                 except BlockingIOError:
-                    lock.close()
+                    file.close()
         if len(locks) == wanted:
             _held.extend(locks.values())
             return list(locks)
@@ -207,6 +215,7 @@ def joined() -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    machine.share_cores(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield World(rank, size, device)
     dist.destroy_process_group()

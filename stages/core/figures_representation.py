@@ -42,7 +42,7 @@ def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
     for panel in panels.flat[: len(thresholds)][-columns:]:
         panel.set_xlabel("block (0 is the first)")
         panel.tick_params(labelbottom=True)
-    figure.suptitle(f"{svd['backbone']}: dimensions per image, block by block")
+    figure.suptitle(f"{_name(svd)}: dimensions per image, block by block")
     top = thresholds[-1]
     means = _column(rows, top)("dims_mean")
     caption = (
@@ -76,7 +76,7 @@ def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
     panel.axvline(median, color=GREY, ls=":", lw=1.8, label=f"median: {median:g}")
     panel.axvline(p99, color=look(3).color, ls="--", lw=1.8, label=f"99th percentile: {p99:g}")
     panel.set(xlabel=f"dimensions for {threshold} % of the energy", ylabel="images")
-    panel.set_title(f"{svd['backbone']}: dimensions per image, last block")
+    panel.set_title(f"{_name(svd)}: dimensions per image, last block")
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.yaxis.get_major_locator().set_params(integer=True)
     panel.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -115,7 +115,7 @@ def svd_vs_pca(energy: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, A
     panel.plot(rows["dims"], rows["pca"], color=shared.color, ls="--", label="PCA: one basis for all images")
     panel.set(xlabel="dimensions", ylabel="mean share of the energy", ylim=(0, 1.03))
     panel.set_xlim(0, rows["dims"].max())
-    panel.set_title(f"{svd['backbone']}: energy in the first dimensions, last block")
+    panel.set_title(f"{_name(svd)}: energy in the first dimensions, last block")
     panel.legend(loc="lower right")
     both = [t for t in svd["thresholds"] if t in pca["thresholds"]]
     needed = "; ".join(
@@ -168,7 +168,7 @@ def sep(curves: pd.DataFrame, metrics: Mapping[str, Any], backbone: str) -> tupl
     panels[0].set_ylabel("mean share of a token's energy")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"{backbone}: Spectral Energy Pattern")
+    figure.suptitle(f"{_name(metrics)}: Spectral Energy Pattern")
     reached = "; ".join(
         f"b({t / 100:g}) = {metrics['bandwidth'][str(t)]:.3f} full (permuted "
         f"{metrics['permuted_bandwidth'][str(t)]:.3f}), "
@@ -186,6 +186,64 @@ def sep(curves: pd.DataFrame, metrics: Mapping[str, Any], backbone: str) -> tupl
         "more than the same values in random order would."
     )
     return figure, caption
+
+
+def backbones(rows: pd.DataFrame) -> tuple[Figure, str]:
+    """Every backbone's dims and SEP bandwidths as shares of its width, measured (filled) and published (hollow).
+
+    Args:
+        rows: backbones.csv with the published figures (`stages.core.tables.with_published`).
+    """
+    both = [level for level in _levels(rows, "svd") if level in _levels(rows, "dataset")]
+    level = 95 if 95 in both else max(both)
+    low, high = min(_levels(rows, "sep")), max(_levels(rows, "sep"))
+    measures = {
+        "dimensions, 99th percentile over images": {
+            f"svd_{level}": f"SVD, own basis: {level} %",
+            f"dataset_{level}": f"PCA, shared basis: {level} %",
+        },
+        "frequencies, mean SEP": {f"sep_{low}": f"SEP: {low} %", f"sep_{high}": f"SEP: {high} %"},
+    }
+    places = np.arange(len(rows))
+    figure = new_figure(9.6, 2.1 + 0.33 * len(rows))
+    panels = figure.subplots(1, 2, sharey=True)
+    position = 0
+    for panel, (what, columns) in zip(panels, measures.items(), strict=True):
+        for column, label in columns.items():
+            drawn, position = look(position), position + 1
+            measured, published = (rows[name].astype(float) / rows["D"] for name in (column, f"published_{column}"))
+            hollow = {"facecolors": "none", "edgecolors": drawn.color, "marker": drawn.marker, "lw": 1.2}
+            panel.scatter(measured, places, s=26, color=drawn.color, marker=drawn.marker, label=label)
+            panel.scatter(published, places, s=85, **hollow)
+        panel.set(title=what, xlabel="share of the channels", xlim=(0, 1.02))
+    for noise in {low, high}:
+        panels[1].axvline(noise / 100, color=GREY, ls=":", lw=1)
+    panels[0].set_yticks(places, [_name(row) for row in rows.to_dict("records")])
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small")
+    figure.suptitle("Last blocks of every backbone: measured (filled) and published (hollow)")
+    own, shared = (rows[f"{kind}_{level}"] / rows["D"] for kind in ("svd", "dataset"))
+    compared = int(rows[f"published_svd_{level}"].notna().sum())
+    caption = (
+        f"Last blocks of {_count(rows, 'backbone')}, each on {_number(int(rows['images'].iloc[0]))} images. Left: "
+        f"dimensions that hold {level} % of the energy for 99 % of the images, over the width D: {own.min():.0%} to "
+        f"{own.max():.0%} in an image's own basis, {shared.min():.0%} to {shared.max():.0%} in the shared one. Right: "
+        f"frequencies at which the mean SEP curve (full spectrum) reaches {low} and {high} %; dotted: white noise. "
+        f"Filled: measured here. Hollow: published, for {compared} of them, measured on 1,000 images of ImageNet-1K."
+    )
+    if (rows["weights"] == "random").any():
+        caption += " **Weights marked random belong to a dry run and say nothing about the trained models.**"
+    return figure, caption
+
+
+def _levels(rows: pd.DataFrame, kind: str) -> list[int]:
+    """The thresholds of columns like svd_95."""
+    return [int(name.removeprefix(f"{kind}_")) for name in rows.columns if name.startswith(f"{kind}_")]
+
+
+def _name(of: Mapping[str, Any]) -> str:
+    """A backbone's name, with a mark on random weights."""
+    return f"{of.get('name', of.get('backbone'))}{' (random weights)' if of['weights'] == 'random' else ''}"
 
 
 def _column(rows: Any, threshold: int) -> Any:

@@ -232,7 +232,12 @@ def evaluation_batches(
     """This process's batches in the order of the files, under the model's own evaluation transform.
 
     A small split is decoded once and held in memory.
+
+    Raises:
+        UserError: there are fewer images than processes.
     """
+    if world is not None and len(images.files) < world.size:
+        raise UserError(f"{len(images.files)} images are too few for {world.size} processes; set PROCESSES to less")
     whole = Images(images, create_transform(**resolve_model_data_config(model)))
     dataset = whole if world is None or world.size == 1 else Subset(whole, world.share(len(whole)))
     loader = DataLoader(dataset, batch_size=batch, num_workers=workers, persistent_workers=workers > 0)

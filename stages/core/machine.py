@@ -1,6 +1,7 @@
 """What belongs to the machine: read from the environment, never from params, never changing a result.
 
 DATA_ROOT     folder of an external dataset
+WEIGHTS       folder of pretrained weights that the user brings
 DEVICE        torch device; default: every visible CUDA device, else the CPU
 PROCESSES     how many processes train or extract together; default: one per visible CUDA device
 GPUS          how many of the visible CUDA devices a run takes for itself, waiting until so many are free; default: all
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 def data_root() -> Path | None:
     """The folder that `DATA_ROOT` names, or None where it is unset."""
     value = os.environ.get("DATA_ROOT")
+    return Path(value).expanduser() if value else None
+
+
+def weights() -> Path | None:
+    """The folder that `WEIGHTS` names, or None where it is unset."""
+    value = os.environ.get("WEIGHTS")
     return Path(value).expanduser() if value else None
 
 

@@ -1,6 +1,6 @@
 """timm models: made by name, saved to and loaded from folders that `timm.create_model("local-dir:…")` opens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,27 @@ def create(
     return model
 
 
-def save(model: nn.Module, folder: Path) -> None:
-    """Write config.json and model.safetensors, from which `load` and timm make the same model."""
-    save_for_hf(model, str(folder), safe_serialization=True)
+def save(model: nn.Module, folder: Path, provenance: Mapping[str, Any] | None = None) -> None:
+    """Write config.json and model.safetensors, from which `load` and timm make the same model.
+
+    `provenance` says in config.json what the model is; timm passes over it.
+    """
+    config = None if provenance is None else {"provenance": dict(provenance)}
+    save_for_hf(model, str(folder), model_config=config, safe_serialization=True)
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """What `save` was told that the model is.
+
+    Raises:
+        UserError: the folder is missing or was not written by `save`.
+    """
+    config = read_json(folder / "config.json")
+    if "provenance" not in config:
+        raise UserError(
+            f"{folder / 'config.json'} does not say where its weights come from; run `dvc repro` to make it"
+        )
+    return config["provenance"]
 
 
 def load(folder: Path) -> nn.Module:

@@ -19,7 +19,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Percent = Annotated[int, Field(ge=1, le=99)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]  # safe in a path and in a stage's name
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]*$")]  # safe in a path and in a stage's name
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -30,6 +30,9 @@ def _rising(bounds: list[float]) -> list[float]:
 
 
 Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]
+
+
+TEACHER = "teacher"  # among the backbones
 
 
 class Section(BaseModel):
@@ -150,13 +153,23 @@ class Recipe(Section):
 
 
 class Teacher(Section):
-    """The model to distil from; `weights: fit` trains it from scratch on the dataset."""
+    """The model to distil from.
+
+    `weights: fit` trains it from scratch on the dataset by `recipe`, `pretrained` takes timm's weights of that
+    name, `random` leaves them random: a dry run.
+    """
 
     architecture: Name
     model_args: ModelArgs
-    weights: Literal["fit"]
+    weights: Literal["fit", "pretrained", "random"]
     seed: Seed
-    recipe: Recipe
+    recipe: Recipe | None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.weights == "fit" and self.recipe is None:
+            raise ValueError("weights fit needs a recipe, and recipe is null")
+        return self
 
 
 class Strategy(Section):
@@ -221,13 +234,30 @@ class Sep(Levels):
 
 
 class Analysis(Section):
-    """Which features are analysed, and how."""
+    """Which features are analysed, and how.
 
-    backbones: Annotated[list[Literal["teacher"]], Field(min_length=1)]
+    A backbone is "teacher" or a timm name, whose weights are as `weights` says. `img_size` replaces a timm model's own
+    input size; it may name models that are not analysed. The backbones in `layerwise` are analysed block by block, the
+    others in their last block.
+    """
+
+    backbones: Annotated[list[Name], Field(min_length=1)]
+    layerwise: list[Name]
+    weights: Literal["pretrained", "random"]
+    img_size: dict[Name, Count]
     images_per_class: Count
     svd: Levels
     pca: Levels
     sep: Sep
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in self.layerwise:
+            if name not in [TEACHER, *self.backbones]:
+                raise ValueError(f"layerwise: '{name}' is none of backbones: {', '.join(self.backbones)}")
+        if TEACHER in self.img_size:
+            raise ValueError("img_size: the teacher's is teacher.model_args.img_size")
+        return self
 
 
 class Params(Section):
@@ -257,6 +287,7 @@ class Params(Section):
         repeatable: dict[str, Sequence[Any]] = {key: names for key, (names, _, _) in known.items()} | {
             "seeds": self.seeds,
             "analysis.backbones": self.analysis.backbones,
+            "analysis.layerwise": self.analysis.layerwise,
             "analysis.svd.thresholds": self.analysis.svd.thresholds,
             "analysis.pca.thresholds": self.analysis.pca.thresholds,
             "analysis.sep.thresholds": self.analysis.sep.thresholds,

@@ -1,5 +1,6 @@
 """The report's tables, and the paragraph that says what its runs can and cannot show."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,9 +22,10 @@ def setting(data: Mapping[str, Any], runs: pd.DataFrame, teacher: Mapping[str, A
     """
     epochs = ", ".join(map(str, sorted(set(runs["epochs"]))))
     reached = "" if teacher.get("top1") is None else f", {teacher['top1']:.2f} % top-1"
+    marked = " with random weights" if teacher["weights"] == "random" else ""
     text = (
         f"Dataset `{data['dataset']}`: {data['classes']} classes, {data['train']['images']:,} images to train on, "
-        f"{data['val']['images']:,} to validate on. Teacher: `{teacher['architecture']}`{reached}. "
+        f"{data['val']['images']:,} to validate on. Teacher: `{teacher['architecture']}`{marked}{reached}. "
         f"Runs: {len(runs)}, of {epochs} epochs."
     )
     if data["dataset"] == SMALL:
@@ -47,6 +49,47 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
         unit = ", points" if key == "top1" else ""
         table[f"{name.split(',')[0]} minus baseline{unit}"] = [
             "–" if pd.isna(value) else f"{value:+.{digits}f}" for value in differences
+        ]
+    return table
+
+
+def with_published(rows: pd.DataFrame, paper: Mapping[str, Any]) -> pd.DataFrame:
+    """backbones.csv with the paper's name and training of each backbone, and its published figures beside the measured.
+
+    A row has published figures where timm name, width and input size are the paper's; else those cells are empty, and
+    it is called as in params.
+
+    Args:
+        rows: backbones.csv.
+        paper: paper.yaml.
+
+    Returns:
+        The rows with name, training, and published_COLUMN for each measured COLUMN of dims.
+    """
+    backbones, sep = paper["svd_and_pca_dims"], paper["sep_dims"]
+    names, training, published = [], [], []
+    for row in rows.itertuples():
+        name = next((name for name, of in backbones.items() if _is_model(of, row)), None)
+        of = backbones.get(name, {})
+        names.append(str(name or row.backbone))
+        training.append(of.get("training"))
+        figures = {"svd": of.get("svd", {}), "dataset": of.get("dataset", {}), "sep": sep.get(name, {})}
+        pairs = {column: column.split("_") for column in _dims_columns(rows)}
+        published.append({column: figures[kind].get(int(level)) for column, (kind, level) in pairs.items()})
+    beside = pd.DataFrame(published, index=rows.index).add_prefix("published_")
+    return rows.join(beside).assign(name=names, training=pd.Series(training, index=rows.index, dtype=object))
+
+
+def backbones(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `with_published` in the layout of the paper's tables: measured (published)."""
+    keys = ["name", "timm", "training", "weights", "img_size", "tokens", "D"]
+    table = rows[keys].rename(columns={"name": "backbone", "img_size": "input"})
+    heads = {"svd": "SVD", "dataset": "dataset", "sep": "SEP"}
+    for column in _dims_columns(rows):
+        kind, level = column.split("_")
+        pairs = zip(rows[column], rows[f"published_{column}"], strict=True)
+        table[f"{heads[kind]} {level} %"] = [
+            f"{measured:.4g}" + ("" if pd.isna(of) else f" ({of:.4g})") for measured, of in pairs
         ]
     return table
 
@@ -105,6 +148,14 @@ def _hardware(machine: Mapping[str, Any]) -> str:
     text = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
     gpus = [f"{gpu['name']}, {gpu['memory_gib']} GiB" for gpu in machine["gpus"]]
     return "; ".join([text, *(f"{gpus.count(gpu)} × {gpu}" for gpu in dict.fromkeys(gpus))])
+
+
+def _dims_columns(rows: pd.DataFrame) -> list[str]:
+    return [column for column in rows.columns if re.fullmatch(r"(svd|dataset|sep)_\d+", column)]
+
+
+def _is_model(of: Mapping[str, Any], row: Any) -> bool:
+    return (of["timm"], of["D"], of.get("img_size", 224)) == (row.timm, row.D, row.img_size)
 
 
 def _with_std(mean: float, std: float, digits: int) -> str:
