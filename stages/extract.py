@@ -15,7 +15,7 @@ def main() -> None:
     """Write the features of the backbone that the command line names."""
     given = params.load()
     backbone = arguments.backbone(__doc__, given.analysis.backbones)
-    sample = image_list(given.dataset.name, "sample")
+    sample = image_list(given.dataset, "sample")
     device = machine.device()
     model = models.load(TEACH).to(device)
     batches = evaluation_batches(sample, model, batch=BATCH, workers=machine.workers())

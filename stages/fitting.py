@@ -1,6 +1,7 @@
 """What `teach` and `train` share: fit a model by a recipe, resumably, and save it with its record."""
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from stages.core.loaders import TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
 from stages.core.params import Dataset, Objective, Recipe
 from stages.core.resume import CheckpointFolder
+from stages.core.skipping import SkippingImages
 from stages.core.training import fit
 from stages.images import image_list
 
@@ -74,8 +76,12 @@ def fit_and_save(
     device = machine.device()
     machine.share_cores(device)
     model = model.to(device)
+    checkpoint_folder = CheckpointFolder(machine.checkpoints(), run, identity, fresh=machine.fresh())
+    images = image_list(data, "train")
+    if data.unreadable == "skip":
+        images = SkippingImages.of(images, checkpoint_folder.folder / "unreadable.txt", fresh=machine.fresh())
     training = TrainingBatches(
-        image_list(data.name, "train"),
+        images,
         model,
         augment=recipe.augment.model_dump(),
         batch=recipe.global_batch,
@@ -84,7 +90,7 @@ def fit_and_save(
         device=device,
     )
     validation = evaluation_batches(
-        image_list(data.name, "val"), model, batch=recipe.global_batch, workers=machine.workers()
+        image_list(data, "val"), model, batch=recipe.global_batch, workers=machine.workers()
     )
     task = create_task(
         model,
@@ -93,7 +99,7 @@ def fit_and_save(
         label_smoothing=recipe.label_smoothing,
         device=device,
     )
-    with CheckpointFolder(machine.checkpoints(), run, identity, fresh=machine.fresh()) as checkpoints:
+    with checkpoint_folder as checkpoints:
         live = checkpoints.folder / "live"
         with live_log(live) as log:
             history, images_per_s = fit(
@@ -106,6 +112,10 @@ def fit_and_save(
                 checkpoints=checkpoints,
                 log=log,
             )
+        unreadable = images.unreadable()
+        if unreadable:
+            names = ", ".join(unreadable)
+            print(f"warning: {len(unreadable)} training images cannot be decoded, replaced: {names}", file=sys.stderr)
         with atomic_folder(folder) as out:
             if teacher is None:
                 measured = evaluate(model, validation, device)
@@ -124,6 +134,7 @@ def fit_and_save(
                 "parameters": models.parameters(model),
                 "flops": models.flops(model, data.image_size),
                 "train_images_per_s": round(images_per_s, 1),
+                "unreadable_images": len(unreadable),
                 "device": device.type,
             }
             models.save(model, out)

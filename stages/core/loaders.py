@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.data.loader import PrefetchLoader, fast_collate
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, get_worker_info
 
-from stages.core.dataset import ImageList, read_image
+from stages.core.dataset import ImageList
 from stages.core.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
@@ -34,10 +33,8 @@ class Images(Dataset[tuple[Tensor, int]]):
         return len(self.images.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self._read(index)), self.images.labels[index]
-
-    def _read(self, index: int) -> Image.Image:
-        return read_image(self.images.folder / self.images.files[index])
+        image, label = self.images.sample(index)
+        return self.transform(image), label
 
 
 class AugmentedImages(Images):
@@ -48,8 +45,7 @@ class AugmentedImages(Images):
     """
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:  # type: ignore[override]
-        index = key[2]
-        image = self._read(index)
+        image, label = self.images.sample(key[2])
         in_training_process = get_worker_info() is None  # whose own draws go on as if nothing had been loaded
         if in_training_process:
             draws = random.getstate(), torch.get_rng_state()
@@ -60,7 +56,7 @@ class AugmentedImages(Images):
         if in_training_process:
             random.setstate(draws[0])
             torch.set_rng_state(draws[1])
-        return augmented, self.images.labels[index]
+        return augmented, label
 
 
 class EpochSampler(Sampler[tuple[int, int, int]]):

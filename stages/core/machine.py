@@ -1,6 +1,6 @@
 """What belongs to the machine: read from the environment, never from params, never changing a result.
 
-DATA_ROOT   folder of an external dataset
+DATA_ROOT   folder of an external dataset; for hfds/NAME: of copies of datasets
 DEVICE      torch device; default: the first CUDA device, else the CPU
 WORKERS     image-loading processes; default: one fewer than the CPU cores, at most 8
 FRESH       1: ignore the checkpoint of an interrupted run
@@ -69,6 +69,11 @@ def share_cores(device: "torch.device") -> None:
 def checkpoints() -> Path:
     """Where checkpoints of unfinished training live: outside every DVC output, in the main repository."""
     return Path(os.environ.get("DVC_ROOT", ".")) / ".ckpt"
+
+
+def listings() -> Path:
+    """Where the listings of archives are kept, beside the checkpoints."""
+    return checkpoints() / "listings"
 
 
 def fresh() -> bool:
