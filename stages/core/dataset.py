@@ -110,9 +110,7 @@ def labels(files: Sequence[str], classes: Sequence[str]) -> list[int]:
     return [position[file.partition("/")[0]] for file in files]
 
 
-def _collect(
-    folder: str, prefix: str, above: frozenset[tuple[int, int]], found: list[tuple[str, int, int, int]]
-) -> None:
+def _collect(folder: str, prefix: str, above: frozenset[tuple[int, int]], found: list[File]) -> None:
     """Add the images in a folder, and in the folders in it, to `found`."""
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -179,9 +177,8 @@ def scan(folder: Path) -> Split:
             with ProcessPoolExecutor(cores()) as pool:
                 for found in pool.map(listed, by_path, chunksize=8):
                     take(found)
-    return checked(
-        Split(tuple(in_label_order(classes)), tuple(files), tuple(sizes), np.concatenate(inodes)), str(folder)
-    )
+    split = Split(tuple(in_label_order(classes)), tuple(files), tuple(sizes), np.concatenate(inodes))
+    return checked(split, str(folder))
 
 
 def checked(split: Split, place: str) -> Split:
