@@ -38,7 +38,7 @@ def main() -> None:
 
 def extract(given: params.Params, backbone: str) -> None:
     """One process's part of the extraction."""
-    sample = image_list(given.dataset.name, "sample")
+    sample = image_list(given.dataset, "sample")
     with distributed.joined() as world:
         model, provenance = load(backbone, given.analysis)
         model = model.to(world.device)

@@ -1,6 +1,7 @@
 """What `teach` and `train` share: fit a model by a recipe, resumably, and save it with its record."""
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from stages.core.loaders import TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
 from stages.core.params import Dataset, Objective, Recipe
 from stages.core.resume import CheckpointFolder
+from stages.core.skipping import SkippingImages
 from stages.core.training import PRECISIONS, fit
 from stages.images import image_list
 
@@ -77,8 +79,15 @@ def fit_and_save(
         record: what metrics.json says of the run beside its measures.
     """
     machine.share_cores(world.device)
+    checkpoint_folder = CheckpointFolder(
+        machine.checkpoints(), run, identity, fresh=machine.fresh(), writes=world.primary
+    )
+    images = image_list(data, "train")
+    if data.unreadable == "skip":
+        journal = checkpoint_folder.folder / "unreadable.txt"
+        images = SkippingImages.of(images, journal, fresh=machine.fresh() and world.primary)
     training = TrainingBatches(
-        image_list(data.name, "train"),
+        images,
         model,
         augment=recipe.augment.model_dump(),
         batch=recipe.global_batch,
@@ -89,7 +98,7 @@ def fit_and_save(
         world=world,
     )
     validation = evaluation_batches(
-        image_list(data.name, "val"), model, batch=training.sampler.piece, workers=machine.workers(), world=world
+        image_list(data, "val"), model, batch=training.sampler.piece, workers=machine.workers(), world=world
     )
     task = create_task(
         model,
@@ -99,9 +108,7 @@ def fit_and_save(
         device=world.device,
         teacher_dtype=PRECISIONS[recipe.precision],
     )
-    with CheckpointFolder(
-        machine.checkpoints(), run, identity, fresh=machine.fresh(), writes=world.primary
-    ) as checkpoints:
+    with checkpoint_folder as checkpoints:
         live = checkpoints.folder / "live"
         with live_log(live) if world.primary else nullcontext(lambda _: None) as log:
             fitted = fit(
@@ -123,6 +130,10 @@ def fit_and_save(
             measured = final.metrics
         if not world.primary:
             return
+        unreadable = images.unreadable()
+        if unreadable:
+            names = ", ".join(unreadable)
+            print(f"warning: {len(unreadable)} training images cannot be decoded, replaced: {names}", file=sys.stderr)
         with atomic_folder(folder) as out:
             metrics = {
                 **record,
@@ -133,6 +144,7 @@ def fit_and_save(
                 "parameters": models.parameters(model),
                 "flops": models.flops(model, data.image_size),
                 "train_images_per_s": round(fitted.images_per_s, 1),
+                "unreadable_images": len(unreadable),
                 "device": world.device.type,
             }
             models.save(model, out, record)

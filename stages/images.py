@@ -1,32 +1,46 @@
 """Where the images of the dataset are, and which of them a stage reads."""
 
-from pathlib import Path
-
 from stages.core.dataset import ImageList, read_index
 from stages.core.errors import UserError
 from stages.core.files import read_json
-from stages.core.machine import data_root
+from stages.core.hub import Hub, missing_extra
+from stages.core.machine import data_root, listings
+from stages.core.params import HUB, Dataset
+from stages.core.readers import Folders, Source, Tars
 from stages.paths import EMBEDDED_IMAGES, MANIFEST, index_file
 
 
-def images_root(dataset: str) -> Path:
-    """The folder that holds the splits of the dataset of that name in params.
+def unavailable(data: Dataset) -> str | None:
+    """Why this machine has no way to the images of the dataset section of params, or None."""
+    if data.reader.startswith(HUB):
+        return missing_extra()
+    if data.reader != "digits" and data_root() is None:
+        return "DATA_ROOT is not set; set it to the dataset's folder, which holds the splits"
+    return None
+
+
+def source(data: Dataset) -> Source:
+    """The images of the dataset section of params.
 
     Raises:
-        UserError: the dataset is external, and DATA_ROOT is not set or no folder.
+        UserError: they are external, and DATA_ROOT is not set or no folder, or an extra is missing.
     """
-    if dataset == "digits":
-        return EMBEDDED_IMAGES
+    reason = unavailable(data)
+    if reason:
+        raise UserError(reason)
+    if data.reader == "digits":
+        return Folders(EMBEDDED_IMAGES)
     root = data_root()
-    if root is None:
-        raise UserError("DATA_ROOT is not set; set it to the dataset's folder, which holds the splits")
-    if not root.is_dir():
+    if root is not None and not root.is_dir():
         raise UserError(f"DATA_ROOT={root} is no folder; set it to the dataset's folder, which holds the splits")
-    return root
+    if data.reader.startswith(HUB):
+        return Hub(data.reader.removeprefix(HUB), root, data.columns)
+    assert root is not None  # else unavailable
+    return Tars(root, listings()) if data.reader == "tar" else Folders(root)
 
 
-def image_list(dataset: str, part: str) -> ImageList:
+def image_list(data: Dataset, part: str) -> ImageList:
     """The images of "train", "val" or "sample", as `prepare` indexed them."""
     manifest = read_json(MANIFEST)
     split = manifest["train_split" if part == "train" else "val_split"]
-    return read_index(images_root(dataset) / split, index_file(part), manifest["class_names"])
+    return source(data).open(split, read_index(index_file(part)), manifest["class_names"])

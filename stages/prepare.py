@@ -7,14 +7,13 @@ left alone, so that nothing downstream runs again.
 import shutil
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from stages.core import dataset, params
+from stages.core.digits import export_digits
 from stages.core.errors import UserError, run
 from stages.core.files import read_json, write_json, write_text
-from stages.core.machine import data_root
-from stages.images import images_root
+from stages.images import source, unavailable
 from stages.paths import EMBEDDED_IMAGES, MANIFEST, PREPARE, index_file
 
 
@@ -24,14 +23,15 @@ def identity(data: params.Dataset) -> dict[str, Any]:
     return {"dataset": data.label, **data.model_dump(include=keys, exclude_none=True)}
 
 
-def survey(data: params.Dataset, root: Path) -> tuple[dict[str, dataset.Split], dict[str, Any]]:
+def survey(data: params.Dataset) -> tuple[dict[str, dataset.Split], dict[str, Any]]:
     """List both splits, refuse what cannot be used, and describe them."""
-    folders = {"train": root / data.train_split, "val": root / data.val_split}
-    splits = {key: dataset.scan(folder) for key, folder in folders.items()}
+    names = {"train": data.train_split, "val": data.val_split}
+    images = source(data)
+    splits = {key: images.scan(name) for key, name in names.items()}
     dataset.check_splits(splits["train"], splits["val"], classes=data.classes)
     manifest = {**identity(data), "class_names": list(splits["val"].classes)}
     for key, split in splits.items():
-        manifest[key] = dataset.describe(split, folders[key] if root == EMBEDDED_IMAGES else None)
+        manifest[key] = dataset.describe(split, EMBEDDED_IMAGES / names[key] if data.reader == "digits" else None)
     return splits, manifest
 
 
@@ -41,28 +41,28 @@ def main() -> None:
     data = given.dataset
     recorded = read_json(MANIFEST) if MANIFEST.is_file() else {}
 
-    if data.name == "folder" and data_root() is None and identity(data).items() <= recorded.items():
+    reason = unavailable(data)
+    if reason and identity(data).items() <= recorded.items():
         PREPARE.mkdir(parents=True, exist_ok=True)
-        print(f"prepare: DATA_ROOT is not set; {MANIFEST} stays as recorded", file=sys.stderr)
+        print(f"prepare: {MANIFEST} stays as recorded: {reason}", file=sys.stderr)
         return
 
-    root = images_root(data.name)
     surveyed = None
-    if root != EMBEDDED_IMAGES:
-        surveyed = survey(data, root)
+    if data.reader != "digits":
+        surveyed = survey(data)
         shutil.rmtree(EMBEDDED_IMAGES, ignore_errors=True)
     else:
         with suppress(UserError):  # what is there is damaged or of other params: make it anew
-            surveyed = survey(data, root)
+            surveyed = survey(data)
         if surveyed is None or surveyed[1] != recorded:
-            dataset.export_digits(
-                root,
+            export_digits(
+                EMBEDDED_IMAGES,
                 train_split=data.train_split,
                 val_split=data.val_split,
                 val_images=data.val_images or 0,
                 seed=data.split_seed,
             )
-            surveyed = survey(data, root)
+            surveyed = survey(data)
 
     splits, manifest = surveyed
     sample = dataset.analysis_sample(splits["val"], given.analysis.images_per_class)

@@ -71,9 +71,7 @@ def take(data: params.Dataset, teacher: params.Teacher, world: World) -> None:
         )
     model = model.to(world.device)
     size = list(resolve_model_data_config(model)["input_size"])
-    validation = evaluation_batches(
-        image_list(data.name, "val"), model, batch=BATCH, workers=machine.workers(), world=world
-    )
+    validation = evaluation_batches(image_list(data, "val"), model, batch=BATCH, workers=machine.workers(), world=world)
     metrics = {
         **provenance.record(),
         **({"seed": teacher.seed} if teacher.weights == "random" else {}),

@@ -1,6 +1,7 @@
 """What the tests share: small features, small trees of images, small models."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from stages.core import students  # noqa: F401  registers the students with timm
 
 torch.set_num_threads(1)
+collect_ignore = [] if find_spec("datasets") else ["test_hub.py"]  # the test extra installs it
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10}
 STUDENTS = {

@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections import Counter
 
@@ -5,17 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.core.dataset import (
-    analysis_sample,
-    check_splits,
-    describe,
-    digest,
-    export_digits,
-    read_image,
-    read_index,
-    scan,
-)
-from stages.core.errors import UserError
+from stages.core import dataset
+from stages.core.dataset import ImageList, analysis_sample, check_splits, describe, digest, labels, read_index, scan
+from stages.core.digits import export_digits
+from stages.core.errors import UnreadableImageError, UserError
 
 DIGITS = {"train_split": "train", "val_split": "val", "val_images": 450}
 
@@ -181,7 +175,11 @@ def rename(folder):
     (folder / "bee/001.png").rename(folder / "bee/901.png")
 
 
-@pytest.mark.parametrize("change", [add, remove, resize, rename])
+def empty_class(folder):
+    shutil.rmtree(folder / "cat")
+
+
+@pytest.mark.parametrize("change", [add, remove, resize, rename, empty_class])
 @pytest.mark.parametrize("of_contents", [False, True])
 def test_digest_notices_changes(tree, change, of_contents):
     folder = tree / "train"
@@ -189,6 +187,57 @@ def test_digest_notices_changes(tree, change, of_contents):
     assert digest(scan(folder), folder if of_contents else None) == before
     change(folder)
     assert digest(scan(folder), folder if of_contents else None) != before
+
+
+def test_times_and_order_on_disk_change_nothing(tree, tmp_path):
+    before = describe(scan(tree / "train"))
+    for path in (tree / "train").rglob("*"):
+        os.utime(path, (0, 0))
+    copy = tmp_path / "copy"
+    for path in sorted((tree / "train").rglob("*.png"), reverse=True):
+        target = copy / path.relative_to(tree / "train")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    assert describe(scan(tree / "train")) == before == describe(scan(copy))
+
+
+def test_many_classes_are_listed_in_parallel_as_few_are(tmp_path, make_split, monkeypatch):
+    folder = make_split(tmp_path / "many", tuple(f"n{number}" for number in range(dataset.PARALLEL_FROM)), images=2)
+    (folder / "n7" / "nested").mkdir()
+    (folder / "n7/000.png").rename(folder / "n7/nested/000.png")
+    parallel = scan(folder)
+    monkeypatch.setattr(dataset, "PARALLEL_FROM", 10**9)
+    alone = scan(folder)
+    assert parallel == alone
+    np.testing.assert_array_equal(parallel.inodes, alone.inodes)
+    found = sorted(path for path in folder.rglob("*.png"))
+    assert set(parallel.files) == {path.relative_to(folder).as_posix() for path in found}
+    by_file = dict(zip(parallel.files, parallel.inodes.tolist(), strict=True))
+    assert all(by_file[path.relative_to(folder).as_posix()][1] == path.stat().st_ino for path in found)
+
+
+def test_faults_are_named_from_parallel_listing_too(tmp_path, make_split):
+    folder = make_split(tmp_path / "many", tuple(f"n{number}" for number in range(dataset.PARALLEL_FROM)), images=1)
+    (folder / "n9/000.png").unlink()
+    with pytest.raises(UserError, match="/n9 holds no image"):
+        scan(folder)
+
+
+def test_files_are_sorted_by_path_whatever_the_classes_are_called(tmp_path, make_split):
+    split = scan(make_split(tmp_path / "split", ("ant", "ant-eater", "ant.2", "10", "9", "B"), images=2))
+    assert split.files == tuple(sorted(split.files))
+    assert split.per_class() == dict.fromkeys(("9", "10", "ant", "ant-eater", "ant.2", "B"), 2)
+
+
+def test_labels_are_those_of_timm(tmp_path, make_split):
+    from timm.data.readers.reader_image_folder import ReaderImageFolder
+
+    folder = make_split(tmp_path / "split", ("2", "10", "1", "b", "C", "a9", "a10", "n02", "A1"), images=2)
+    reader = ReaderImageFolder(str(folder))
+    split = scan(folder)
+    assert {name: label for label, name in enumerate(split.classes)} == reader.class_to_idx
+    expected = {reader.filename(index): reader.samples[index][1] for index in range(len(reader))}
+    assert dict(zip(split.files, split.labels(), strict=True)) == expected
 
 
 def test_digest_of_contents_notices_what_sizes_hide(tree):
@@ -221,28 +270,19 @@ def test_index_gives_files_and_labels(tree, tmp_path):
     index = tmp_path / "val.txt"
     split = scan(tree / "val")
     index.write_text("\n".join(split.files) + "\n")
-    images = read_index(tree / "val", index, split.classes)
-    assert (images.files, images.labels) == (list(split.files), split.labels())
-    assert Counter(images.labels) == {0: 2, 1: 2, 2: 2}
+    files = read_index(index)
+    assert tuple(files) == split.files
+    assert labels(files, split.classes) == split.labels()
+    assert Counter(labels(files, split.classes)) == {0: 2, 1: 2, 2: 2}
     with pytest.raises(UserError, match=r"train\.txt is missing"):
-        read_index(tree / "train", tmp_path / "train.txt", split.classes)
+        read_index(tmp_path / "train.txt")
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
-def test_images_of_any_mode_become_rgb(tmp_path, mode):
-    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
-    Image.new(mode, (4, 3)).save(path)
-    image = read_image(path)
-    assert (image.mode, image.size) == ("RGB", (4, 3))
-
-
-def test_unreadable_images_are_named(tree):
-    path = tree / "train/ant/000.png"
-    whole = path.read_bytes()
-    for damaged in (b"no image", whole[: len(whole) // 2], whole[:20], b"\xff\xd8\xff\xe0" + bytes(40)):
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"ant/000\.png cannot be read"):
-            read_image(path)
-    path.unlink()
-    with pytest.raises(UserError, match=r"ant/000\.png is missing"):
-        read_image(path)
+def test_a_listed_file_that_is_gone_or_closed_is_named(tree):
+    images = ImageList(tree / "train", ["ant/000.png", "ant"], [0, 0])
+    assert images.sample(0)[1] == 0
+    (tree / "train/ant/000.png").unlink()
+    for index, reason in ((0, r"ant/000\.png is missing"), (1, r"train/ant cannot be read \(Is a directory\)")):
+        with pytest.raises(UserError, match=reason) as caught:
+            images.sample(index)
+        assert not isinstance(caught.value, UnreadableImageError)

@@ -84,6 +84,15 @@ def test_the_papers_backbones_and_teacher_compose(root, tmp_path):
     assert given.analysis.images_per_class == 1
 
 
+@pytest.mark.parametrize("reader", ["folder", "tar", "hfds/mnist", "hfds/ILSVRC/imagenet-1k"])
+def test_external_datasets_compose_to_valid_params(reader, tmp_path):
+    given = load_text(tmp_path, composed("dataset=imagenet", f"dataset.reader={reader}")).dataset
+    assert (given.reader, given.label, given.classes) == (reader, "imagenet", 1000)
+    assert round(given.image_size / given.crop_pct) == 256
+    text = composed("dataset=folder", f"dataset.reader={reader}", "dataset.classes=10", "dataset.image_size=8")
+    assert load_text(tmp_path, text).dataset.unreadable == "stop"
+
+
 def test_loading_round_trips(root, tmp_path):
     loaded = params.load(root / "params.yaml")
     dumped = loaded.model_dump(exclude_unset=True)
@@ -152,7 +161,12 @@ def test_a_wrong_type_is_named(path, value, load):
     ("path", "value"),
     [
         ("dataset.classes", 1),
-        ("dataset.name", "imagenet"),
+        ("dataset.reader", "imagenet"),
+        ("dataset.reader", "hfds/../imagenet"),
+        ("dataset.reader", "hfds/"),
+        ("dataset.reader", "tfds/mnist"),
+        ("dataset.columns", ["image"]),
+        ("dataset.unreadable", "ignore"),
         ("dataset.train_split", "../train"),
         ("dataset.image_size", 0),
         ("dataset.crop_pct", 1.5),
@@ -204,7 +218,8 @@ def test_an_impossible_value_is_named(path, value, load):
         ("dataset.val_split", "train", "dataset: train_split and val_split name the same folder"),
         ("dataset.std", [0.3, 0.0, 0.3], "dataset: std must be positive"),
         ("dataset.val_images", None, "dataset: val_images belongs to the embedded dataset"),
-        ("dataset.name", "folder", "dataset: val_images belongs to the embedded dataset"),
+        ("dataset.columns", ["image", "label"], "dataset: columns belong to a Hugging Face dataset"),
+        ("dataset.reader", "folder", "dataset: val_images belongs to the embedded dataset"),
         ("teacher.model_args.num_heads", 5, "teacher.model_args: embed_dim 96 is not a multiple of num_heads 5"),
         ("student.base.patch_size", 3, "student.base: img_size 8 is not a multiple of patch_size 3"),
         ("student.strategies.uniform.model_args.embed_dim", 58, "student.strategies.uniform: embed_dim 58"),

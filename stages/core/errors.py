@@ -14,6 +14,10 @@ class UserError(Exception):
         super().__init__(message.rsplit(marker, 1)[-1].strip())
 
 
+class UnreadableImageError(UserError):
+    """An image file is there, but its content cannot be decoded."""
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a stage's `main`; a `UserError` ends the process with its one line and exit status 1."""
     try:

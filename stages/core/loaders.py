@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, get_worker_info
 
-from stages.core.dataset import ImageList, read_image
+from stages.core.dataset import ImageList
 from stages.core.distributed import World
 from stages.core.errors import UserError
 
@@ -37,10 +36,8 @@ class Images(Dataset[tuple[Tensor, int]]):
         return len(self.images.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self._read(index)), self.images.labels[index]
-
-    def _read(self, index: int) -> Image.Image:
-        return read_image(self.images.folder / self.images.files[index])
+        image, label = self.images.sample(index)
+        return self.transform(image), label
 
 
 class AugmentedImages(Images):
@@ -51,8 +48,7 @@ class AugmentedImages(Images):
     """
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:  # type: ignore[override]
-        index = key[2]
-        image = self._read(index)
+        image, label = self.images.sample(key[2])
         in_training_process = get_worker_info() is None  # whose own draws go on as if nothing had been loaded
         if in_training_process:
             draws = random.getstate(), torch.get_rng_state()
@@ -63,7 +59,7 @@ class AugmentedImages(Images):
         if in_training_process:
             random.setstate(draws[0])
             torch.set_rng_state(draws[1])
-        return augmented, self.images.labels[index]
+        return augmented, label
 
 
 class EpochSampler(Sampler[list[Key]]):

@@ -1,6 +1,6 @@
 """What belongs to the machine: read from the environment, never from params, never changing a result.
 
-DATA_ROOT     folder of an external dataset
+DATA_ROOT     folder of an external dataset; for hfds/NAME: of copies of datasets
 WEIGHTS       folder of pretrained weights that the user brings
 DEVICE        torch device; default: every visible CUDA device, else the CPU
 PROCESSES     how many processes train or extract together; default: one per visible CUDA device
@@ -131,6 +131,11 @@ def share_cores(device: "torch.device") -> None:
 def checkpoints() -> Path:
     """Where checkpoints of unfinished training live: outside every DVC output, in the main repository."""
     return Path(os.environ.get("DVC_ROOT", ".")) / ".ckpt"
+
+
+def listings() -> Path:
+    """Where the listings of archives are kept, beside the checkpoints."""
+    return checkpoints() / "listings"
 
 
 def fresh() -> bool:

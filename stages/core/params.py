@@ -4,6 +4,7 @@ Unknown keys, wrong types and impossible values end in one line that names the k
 module takes about 0.1 s: it must not import torch.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,6 +21,7 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Percent = Annotated[int, Field(ge=1, le=99)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]*$")]  # safe in a path and in a stage's name
+HUB = "hfds/"  # a reader that begins so is a Hugging Face dataset
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -29,6 +31,13 @@ def _rising(bounds: list[float]) -> list[float]:
     return bounds
 
 
+def _reader(name: str) -> str:
+    if not re.fullmatch(rf"digits|folder|tar|{HUB}(\w[\w.-]*/)?\w[\w.-]*", name, re.ASCII):
+        raise ValueError(f"is none of digits, folder, tar, {HUB}OWNER/NAME")
+    return name
+
+
+Reader = Annotated[str, AfterValidator(_reader)]
 Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 
@@ -42,15 +51,17 @@ class Section(BaseModel):
 
 
 class Dataset(Section):
-    """Images and how a model sees them. `digits` is embedded; `folder` reads class folders at DATA_ROOT."""
+    """Images and how a model sees them. `label` is what metrics and the audit know the dataset by."""
 
-    name: Literal["digits", "folder"]
+    reader: Reader
     label: str
     classes: Annotated[int, Field(ge=2)]
     train_split: Name
     val_split: Name
-    val_images: Count | None  # of the embedded dataset; a folder's splits are as they are
+    val_images: Count | None  # of the embedded dataset; the splits of others are as they are
     split_seed: Seed
+    columns: Annotated[list[str], Field(min_length=2, max_length=2)] | None  # of images and labels, for hfds/NAME
+    unreadable: Literal["stop", "skip"]  # in training, of an image that cannot be decoded; validation stops
     image_size: Count
     crop_pct: Annotated[float, Field(gt=0, le=1)]
     interpolation: Literal["nearest", "bilinear", "bicubic"]
@@ -63,8 +74,10 @@ class Dataset(Section):
             raise ValueError("train_split and val_split name the same folder")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
-        if (self.name == "digits") != (self.val_images is not None):
+        if (self.reader == "digits") != (self.val_images is not None):
             raise ValueError("val_images belongs to the embedded dataset (digits) and only to it")
+        if self.columns is not None and not self.reader.startswith(HUB):
+            raise ValueError("columns belong to a Hugging Face dataset (hfds/NAME) and only to it")
         return self
 
 
