@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.pipeline
 
@@ -33,13 +35,33 @@ def clone(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A generated tree of 240 JPEGs of odd sizes: colour, grey, CMYK, one with a broken EXIF."""
+    rng = np.random.default_rng(0)
+    for split, images in (("train", 48), ("val", 12)):
+        for name in ("n01440764", "n01443537", "n01484850", "n01491361"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(images):
+                mode = ("RGB", "RGB", "L", "CMYK")[index % 4]
+                width, height = (int(side) for side in rng.integers(60, 500, 2))
+                pixels = rng.integers(
+                    0, 256, (height // 8, width // 8, len(mode) if mode != "L" else 1), dtype=np.uint8
+                )
+                image = Image.merge(mode, [Image.fromarray(band) for band in np.moveaxis(pixels, 2, 0)])
+                options = {"exif": b"Exif\0\0MM\0*broken"} if index == 5 else {}
+                image.resize((width, height)).save(tmp_path / split / name / f"{index}.JPEG", **options)
+    return tmp_path
+
+
+def run(folder: Path, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
     paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = {
         **os.environ,
         "PATH": os.pathsep.join(paths),
         "DVC_NO_ANALYTICS": "1",
         "PYTHONPATH": str(folder),
+        **variables,
     }
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert not check or result.returncode == 0, result.stdout + result.stderr
@@ -69,6 +91,41 @@ def test_every_stage_runs_and_reruns_only_for_cause(clone: Path) -> None:
         "lift-mse-0",
         "lift-none-0",
     ]
+
+
+def test_the_papers_scale_runs_dry(clone: Path, photographs: Path) -> None:
+    small = ("objective=softkd_mse", "strategy=widen", "recipe.global_batch=32", "dataset.classes=4")
+    backbones = "analysis.backbones=[teacher,swin_tiny_patch4_window7_224,vit_small_patch14_dinov2.lvd142m]"
+    size = "analysis.img_size={vit_small_patch14_dinov2.lvd142m: 224}"
+    run(
+        clone,
+        "python",
+        "-m",
+        "stages.compose",
+        "profile=imagenet",
+        "experiment=dry_run",
+        *small,
+        backbones,
+        f"++{size}",
+    )
+    run(clone, "dvc", "repro", DATA_ROOT=str(photographs), DEVICE_BATCH="16", HF_HUB_OFFLINE="1")
+    outputs = ["artifacts/teach/model.safetensors", "artifacts/train/widen-softkd_mse-0/ema/model.safetensors"]
+    outputs += ["reports/audit.json", "artifacts/html/index.html", "artifacts/extract/teacher/layer_23.npy"]
+    for name in outputs:
+        assert (clone / name).is_file(), name
+    trained = json.loads((clone / "artifacts/train/widen-softkd_mse-0/metrics.json").read_text())
+    assert (trained["parameters"], trained["teacher_weights"]) == (7_313_896 - 996 * 385, "random")
+    results = {name: json.loads((clone / f"reports/results/{name}.json").read_text()) for name in ("svd", "pca", "sep")}
+    for found in results.values():
+        assert {of["weights"] for of in found.values()} == {"random"}
+        shapes = {name: (of["images"], of["tokens"], of["channels"]) for name, of in found.items()}
+        assert shapes == {
+            "teacher": (4, 196, 384),
+            "swin_tiny_patch4_window7_224": (4, 49, 768),
+            "vit_small_patch14_dinov2.lvd142m": (4, 256, 384),
+        }
+    audit = json.loads((clone / "reports/audit.json").read_text())
+    assert {claim["verdict"] for claim in audit["claims"] if not claim["id"].startswith("cost_")} == {"not measured"}
 
 
 def running(clone: Path) -> set[str]:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from stages.core import models
 from stages.core.errors import UserError
+from stages.core.objectives import WithMap
 from stages.core.students import LiftedVisionTransformer, forward_with_map, lift, widen
 
 STRATEGIES = ["baseline", "lift", "widen", "uniform"]
@@ -243,3 +244,22 @@ def test_folders_without_a_model_are_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match=str(tmp_path)):
         models.load(tmp_path)
+
+
+@pytest.mark.parametrize("strategy", ["baseline", "lift", "widen", "uniform"])
+def test_students_compile_whole_and_export(make_student, images, strategy):
+    model = make_student(strategy).eval()
+    compiled = torch.compile(WithMap(model), fullgraph=True, backend="aot_eager")
+    for found, expected in zip(compiled(images), forward_with_map(model, images), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["baseline", "lift", "widen", "uniform"])
+def test_students_take_another_head_and_spare_embeddings_the_decay(make_student, images, strategy):
+    model = make_student(strategy)
+    assert {"pos_embed", "cls_token"} <= model.no_weight_decay()
+    model.reset_classifier(7)
+    assert model(images).shape == (5, 7)
+    assert model.forward_head(model.forward_features(images)).shape == (5, 7)
