@@ -1,6 +1,8 @@
 """Where the images of the dataset are, and which of them a stage reads."""
 
-from stages.core.dataset import ImageList, read_index
+from typing import Any
+
+from stages.core.dataset import ImageList, Split, check_splits, describe, read_index
 from stages.core.errors import UserError
 from stages.core.files import read_json
 from stages.core.hub import Hub, missing_extra
@@ -37,6 +39,20 @@ def source(data: Dataset) -> Source:
         return Hub(data.reader.removeprefix(HUB), root, data.columns)
     assert root is not None  # else unavailable
     return Tars(root, listings()) if data.reader == "tar" else Folders(root)
+
+
+def survey(data: Dataset) -> tuple[dict[str, Split], dict[str, Any]]:
+    """List the images of "train" and "val", refuse what cannot be used, and describe it: the manifest."""
+    names = {"train": data.train_split, "val": data.val_split}
+    images = source(data)
+    splits = {key: images.scan(name) for key, name in names.items()}
+    check_splits(splits["train"], splits["val"], classes=data.classes)
+    keys = {"classes", "train_split", "val_split", "val_images", "split_seed"}
+    manifest = {"dataset": data.label, **data.model_dump(include=keys, exclude_none=True)}
+    manifest["class_names"] = list(splits["val"].classes)
+    for key, split in splits.items():
+        manifest[key] = describe(split, EMBEDDED_IMAGES / names[key] if data.reader == "digits" else None)
+    return splits, manifest
 
 
 def image_list(data: Dataset, part: str) -> ImageList:

@@ -15,6 +15,7 @@ HTML = ARTIFACTS / "html"
 
 REPORTS = Path("reports")
 MANIFEST = REPORTS / "data.json"
+SOURCE = REPORTS / "source.json"
 RESULTS = REPORTS / "results"
 REFERENCE = REPORTS / "reference"
 AUDIT = REPORTS / "audit.json"

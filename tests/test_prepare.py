@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from stages import extract, prepare, teach
+from stages import extract, prepare, teach, watch
 from stages.compose import composed
 from stages.core.errors import UserError
 
@@ -61,16 +61,31 @@ def test_preparing_again_writes_nothing(project):
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
-def test_without_its_images_a_recorded_dataset_stays(project, monkeypatch, capsys):
-    before = written(project())
+def test_watching_notices_what_prepare_must_look_at(project, tree):
+    folder = project()
+    seen = []
+    for change in (lambda: None, lambda: None, (tree / "train/ant/003.png").unlink, (tree / "val/ant/000.png").touch):
+        change()
+        watch.main()
+        seen.append((folder / "reports/source.json").read_text())
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+
+
+def test_without_its_images_a_watched_dataset_stays(project, monkeypatch, capsys):
+    folder = project()
+    watch.main()
+    before = (folder / "reports/source.json").read_text()
     monkeypatch.delenv("DATA_ROOT")
-    assert written(project()) == before
+    watch.main()
+    assert (folder / "reports/source.json").read_text() == before
     assert "stays as recorded: DATA_ROOT is not set" in capsys.readouterr().err
     with pytest.raises(UserError, match="DATA_ROOT is not set"):
         project("dataset.label=another")
+    with pytest.raises(UserError, match="DATA_ROOT is not set"):
+        watch.main()
     monkeypatch.setenv("DATA_ROOT", "nowhere")
     with pytest.raises(UserError, match="DATA_ROOT=nowhere is no folder"):
-        project()
+        watch.main()
 
 
 def test_a_missing_extra_is_named(project, monkeypatch):

@@ -54,6 +54,7 @@ class Dataset(Section):
     """Images and how a model sees them. `label` is what metrics and the audit know the dataset by."""
 
     reader: Reader
+    watch: list[Literal["images"]]  # empty where there are no images outside the repository
     label: str
     classes: Annotated[int, Field(ge=2)]
     train_split: Name
@@ -76,6 +77,8 @@ class Dataset(Section):
             raise ValueError("std must be positive")
         if (self.reader == "digits") != (self.val_images is not None):
             raise ValueError("val_images belongs to the embedded dataset (digits) and only to it")
+        if len(self.watch) != (self.reader != "digits"):
+            raise ValueError("watch must be [images], or [] for the embedded dataset (digits)")
         if self.columns is not None and not self.reader.startswith(HUB):
             raise ValueError("columns belong to a Hugging Face dataset (hfds/NAME) and only to it")
         return self
