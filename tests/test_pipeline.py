@@ -137,6 +137,7 @@ def running(clone: Path, **variables: str) -> set[str]:
 
 
 def test_wrong_parameters_end_in_one_line(clone: Path) -> None:
+    run(clone, "python", "-m", "stages.compose", *SMALL)
     (clone / "params.yaml").write_text((clone / "params.yaml").read_text().replace("epochs: 2", "epochs: two", 1))
     result = run(clone, "dvc", "repro", check=False)
     assert result.returncode != 0
