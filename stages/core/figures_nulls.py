@@ -65,8 +65,8 @@ def sep_gap(curves: pd.DataFrame, metrics: Mapping[str, Any], backbone: str) -> 
     found = "cannot be told from a random one" if full["p_value"] > 0.05 else "differs from a random one"
     caption = (
         f"The SEP curve of `{backbone}` minus the closed-form expectation over all orders of its channels; 0 means "
-        f"that the order says nothing. Largest gap: {full['largest_gap']:+.4f} at {full['largest_gap_at']:.0%} of the bins "
-        f"(full), {folded['largest_gap']:+.4f} at {folded['largest_gap_at']:.0%} (folded). Of "
+        f"that the order says nothing. Largest gap: {full['largest_gap']:+.4f} at {full['largest_gap_at']:.0%} of the "
+        f"bins (full), {folded['largest_gap']:+.4f} at {folded['largest_gap_at']:.0%} (folded). Of "
         f"{metrics['permutations']:,} random orders 95 % have a largest gap below "
         f"{full['largest_gap_permuted_p95']:.4f} and {folded['largest_gap_permuted_p95']:.4f}; the permutation test "
         f"gives p = {full['p_value']:.3g} and {folded['p_value']:.3g}: at the 5 % level the channels' order {found} by "
@@ -117,7 +117,7 @@ def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Fig
                 label=f"{ORDERS[order]}, {'observed' if name == 'observed' else 'Gaussian'}",
             )
     right.set_xticks(list(places), [f"{threshold} %" for threshold in pca["thresholds"]])
-    right.set(xlabel="share of the token's energy", ylabel="PCA directions (mean, 5–95 % of tokens)")
+    right.set(xlabel="share of the token's energy", ylabel="directions (mean, 5–95 % of tokens)")
     right.set_ylim(bottom=0)
     right.set_title("PCA directions that a single token needs")
     for panel in (left, right):
@@ -132,13 +132,15 @@ def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Fig
     caption = (
         f"Left: the participation ratio (Σe)²/Σe² of {pca['tokens_with_energy']:,} tokens of `{pca['backbone']}`, of "
         f"{pca['channels']} at most; it does not depend on the order of the coordinates. On average {both}. White "
-        f"noise has about {white:.1f} in any basis, not {pca['channels']}. Right: directions of the shared basis for a share "
-        f"of one token's energy; for {top} % the first {needed['leading'][top]['observed']['mean']:.1f} on average "
+        f"noise has about {white:.1f} in any basis, not {pca['channels']}. Right: directions of the shared basis "
+        f"for a share of one token's energy; for {top} % the first "
+        f"{needed['leading'][top]['observed']['mean']:.1f} on average "
         f"(Gaussian {needed['leading'][top]['gaussian']['mean']:.1f}), or any "
         f"{needed['fewest'][top]['observed']['mean']:.1f} chosen for the token (Gaussian "
         f"{needed['fewest'][top]['gaussian']['mean']:.1f}). Gaussian: {pca['gaussian_tokens']:,} tokens with the "
         "observed mean and covariance. Where observed and Gaussian agree, mean and covariance explain the spread; "
-        "where the PCA directions need fewer coordinates than the channels, the spread over channels comes from the basis."
+        "where the PCA directions need fewer coordinates than the channels, the spread over channels comes "
+        "from the basis."
     )
     return figure, caption
 
@@ -180,9 +182,10 @@ def rotation(angles: pd.DataFrame, overlap: pd.DataFrame, metrics: Mapping[str, 
     ranks, stable = metrics["effective_rank"], metrics["stable_rank"]
     caption = (
         f"How far the subspaces of the first {k} right singular vectors turn from one another; {k} is the median "
-        f"number of dimensions for {metrics['level']} % of an image's energy, of {metrics['channels']}. Mean overlap (mean "
-        f"angle, pairs): {overlaps}. Equal subspaces would have 1; random ones {expected:.3f} (dotted).{within} More "
-        "overlap than random ones have shows only that the images share something, of which a common mean is enough; "
+        f"number of dimensions for {metrics['level']} % of an image's energy, of {metrics['channels']}. Mean "
+        f"overlap (mean angle, pairs): {overlaps}. Equal subspaces would have 1; random ones {expected:.3f} (dotted)."
+        f"{within} More overlap than random ones have shows only that the images share something, of which a common "
+        "mean is enough; "
         "a lower overlap across classes than within shows that the content turns them. Effective rank of one image "
         f"{ranks['per_image']['mean']:.1f} on average, of all images together {ranks['union']:.1f}; stable rank "
         f"{stable['per_image']['mean']:.2f} and {stable['union']:.2f}."
