@@ -186,7 +186,7 @@ def rotation(angles: pd.DataFrame, overlap: pd.DataFrame, metrics: Mapping[str, 
         f"overlap (mean angle, pairs): {overlaps}. Equal subspaces would have 1; random ones {expected:.3f} (dotted)."
         f"{within} More overlap than random ones have shows only that the images share something, of which a common "
         "mean is enough; "
-        "a lower overlap across classes than within shows that the content turns them. Effective rank of one image "
+        "a lower overlap across classes than within shows that they depend on the class. Effective rank of one image "
         f"{ranks['per_image']['mean']:.1f} on average, of all images together {ranks['union']:.1f}; stable rank "
         f"{stable['per_image']['mean']:.2f} and {stable['union']:.2f}."
     )
