@@ -5,10 +5,11 @@ from pathlib import Path
 ARTIFACTS = Path("artifacts")
 PREPARE = ARTIFACTS / "prepare"
 TEACH = ARTIFACTS / "teach"
-EXTRACT = ARTIFACTS / "extract"  # one folder per backbone in these four
+EXTRACT = ARTIFACTS / "extract"  # one folder per backbone in these five
 SVD = ARTIFACTS / "svd"
 PCA = ARTIFACTS / "pca"
 SEP = ARTIFACTS / "sep"
+ROTATION = ARTIFACTS / "rotation"
 TRAIN = ARTIFACTS / "train"  # one folder per run
 COST = ARTIFACTS / "cost"
 HTML = ARTIFACTS / "html"

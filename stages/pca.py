@@ -1,4 +1,4 @@
-"""Dataset PCA of a backbone's last-block features."""
+"""Dataset PCA of a backbone's last-block features, and how far single tokens spread over its directions."""
 
 import numpy as np
 
@@ -9,12 +9,14 @@ from stages.core.energy import by_threshold, dims, shares, statistics
 from stages.core.errors import run
 from stages.core.features import describe, last_block
 from stages.core.files import atomic_folder, write_json
+from stages.core.nulls import fit_gaussian
+from stages.core.participation import gaussian_spread, ratio_percentiles, spread_metrics, token_spread
 from stages.core.pca import shared_basis
 from stages.paths import EXTRACT, PCA
 
 
 def main() -> None:
-    """Write dims per image in the shared basis, the global dims, and the mean energy curve."""
+    """Write dims per image and token in the shared basis, the global dims, participation ratios, and the mean curve."""
     given = params.load().analysis
     backbone = arguments.backbone(__doc__, given.backbones)
     thresholds = given.pca.thresholds
@@ -22,17 +24,24 @@ def main() -> None:
     basis = shared_basis(tokens)
     cumulative = shares(basis.energies)
     per_image = dims(cumulative, thresholds)
+    observed = token_spread(tokens, basis.basis, thresholds)
+    gaussian = gaussian_spread(
+        fit_gaussian(tokens), basis.basis, thresholds, tokens=given.pca.gaussian_tokens, seed=given.pca.seed
+    )
     metrics = {
         **describe(EXTRACT / backbone),
         "thresholds": thresholds,
         **statistics(per_image, thresholds),
         "dims_global": by_threshold(dims(shares(basis.eigenvalues), thresholds), thresholds),
+        **spread_metrics(observed, gaussian, thresholds),
     }
     with atomic_folder(PCA / backbone) as folder:
         write_npy(folder / "dims.npy", per_image.astype(np.int32))  # [images, thresholds]
         write_npy(folder / "curve.npy", cumulative.mean(axis=0))  # mean share of the first d directions
         write_npy(folder / "eigenvalues.npy", basis.eigenvalues)
         write_npy(folder / "basis.npy", basis.basis)  # [channels, directions]
+        # percentiles 0 … 100 over tokens, [(channels, pca), (observed, gaussian), 101]
+        write_npy(folder / "participation.npy", ratio_percentiles(observed, gaussian))
         write_json(folder / "metrics.json", metrics)
 
 

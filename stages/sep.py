@@ -1,10 +1,11 @@
-"""Spectral Energy Pattern of a backbone's last-block tokens, beside its null model of permuted channels."""
+"""Spectral Energy Pattern of a backbone's last-block tokens, beside its null models."""
 
 import numpy as np
 
 from stages import arguments
-from stages.core import params, sep
+from stages.core import intervals, nulls, params, sep
 from stages.core.arrays import write_npy
+from stages.core.energy import dims, shares
 from stages.core.errors import run
 from stages.core.features import describe, last_block
 from stages.core.files import atomic_folder, write_json
@@ -12,31 +13,56 @@ from stages.paths import EXTRACT, SEP
 
 
 def main() -> None:
-    """Write the patterns of the full and the folded spectrum: curves, dims per image, bandwidths."""
+    """Write the patterns of the full and the folded spectrum: curves, nulls, dims per image, bandwidths."""
     given = params.load().analysis
     backbone = arguments.backbone(__doc__, given.backbones)
+    settings = given.sep
     tokens = last_block(EXTRACT / backbone)
+    channels = tokens.shape[2]
     spectra = sep.mean_spectra(tokens)
-    permuted = sep.permuted_spectra(sep.moment(tokens), given.sep.permutations, given.sep.seed)
-    folded = (spectra.mean(), spectra.folded, permuted)
-    mean, per_image, null = (sep.unfold(spectrum, tokens.shape[2]) for spectrum in folded)
-    patterns = {
-        "folded": sep.pattern(*folded, given.sep.thresholds),
-        "full": sep.pattern(mean, per_image, null, given.sep.thresholds),
+    mean, with_energy = spectra.mean(), spectra.folded[spectra.tokens > 0]
+    folded = {
+        "mean": mean,
+        "images": spectra.folded,
+        "permuted": sep.permuted_spectra(sep.moment(tokens), settings.permutations, settings.seed),
+        "white_noise": nulls.white_noise(channels),
+        "permuted_expected": nulls.permutation_expectation(mean[0], channels),
+        "gaussian": sep.spectrum_of_moment(nulls.gaussian_moment(nulls.fit_gaussian(tokens))),
+        "images_with_energy": with_energy,
+        "images_expected": nulls.permutation_expectation(with_energy[:, 0], channels),
     }
-    metrics = {
+    full = {name: sep.unfold(spectrum, channels) for name, spectrum in folded.items()}
+    patterns, expected, metrics = {}, {}, {}
+    for name, of in {"folded": folded, "full": full}.items():
+        patterns[name] = sep.pattern(of["mean"], of["images"], of["permuted"], settings.thresholds)
+        expected[name] = {null: shares(of[null]) for null in nulls.EXPECTED}
+        reached, by_chance = (
+            dims(shares(of[key]), settings.thresholds) / len(of["mean"])
+            for key in ("images_with_energy", "images_expected")
+        )
+        metrics[name] = {
+            **patterns[name].metrics,
+            **nulls.against(patterns[name].curve[0], expected[name], shares(of["permuted"]), settings.thresholds),
+            "bandwidth_over_images": intervals.paired(
+                reached, by_chance, settings.thresholds, settings.resamples, settings.seed
+            ),
+        }
+    told = {
         **describe(EXTRACT / backbone),
-        "thresholds": given.sep.thresholds,
+        "thresholds": settings.thresholds,
         "zero_tokens": spectra.zero_tokens,
-        "permutations": given.sep.permutations,
-        **patterns["full"].metrics,
-        "folded": patterns["folded"].metrics,
+        "permutations": settings.permutations,
+        "resamples": settings.resamples,
+        "interval_level": intervals.LEVEL,
+        **metrics["full"],
+        "folded": metrics["folded"],
     }
     with atomic_folder(SEP / backbone) as folder:
-        for spectrum, pattern in patterns.items():
-            write_npy(folder / f"curve_{spectrum}.npy", pattern.curve)
-            write_npy(folder / f"dims_{spectrum}.npy", pattern.dims_per_image.astype(np.int32))
-        write_json(folder / "metrics.json", metrics)
+        for name, pattern in patterns.items():
+            write_npy(folder / f"curve_{name}.npy", pattern.curve)
+            write_npy(folder / f"nulls_{name}.npy", np.stack(list(expected[name].values())))  # [nulls.EXPECTED, bins]
+            write_npy(folder / f"dims_{name}.npy", pattern.dims_per_image.astype(np.int32))
+        write_json(folder / "metrics.json", told)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ import pandas as pd
 from stages.core import params
 from stages.core.arrays import read_npy
 from stages.core.comparison import comparison_table, nested_means, runs_table
+from stages.core.energy import PERCENTILES
 from stages.core.errors import UserError, run
 from stages.core.files import atomic_folder, read_json, write_json, write_text
-from stages.paths import COST, EXTRACT, PCA, REPORTS, RESULTS, SEP, SVD, TEACH, TRAIN
+from stages.paths import COST, EXTRACT, PCA, REPORTS, RESULTS, ROTATION, SEP, SVD, TEACH, TRAIN
 
 OF_THE_MACHINE = ("train_images_per_s", "device")  # what git tracks is the same wherever it was computed
 
@@ -62,16 +63,52 @@ def energy_table(backbones: Sequence[str]) -> pd.DataFrame:
 
 
 def sep_table(backbones: Sequence[str]) -> pd.DataFrame:
-    """SEP curves, observed and under permuted channels."""
+    """SEP curves, observed, under permuted channels and of the other nulls."""
     parts = []
     for backbone, spectrum in product(backbones, ("full", "folded")):
         columns = ["observed", "permuted_mean", "permuted_p5", "permuted_p95"]
         table = pd.DataFrame(np.array(read_npy(SEP / backbone / f"curve_{spectrum}.npy")).T, columns=columns)
+        table[["white_noise", "permuted_expected", "gaussian"]] = np.array(
+            read_npy(SEP / backbone / f"nulls_{spectrum}.npy")
+        ).T
         table.insert(0, "share_of_bins", (table.index + 1) / len(table))
         table.insert(0, "frequency", table.index + 1)
         table.insert(0, "spectrum", spectrum)
         table.insert(0, "backbone", backbone)
         parts.append(table)
+    return pd.concat(parts)
+
+
+def participation_table(backbones: Sequence[str]) -> pd.DataFrame:
+    """Percentiles over tokens of the participation ratio, observed and of Gaussian tokens."""
+    parts = []
+    for backbone in backbones:
+        ratios = read_npy(PCA / backbone / "participation.npy")
+        for basis, (observed, gaussian) in zip(("channels", "pca"), ratios, strict=True):
+            columns = {"percentile": PERCENTILES, "observed": observed, "gaussian": gaussian}
+            parts.append(pd.DataFrame({"backbone": backbone, "basis": basis, **columns}))
+    return pd.concat(parts)
+
+
+def angles_table(backbones: Sequence[str]) -> pd.DataFrame:
+    """Principal angles between subspaces in degrees, smallest first: mean and 5 % and 95 % percentiles over pairs."""
+    parts = []
+    for backbone in backbones:
+        kinds = read_json(ROTATION / backbone / "metrics.json")["kinds"]
+        for kind, (mean, low, high) in zip(kinds, read_npy(ROTATION / backbone / "angles.npy"), strict=True):
+            columns = {"angle": np.arange(len(mean)) + 1, "mean": mean, "p5": low, "p95": high}
+            parts.append(pd.DataFrame({"backbone": backbone, "kind": kind, **columns}))
+    return pd.concat(parts)
+
+
+def overlap_table(backbones: Sequence[str]) -> pd.DataFrame:
+    """Percentiles over pairs of the overlap of subspaces."""
+    parts = []
+    for backbone in backbones:
+        kinds = read_json(ROTATION / backbone / "metrics.json")["kinds"]
+        for kind, overlap in zip(kinds, read_npy(ROTATION / backbone / "overlap.npy"), strict=True):
+            columns = {"percentile": PERCENTILES, "overlap": overlap}
+            parts.append(pd.DataFrame({"backbone": backbone, "kind": kind, **columns}))
     return pd.concat(parts)
 
 
@@ -107,11 +144,12 @@ def main() -> None:
     names = ["-".join(map(str, item)) for item in product(given.strategy.names, given.objective.names, given.seeds)]
     backbones = list(given.analysis.backbones)
     prune(TRAIN, names)
-    for folder in (EXTRACT, SVD, PCA, SEP):
+    for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
         prune(folder, backbones)
 
     teacher = {name: value for name, value in read_json(TEACH / "metrics.json").items() if name not in OF_THE_MACHINE}
-    analyses = {name: by_backbone(folder, backbones) for name, folder in (("svd", SVD), ("pca", PCA), ("sep", SEP))}
+    folders = {"svd": SVD, "pca": PCA, "sep": SEP, "rotation": ROTATION}
+    analyses = {name: by_backbone(folder, backbones) for name, folder in folders.items()}
     runs = runs_table([{"run": name, **read_json(TRAIN / name / "metrics.json")} for name in names])
     try:
         curves = pd.concat(
@@ -135,6 +173,9 @@ def main() -> None:
         "dims": dims_table(backbones),
         "energy": energy_table(backbones),
         "sep_curves": sep_table(backbones),
+        "participation": participation_table(backbones),
+        "angles": angles_table(backbones),
+        "overlap": overlap_table(backbones),
     }
     with atomic_folder(RESULTS) as folder:
         for name, value in {**analyses, "teacher": teacher, "cost": read_json(COST / "metrics.json")}.items():

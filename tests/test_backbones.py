@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
-from stages import extract, pca, prepare, sep, svd, teach
+from stages import extract, pca, prepare, rotation, sep, svd, teach
 from stages.compose import composed
 from stages.core import backbones, figures_representation, machine, tables
 from stages.core import features as features_module
@@ -398,7 +398,7 @@ def test_random_weights_are_marked_in_every_metric(project, monkeypatch):
     expected = {"teacher": ("cait_s24_224", 8, list(range(6))), NAME: (NAME, 32, [last])}
     for backbone, (architecture, size, blocks) in expected.items():
         run(extract, monkeypatch, "--backbone", backbone)
-        for stage in (svd, pca, sep):
+        for stage in (svd, pca, sep, rotation):
             run(stage, monkeypatch, "--backbone", backbone)
             metrics = read_json(Path("artifacts") / stage.__name__.split(".")[-1] / backbone / "metrics.json")
             assert (metrics["backbone"], metrics["architecture"]) == (backbone, architecture)

@@ -52,7 +52,9 @@ def notebook_code(notebook: Path, root: Path) -> set[str]:
     return closure(imported(source, root), root)
 
 
-@pytest.mark.parametrize("module", ["check", "watch", "prepare", "svd", "pca", "sep", "summarize", "audit", "report"])
+@pytest.mark.parametrize(
+    "module", ["check", "watch", "prepare", "svd", "pca", "sep", "rotation", "summarize", "audit", "report"]
+)
 def test_a_stage_that_needs_no_torch_does_not_import_it(module: str) -> None:
     program = f"import sys, stages.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

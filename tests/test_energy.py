@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.core.energy import by_threshold, dims, shares, statistics
+from stages.core.energy import by_threshold, dims, shares, statistics, summary
 
 
 def test_shares_rise_to_one(rng):
@@ -64,3 +64,9 @@ def test_by_threshold_keeps_whole_numbers_whole():
     found = by_threshold(np.array([3.0, 1 / 3]), [80, 90])
     assert found == {"80": 3, "90": 0.333333}
     assert isinstance(found["80"], int)
+
+
+def test_a_summary_is_of_its_values():
+    values = np.arange(101.0)
+    assert summary(values) == {"mean": 50, "median": 50, "p5": 5, "p95": 95}
+    assert summary(np.array([1 / 3]))["mean"] == 0.333333

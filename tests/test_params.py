@@ -205,6 +205,10 @@ def test_a_wrong_type_is_named(path, value, load):
         ("analysis.svd.thresholds", [0]),
         ("analysis.pca.thresholds", [100]),
         ("analysis.sep.permutations", 0),
+        ("analysis.sep.resamples", 0),
+        ("analysis.pca.gaussian_tokens", 0),
+        ("analysis.rotation.level", 100),
+        ("analysis.rotation.pairs", 0),
     ],
 )
 def test_an_impossible_value_is_named(path, value, load):

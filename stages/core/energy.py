@@ -8,6 +8,7 @@ import numpy as np
 # to a few thousand float64 terms are right to about 1e-13, so a shortfall below 1e-12 counts as met.
 TIE = 1e-12
 
+PERCENTILES = np.arange(101)  # of a distribution, in tables
 STATISTICS = ("mean", "std", "median", "p25", "p75", "p99")
 
 
@@ -60,6 +61,13 @@ def statistics(values: np.ndarray, thresholds: Sequence[int]) -> dict[str, dict[
         "p99": np.percentile(values, 99, axis=0),
     }
     return {f"dims_{name}": by_threshold(computed[name], thresholds) for name in STATISTICS}
+
+
+def summary(values: np.ndarray) -> dict[str, float]:
+    """Mean, median and 5 % and 95 % percentiles of some values, rounded to 1e-6."""
+    low, median, high = np.percentile(values, (5, 50, 95))
+    found = {"mean": values.mean(), "median": median, "p5": low, "p95": high}
+    return {name: round(float(value), 6) for name, value in found.items()}
 
 
 def by_threshold(values: np.ndarray, thresholds: Sequence[int]) -> dict[str, float]:

@@ -242,10 +242,26 @@ class Levels(Section):
     thresholds: Annotated[list[Percent], Field(min_length=1)]
 
 
+class Pca(Levels):
+    """Dataset PCA, and single tokens in its basis beside tokens of a Gaussian."""
+
+    gaussian_tokens: Count
+    seed: Seed
+
+
 class Sep(Levels):
-    """Spectral Energy Pattern, with its null model of random channel orders."""
+    """Spectral Energy Pattern, with its null model of random channel orders and bootstrap intervals over images."""
 
     permutations: Count
+    resamples: Count
+    seed: Seed
+
+
+class Rotation(Section):
+    """Angles between the subspaces that hold `level` percent of an image's energy, of at most `pairs` pairs a kind."""
+
+    level: Percent
+    pairs: Count
     seed: Seed
 
 
@@ -263,8 +279,9 @@ class Analysis(Section):
     img_size: dict[Name, Count]
     images_per_class: Count
     svd: Levels
-    pca: Levels
+    pca: Pca
     sep: Sep
+    rotation: Rotation
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -94,6 +94,24 @@ def backbones(rows: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def sep_over_images(sep: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Mean bandwidths over images with their intervals, one row per spectrum and threshold.
+
+    Args:
+        sep: one backbone of sep.json.
+    """
+    rows = []
+    for spectrum, of in (("full", sep), ("folded", sep["folded"])):
+        for level in map(str, sep["thresholds"]):
+            row = {"spectrum": spectrum, "share of the energy, %": int(level)}
+            for kind, values in of["bandwidth_over_images"].items():
+                mean, low, high = (values[name][level] for name in ("mean", "low", "high"))
+                sign = "+" if kind == "difference" else ""
+                row[kind] = f"{mean:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"
+            rows.append(row)
+    return rows
+
+
 def verdicts(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
     """How many claims got each verdict."""
     return [{"verdict": verdict, "claims": count} for verdict, count in audit["counts"].items()]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stages.core.energy import dims, shares
-from stages.core.sep import mean_spectra, unfold
+from stages.core.sep import mean_spectra, moment, permuted_spectra, unfold
 from stages.core.svd import energies
 
 THRESHOLDS = [80, 90, 95, 99]
@@ -61,3 +61,23 @@ def test_sep(benchmark, tokens):
     ratio = best_time(lambda: textbook_sep(tokens), rounds=3) / benchmark.stats.stats.min
     benchmark.extra_info["times as fast as the textbook"] = round(ratio, 1)
     assert ratio >= 3
+
+
+def test_permutations(benchmark, tokens):
+    """1,000 orders of the tokens of 1,000 images, against transforming all of them again for every order.
+
+    The second, hours of work, is timed on one order of 100 images and scaled by 1,000 orders and ten times the images.
+    """
+    images, permutations, seed = 1000, 1000, 0
+    many = np.tile(tokens, (images // len(tokens), 1, 1))
+    found = benchmark.pedantic(lambda: permuted_spectra(moment(many), permutations, seed), rounds=1)
+    rng = np.random.default_rng(seed)
+    for spectrum in found[:3]:
+        order = rng.permutation(tokens.shape[2])
+        expected = textbook_sep(tokens[..., order])  # ten copies of the same images have the same mean
+        np.testing.assert_allclose(shares(unfold(spectrum, tokens.shape[2])), expected, atol=1e-6)
+    again = best_time(lambda: mean_spectra(tokens[..., order]), rounds=2) * permutations * images / len(tokens)
+    ratio = again / benchmark.stats.stats.min
+    benchmark.extra_info["times as fast as transforming the tokens again (scaled)"] = round(ratio, 1)
+    assert benchmark.stats.stats.min <= 30
+    assert ratio >= 100

@@ -1,0 +1,69 @@
+"""How far the images' subspaces of a backbone's last block turn from one another and from the shared basis."""
+
+import math
+
+import numpy as np
+
+from stages import arguments
+from stages.core import params, subspaces, svd
+from stages.core.arrays import read_npy, write_npy
+from stages.core.dataset import read_index
+from stages.core.energy import PERCENTILES, dims, shares, summary
+from stages.core.errors import UserError, run
+from stages.core.features import describe, last_block
+from stages.core.files import atomic_folder, write_json
+from stages.paths import EXTRACT, PCA, ROTATION, index_file
+
+
+def main() -> None:
+    """Write principal angles and overlaps within and across classes, with the shared basis, and of random subspaces."""
+    given = params.load().analysis
+    backbone = arguments.backbone(__doc__, given.backbones)
+    rotation = given.rotation
+    tokens = last_block(EXTRACT / backbone)
+    classes = [file.partition("/")[0] for file in read_index(index_file("sample"))]
+    if len(classes) != len(tokens):
+        raise UserError(f"the features are of {len(tokens)} images, the sample has {len(classes)}; run `dvc repro`")
+    energies = svd.energies(tokens)
+    k = math.ceil(np.median(dims(shares(energies), [rotation.level])))  # one for all, so that angles can be compared
+
+    rng = np.random.default_rng(rotation.seed)
+    within = subspaces.pairs_within(classes, rotation.pairs, rng)
+    across = subspaces.pairs_across(classes, rotation.pairs, rng)
+    used, places = np.unique(np.concatenate([within, across]), return_inverse=True)
+    within, across = np.split(places.reshape(-1, 2), [len(within)])
+    shared = np.array(read_npy(PCA / backbone / "basis.npy"))
+    own = subspaces.leading_subspaces(tokens[used], k)
+    cosines = dict(subspaces.compared(own, shared, within, across, rng))
+
+    overlaps = {kind: subspaces.overlap(found) for kind, found in cosines.items()}
+    angles = {kind: np.degrees(np.arccos(found)) for kind, found in cosines.items()}
+    union = np.array(read_npy(PCA / backbone / "eigenvalues.npy"))
+    metrics = {
+        **describe(EXTRACT / backbone),
+        "level": rotation.level,
+        "k": k,
+        "classes": len(set(classes)),
+        "kinds": list(cosines),
+        "compared": {kind: len(found) for kind, found in cosines.items()},
+        "overlap": {kind: summary(found) for kind, found in overlaps.items()},
+        "expected_random_overlap": round(k / tokens.shape[2], 6),
+        "mean_angle_degrees": {kind: summary(found.mean(axis=1)) for kind, found in angles.items()},
+        "effective_rank": {
+            "per_image": summary(subspaces.effective_rank(energies)),
+            "union": round(float(subspaces.effective_rank(union)), 6),
+        },
+        "stable_rank": {
+            "per_image": summary(subspaces.stable_rank(energies)),
+            "union": round(float(subspaces.stable_rank(union)), 6),
+        },
+    }
+    bands = [[found.mean(axis=0), *np.percentile(found, (5, 95), axis=0)] for found in angles.values()]
+    with atomic_folder(ROTATION / backbone) as folder:
+        write_npy(folder / "angles.npy", np.array(bands))  # [kinds, (mean, p5, p95), k], in degrees
+        write_npy(folder / "overlap.npy", np.array([np.percentile(found, PERCENTILES) for found in overlaps.values()]))
+        write_json(folder / "metrics.json", metrics)
+
+
+if __name__ == "__main__":
+    run(main)
