@@ -10,6 +10,7 @@ SVD = ARTIFACTS / "svd"
 PCA = ARTIFACTS / "pca"
 SEP = ARTIFACTS / "sep"
 TRAIN = ARTIFACTS / "train"  # one folder per run
+ENCODE = ARTIFACTS / "encode"
 COST = ARTIFACTS / "cost"
 HTML = ARTIFACTS / "html"
 
