@@ -11,6 +11,7 @@ PCA = ARTIFACTS / "pca"
 SEP = ARTIFACTS / "sep"
 ROTATION = ARTIFACTS / "rotation"
 TRAIN = ARTIFACTS / "train"  # one folder per run
+ENCODE = ARTIFACTS / "encode"
 COST = ARTIFACTS / "cost"
 HTML = ARTIFACTS / "html"
 

@@ -1,7 +1,6 @@
 """Collect every stage's metrics in small files that git tracks: reports/results and reports/metrics.json."""
 
 import io
-import shutil
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -13,19 +12,12 @@ import pandas as pd
 from stages.core import params
 from stages.core.arrays import read_npy
 from stages.core.comparison import comparison_table, nested_means, runs_table
-from stages.core.energy import PERCENTILES
+from stages.core.energy import PERCENTILES, floors
 from stages.core.errors import UserError, run
-from stages.core.files import atomic_folder, read_json, write_json, write_text
-from stages.paths import COST, EXTRACT, PCA, REPORTS, RESULTS, ROTATION, SEP, SVD, TEACH, TRAIN
+from stages.core.files import atomic_folder, prune, read_json, write_json, write_text
+from stages.paths import COST, ENCODE, EXTRACT, PCA, REPORTS, RESULTS, ROTATION, SEP, SVD, TEACH, TRAIN
 
 OF_THE_MACHINE = ("train_images_per_s", "device")  # what git tracks is the same wherever it was computed
-
-
-def prune(folder: Path, keep: Sequence[str]) -> None:
-    """Remove what params no longer name, so that dvc.lock says the same in every clone."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name not in keep:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def by_backbone(folder: Path, backbones: Sequence[str]) -> dict[str, Any]:
@@ -60,6 +52,23 @@ def energy_table(backbones: Sequence[str]) -> pd.DataFrame:
         table = pd.DataFrame(curves)
         parts.append(table.assign(backbone=backbone, dims=table.index + 1))
     return pd.concat(parts)[["backbone", "dims", "svd", "pca"]]
+
+
+def floor_table(backbones: Sequence[str]) -> pd.DataFrame:
+    """The smallest relative error of a rank-d approximation: of one fixed projector, and of one for each image.
+
+    The teacher's is of its tokens on the images as the students see them, so that what `encode` measures is above it.
+    """
+    found = {params.TEACHER: read_npy(ENCODE / "floors.npy")} | {
+        backbone: floors(read_npy(PCA / backbone / "eigenvalues.npy"), read_npy(SVD / backbone / "spectrum.npy"))
+        for backbone in backbones
+        if backbone != params.TEACHER
+    }
+    parts = []
+    for backbone, (fixed, per_image) in found.items():
+        table = pd.DataFrame({"fixed": fixed, "per_image": per_image})
+        parts.append(table.assign(backbone=backbone, dims=table.index + 1))
+    return pd.concat(parts)[["backbone", "dims", "fixed", "per_image"]]
 
 
 def sep_table(backbones: Sequence[str]) -> pd.DataFrame:
@@ -165,6 +174,7 @@ def main() -> None:
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run `dvc repro train` to make it") from None
     head = ["run", "strategy", "objective", "seed"]
+    encoding = pd.DataFrame(read_json(ENCODE / "metrics.json")).astype({"seed": "Int64"})
     tables = {
         "runs": runs,
         "comparison": comparison_table(runs),
@@ -172,6 +182,8 @@ def main() -> None:
         "backbones": backbones_table(analyses),
         "dims": dims_table(backbones),
         "energy": energy_table(backbones),
+        "floor": floor_table(backbones),
+        "encoding": encoding[head + [column for column in encoding if column not in head]],
         "sep_curves": sep_table(backbones),
         "participation": participation_table(backbones),
         "angles": angles_table(backbones),

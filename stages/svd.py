@@ -19,7 +19,8 @@ def main() -> None:
     thresholds = given.svd.thresholds
     per_block, by_block = [], []
     for block, tokens in blocks(EXTRACT / backbone).items():
-        cumulative = shares(svd.energies(tokens))
+        energies = svd.energies(tokens)
+        cumulative = shares(energies)
         per_block.append(dims(cumulative, thresholds))
         shape = {"tokens": tokens.shape[1], "channels": tokens.shape[2]}
         by_block.append({"block": block, **shape, **statistics(per_block[-1], thresholds)})
@@ -32,6 +33,7 @@ def main() -> None:
     with atomic_folder(SVD / backbone) as folder:
         write_npy(folder / "dims.npy", np.stack(per_block).astype(np.int32))  # [blocks, images, thresholds]
         write_npy(folder / "curve.npy", cumulative.mean(axis=0))  # mean share of the first d dimensions
+        write_npy(folder / "spectrum.npy", energies.mean(axis=0))  # energy of each dimension, mean over images
         write_json(folder / "metrics.json", metrics)
 
 

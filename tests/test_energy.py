@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from stages.core.energy import by_threshold, dims, shares, statistics, summary
+from stages.core.energy import by_threshold, dims, floors, left_over, participation_ratio, shares, statistics, summary
+from stages.core.pca import shared_basis
+from stages.core.svd import energies
 
 
 def test_shares_rise_to_one(rng):
@@ -70,3 +72,34 @@ def test_a_summary_is_of_its_values():
     values = np.arange(101.0)
     assert summary(values) == {"mean": 50, "median": 50, "p5": 5, "p95": 95}
     assert summary(np.array([1 / 3]))["mean"] == 0.333333
+
+
+def test_what_is_left_over_and_what_is_held_make_one(rng):
+    energies = rng.random((5, 7, 11))
+    np.testing.assert_allclose(left_over(energies) + shares(energies), 1.0, rtol=1e-14)
+    np.testing.assert_array_equal(left_over(energies)[..., -1], 0.0)
+
+
+def test_a_small_rest_is_exact():
+    np.testing.assert_allclose(left_over(np.array([1.0, 3e-20, 1e-20])), [4e-20, 1e-20, 0.0], rtol=1e-14)
+
+
+def test_no_energy_leaves_nothing_over():
+    np.testing.assert_array_equal(left_over(np.zeros((2, 3))), np.zeros((2, 3)))
+
+
+def test_participation_counts_equal_dimensions():
+    ratios = participation_ratio(np.array([[5.0, 0, 0, 0], [2, 2, 0, 0], [3, 3, 3, 3], [0, 0, 0, 0], [3, 1, 0, 0]]))
+    np.testing.assert_allclose(ratios, [1, 2, 4, 0, 1.6])
+
+
+def test_floors_are_those_of_truncated_svds(features):
+    tokens = features.astype(np.float64)
+    flat, total = tokens.reshape(-1, 24), np.square(tokens).sum()
+    found = floors(shared_basis(features).eigenvalues, energies(features).mean(axis=0))
+    u, s, vt = np.linalg.svd(flat, full_matrices=False)
+    own = [np.linalg.svd(image, full_matrices=False) for image in tokens]
+    for d in (1, 3, 9, 24):
+        fixed = np.square(flat - (u[:, :d] * s[:d]) @ vt[:d]).sum() / total
+        parts = [np.square(x - (a[:, :d] * b[:d]) @ c[:d]).sum() for x, (a, b, c) in zip(tokens, own, strict=True)]
+        np.testing.assert_allclose(found[:, d - 1], [fixed, sum(parts) / total], atol=1e-13)

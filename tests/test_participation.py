@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from stages.core import features as features_module
+from stages.core.energy import participation_ratio
 from stages.core.errors import UserError
 from stages.core.nulls import Gaussian, fit_gaussian
 from stages.core.participation import (
     gaussian_spread,
-    participation_ratio,
     ratio_percentiles,
     spread_metrics,
     token_spread,

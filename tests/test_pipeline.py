@@ -84,9 +84,9 @@ def test_every_stage_runs_and_reruns_only_for_cause(clone: Path) -> None:
 
     assert running(clone) == set()
     run(clone, "python", "-m", "stages.compose", *SMALL, "analysis.sep.permutations=20")
-    assert running(clone) == {"check", "sep@teacher", "summarize", "audit", "report"}
+    assert running(clone) == {"check", "sep@teacher", "encode", "summarize", "audit", "report"}
     run(clone, "python", "-m", "stages.compose", *SMALL, "strategy=lift")
-    assert running(clone) == {"check", "sep@teacher", "summarize", "audit", "report"}
+    assert running(clone) == {"check", "sep@teacher", "encode", "summarize", "audit", "report"}
     assert sorted(path.name for path in (clone / "artifacts/train").iterdir()) == [
         "lift-mse-0",
         "lift-none-0",

@@ -26,6 +26,56 @@ def shares(energies: np.ndarray) -> np.ndarray:
     return np.divide(cumulative, total, out=np.ones_like(cumulative), where=total > 0)
 
 
+def left_over(energies: np.ndarray) -> np.ndarray:
+    """Shares of non-negative energies beyond the first d dimensions, 1 − E(d), along the last axis.
+
+    Summed from the end, so that a small rest is exact where 1 minus a sum near 1 is rounding.
+
+    Args:
+        energies: [..., dimensions]; values below 0 by rounding count as 0.
+
+    Returns:
+        [..., dimensions] in [0, 1], not rising, ending at 0; all 0 where there is no energy.
+    """
+    rest = np.cumsum(np.maximum(energies, 0.0)[..., ::-1], axis=-1)[..., ::-1]
+    beyond = np.concatenate([rest[..., 1:], np.zeros_like(rest[..., :1])], axis=-1)
+    return np.divide(beyond, rest[..., :1], out=np.zeros_like(beyond), where=rest[..., :1] > 0)
+
+
+def floors(fixed: np.ndarray, per_image: np.ndarray) -> np.ndarray:
+    """The smallest possible relative error of a rank-d approximation of all tokens, for d from 1 to D.
+
+    Both are ratios of sums over all images, as the relative feature error is: an image counts by its energy, which
+    the mean over images of a share does not do.
+
+    Args:
+        fixed: eigenvalues of the shared basis, largest first, [D]. What lies beyond the first d is the error of one
+            projector that is the same for every image: no student whose map has rank d goes below it, whatever
+            linear map reads it (Eckart–Young).
+        per_image: squared singular values of each image's own tokens, largest first, summed or averaged over images,
+            [at most D]: the same for a projector that may depend on the image.
+
+    Returns:
+        1 − E(d) of the two, [2, D], ending at 0.
+    """
+    own = np.zeros_like(fixed)
+    own[: len(per_image)] = per_image
+    return left_over(np.stack([fixed, own]))
+
+
+def participation_ratio(energies: np.ndarray) -> np.ndarray:
+    """(Σe)² / Σe² along the last axis: how many dimensions share the energy, without a threshold.
+
+    Args:
+        energies: not negative, [..., dimensions].
+
+    Returns:
+        [...], from 1 (one dimension holds all) to dimensions (each holds as much); 0 where there is no energy.
+    """
+    squares = np.asarray(np.square(energies).sum(axis=-1))
+    return np.divide(np.square(energies.sum(axis=-1)), squares, out=np.zeros_like(squares), where=squares > 0)
+
+
 def dims(cumulative: np.ndarray, thresholds: Sequence[int]) -> np.ndarray:
     """The smallest number of leading dimensions whose energy share reaches each threshold.
 

@@ -192,11 +192,16 @@ def cost(runs: pd.DataFrame, teacher: Mapping[str, Any]) -> tuple[Figure, str]:
 
 
 def _by_objective(runs: pd.DataFrame, key: str, label: str) -> tuple[Figure, Axes]:
-    """Objectives along x, strategies side by side within each; points are seeds, bars means."""
+    figure = new_figure(max(6.5, 2.6 + 1.2 * runs["objective"].nunique()), 4)
+    panel = figure.subplots()
+    by_objective(panel, runs, key, label)
+    return figure, panel
+
+
+def by_objective(panel: Axes, runs: pd.DataFrame, key: str, label: str) -> None:
+    """Draw objectives along x, strategies side by side within each; points are seeds, bars means."""
     objectives, drawn = _objectives(runs), looks(runs["strategy"])
     slot = 0.8 / max(1, len(drawn))
-    figure = new_figure(max(6.5, 2.6 + 1.2 * len(objectives)), 4)
-    panel = figure.subplots()
     for place, (strategy, style) in enumerate(drawn.items()):
         shown = False
         for position, objective in enumerate(objectives):
@@ -225,7 +230,6 @@ def _by_objective(runs: pd.DataFrame, key: str, label: str) -> tuple[Figure, Axe
     panel.set_xlim(-0.5, max(1, len(objectives)) - 0.5)
     panel.grid(visible=False, axis="x")
     panel.set(xlabel="objective", ylabel=label)
-    return figure, panel
 
 
 def _legend_beside(panel: Axes) -> None:

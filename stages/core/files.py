@@ -105,3 +105,10 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def prune(folder: Path, keep: Sequence[str]) -> None:
+    """Remove what is not in `keep` (what params no longer name), so that dvc.lock says the same in every clone."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in keep:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

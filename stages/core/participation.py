@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.core.energy import PERCENTILES, dims, shares, summary
+from stages.core.energy import PERCENTILES, dims, participation_ratio, shares, summary
 from stages.core.features import chunks
 from stages.core.nulls import Gaussian
 
@@ -27,16 +27,6 @@ class TokenSpread:
 
     ratios: np.ndarray
     dims: np.ndarray
-
-
-def participation_ratio(energies: np.ndarray) -> np.ndarray:
-    """(Σe)² / Σe² along the last axis: n where n coordinates share the energy equally; 0 without any energy.
-
-    Args:
-        energies: not negative, [..., coordinates].
-    """
-    squares = np.square(energies).sum(axis=-1)
-    return np.divide(energies.sum(axis=-1) ** 2, squares, out=np.zeros_like(squares), where=squares > 0)
 
 
 def token_spread(features: np.ndarray, basis: np.ndarray, thresholds: Sequence[int]) -> TokenSpread:

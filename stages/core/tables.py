@@ -1,11 +1,12 @@
 """The report's tables, and the paragraph that says what its runs can and cannot show."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from stages.core.energy import dims
 from stages.core.files import read_json
 from stages.core.studies import Study
 
@@ -126,6 +127,90 @@ def measured_claims(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
         if claim["verdict"] != "not measured"
         for measured in ({}, *claim["others"])
     ]
+
+
+def widths(floors: pd.DataFrame, levels: Sequence[int] = (80, 90, 95, 99)) -> pd.DataFrame:
+    """The smallest width that holds each share of a backbone's energy: of one fixed projector (of one per image).
+
+    Args:
+        floors: floor.csv.
+        levels: percents.
+    """
+    rows = []
+    for backbone, of in floors.groupby("backbone", sort=False):
+        fixed, per_image = dims(1 - of[["fixed", "per_image"]].to_numpy().T, levels)
+        cells = (f"{one} ({own})" for one, own in zip(fixed, per_image, strict=True))
+        rows.append(
+            {"backbone": backbone, "D": len(of)} | dict(zip((f"{level} %" for level in levels), cells, strict=True))
+        )
+    return pd.DataFrame(rows)
+
+
+def encodings(rows: pd.DataFrame) -> pd.DataFrame:
+    """encoding.csv as means over seeds by strategy and objective, with the teacher first.
+
+    Args:
+        rows: encoding.csv.
+    """
+    heads = {
+        "width": "width",
+        "rank": "rank at most",
+        "cka": "CKA",
+        "probe_error": "best projector's error",
+        "relative_feature_error": "feature error",
+        "participation_image": "participation ratio, one image",
+        "participation_dataset": "participation ratio, all images",
+    }
+    for kind, name in (
+        ("svd_mean", "SVD dims, mean"),
+        ("dataset_global", "PCA dims"),
+        ("bandwidth_folded", "SEP bandwidth, folded"),
+    ):
+        level = threshold(rows.columns, kind)
+        heads[f"{kind}_{level}"] = f"{name}, {level} %"
+    means = rows.fillna({"objective": "–"}).groupby(["strategy", "objective"], sort=False)[list(heads)].mean()
+    return means.round(3).rename(columns=heads).reset_index()
+
+
+def threshold(columns: Iterable[str], kind: str) -> int:
+    """The threshold to show of a kind of column: of those measured the nearest to the paper's, 95 %, or 90 % of SEP."""
+    found = (re.fullmatch(rf"{kind}_(\d+)", column) for column in columns)
+    shown = 90 if kind.startswith("bandwidth") else 95
+    return min((int(match[1]) for match in found if match), key=lambda level: abs(level - shown))
+
+
+def spectral_against_mse(rows: pd.DataFrame, comparisons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The spectral loss beside mse on the trained students' maps, and the accuracy that each leads to.
+
+    Args:
+        rows: encoding.csv of the current run.
+        comparisons: comparison.csv by where it is from, that of the current run first.
+
+    Returns:
+        A row for each strategy and source: ratio of the losses and cosine of their gradients (lowest and highest of
+        the current run's students, whatever their objective), top-1 with either loss where it was trained.
+    """
+    trained = {objective for table in comparisons.values() for objective in table["objective"]}
+    shown = ["mse", "spectral", *(name for name in ("softkd_mse", "softkd_spectral") if name in trained)]
+    found = []
+    for place, (source, table) in enumerate(comparisons.items()):
+        top1 = table.set_index(["strategy", "objective"])
+        for strategy in dict.fromkeys(table["strategy"]):
+            row: dict[str, Any] = {"from": source, "strategy": strategy}
+            maps = rows[rows["strategy"] == strategy] if place == 0 else rows[:0]
+            for key, name, digits in (
+                ("spectral_over_mse", "spectral loss / mse", 3),
+                ("gradient_cosine", "cosine of their gradients", 4),
+            ):
+                row[name] = f"{maps[key].min():.{digits}f} – {maps[key].max():.{digits}f}" if len(maps) else None
+            for objective in shown:
+                known = (strategy, objective) in top1.index
+                reached = top1.loc[(strategy, objective)] if known else None
+                row[f"top-1 with {objective}, %"] = (
+                    _with_std(reached["top1_mean"], reached["top1_std"], 2) if reached is not None else None
+                )
+            found.append(row)
+    return pd.DataFrame(found)
 
 
 def studies(recorded: Sequence[Study]) -> list[dict[str, Any]]:

@@ -1,0 +1,89 @@
+"""How the trained students encode the analysis sample, beside their teacher.
+
+All runs in one process, which takes the teacher's maps once; after a further run it measures all of them again, which
+takes less time than the imports of a process for each.
+"""
+
+from itertools import product
+from typing import Any
+
+from stages.core import machine, maps, models, params
+from stages.core.arrays import write_npy
+from stages.core.encoding import measure
+from stages.core.errors import run
+from stages.core.files import atomic_folder, prune, write_json
+from stages.core.loaders import evaluation_batches
+from stages.core.objectives import renormalization
+from stages.core.similarity import similarity
+from stages.images import image_list
+from stages.paths import ENCODE, TEACH, TRAIN
+
+BATCH = 64  # images at a time; it decides memory, not results
+
+
+def main() -> None:
+    """Write the measures of every run that params name and of the teacher, and the teacher's floors."""
+    given = params.load()
+    analysis = given.analysis
+    options: dict[str, Any] = {
+        "svd_thresholds": analysis.svd.thresholds,
+        "pca_thresholds": analysis.pca.thresholds,
+        "sep_thresholds": analysis.sep.thresholds,
+        "permutations": analysis.sep.permutations,
+        "seed": analysis.sep.seed,
+    }
+    keys = list(product(given.strategy.names, given.objective.names, given.seeds))
+    names = ["-".join(map(str, key)) for key in keys]
+    prune(TRAIN, names)
+    device = machine.device()
+    machine.share_cores(device)
+    sample = image_list(given.dataset, "sample")
+    teacher = models.load(TEACH).to(device)
+    first = models.load(TRAIN / names[0])
+    # Every student sees images by `dataset`, under one transform; the teacher sees the same ones, as in training.
+    batches = evaluation_batches(sample, first, batch=BATCH, workers=machine.workers())
+    target = maps.last_maps(teacher, batches, device, renormalization(first, teacher, device))
+    taught = maps.tokens_of(target)
+    own, floors = measure(taught, **options)
+    images, channels, rows, columns = target.shape
+    shape = {"images": images, "rows": rows, "columns": columns}
+    measured = [
+        {
+            "run": params.TEACHER,
+            "strategy": params.TEACHER,
+            "width": channels,
+            "rank": maps.map_rank(teacher),
+            **shape,
+            **own,
+            "cka": similarity(taught, taught).cka,
+        }
+    ]
+    for name, (strategy, objective, seed) in zip(names, keys, strict=True):
+        student = models.load(TRAIN / name).to(device)
+        found = maps.last_maps(student, batches, device)
+        tokens = maps.tokens_of(found)
+        near, losses = similarity(tokens, taught), maps.spectral_against_mse(found, target)
+        measured.append(
+            {
+                "run": name,
+                "strategy": strategy,
+                "objective": objective,
+                "seed": seed,
+                "width": found.shape[1],
+                "rank": maps.map_rank(student),
+                **shape,
+                **measure(tokens, **options)[0],
+                "cka": near.cka,
+                "probe_error": near.probe_error,
+                "relative_feature_error": maps.relative_error(found, target),
+                "spectral_over_mse": losses.ratio,
+                "gradient_cosine": losses.gradient_cosine,
+            }
+        )
+    with atomic_folder(ENCODE) as folder:
+        write_npy(folder / "floors.npy", floors)  # [fixed or per image, channels]
+        write_json(folder / "metrics.json", measured)
+
+
+if __name__ == "__main__":
+    run(main)
