@@ -249,7 +249,7 @@ def test_strict_fails_for_what_is_not_known(tmp_path, monkeypatch):
     monkeypatch.setattr(audit, "STUDIES", tmp_path)
     known = ["cost_params/widen/params", "consistent_parameters/widen/params"]
     monkeypatch.setattr(sys, "argv", ["audit", "--strict", "--known", known[0]])
-    with pytest.raises(UserError, match=rf"1 claims? .*contradicted: {known[1]}"):
+    with pytest.raises(UserError, match=rf"^contradicted: {known[1]};"):
         audit.main()
     monkeypatch.setattr(sys, "argv", ["audit", "--strict", "--known", known[0], "--known", known[1]])
     audit.main()

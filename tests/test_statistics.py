@@ -1,11 +1,15 @@
 """Differences between settings: tests and intervals against simulation, and what is made of them."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from stages import summarize
 from stages.core import figures_comparison, tables
+from stages.core.arrays import write_npy
 from stages.core.errors import UserError
 from stages.core.statistics import (
     HIGHER,
@@ -154,3 +158,20 @@ def test_captions_give_intervals_and_no_order(root):
     for module in ("figures_distillation", "figures_comparison"):
         source = (root / f"stages/core/{module}.py").read_text()
         assert "best mean" not in source and "idxmax" not in source
+
+
+def test_predictions_that_are_not_the_runs_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/data.json").write_text(json.dumps({"class_names": ["ant", "bee"]}))
+    (tmp_path / "artifacts/prepare").mkdir(parents=True)
+    (tmp_path / "artifacts/prepare/val.txt").write_text("ant/0.png\nant/1.png\nbee/0.png\nbee/1.png\n")
+    write_npy(tmp_path / "artifacts/train/lift-none-0/predictions.npy", np.array([0, 1, 1, 1]))
+    one = runs({("lift", "none"): [75.0]})
+    right = summarize.right_predictions(one)
+    assert right["lift-none-0"].tolist() == [True, False, True, True]
+    with pytest.raises(UserError, match=r"predictions\.npy does not fit"):
+        summarize.right_predictions(one.assign(top1=50.0))
+    write_npy(tmp_path / "artifacts/train/lift-none-0/predictions.npy", np.array([0, 1, 1]))
+    with pytest.raises(UserError, match=r"predictions\.npy does not fit"):
+        summarize.right_predictions(one)
