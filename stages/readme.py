@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from stages.core.errors import UserError, run
 from stages.core.files import read_json, write_text
+from stages.core.notebooks import read_table
+from stages.core.statistics import told
 from stages.paths import AUDIT, RESULTS
 
 README = Path("README.md")
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- results: python -m stages.readme -->\n", "<!-- end of results
 def results_table() -> str:
     """The comparison of strategies and objectives, and the audit's counts, as Markdown."""
     rows = ["| strategy | objective | top-1 (%) | relative feature error | seeds |", "|---|---|---|---|---|"]
-    for row in pd.read_csv(RESULTS / "comparison.csv", keep_default_na=False, na_values=[""]).itertuples():
+    for row in read_table(RESULTS / "comparison.csv").itertuples():
         rows.append(
             f"| {row.strategy} | {row.objective} | {row.top1_mean:.2f} ± {row.top1_std:.2f} "
             f"| {row.feature_error_mean:.3f} ± {row.feature_error_std:.3f} | {row.seeds} |"
@@ -23,7 +23,7 @@ def results_table() -> str:
     teacher, counts = read_json(RESULTS / "teacher.json"), read_json(AUDIT)["counts"]
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     rows += ["", f"Mean ± sample standard deviation over seeds; the teacher reaches {teacher['top1']:.2f} %. "]
-    rows[-1] += f"Published claims: {verdicts}."
+    rows[-1] += f"{told(read_table(RESULTS / 'differences.csv'))} Published claims: {verdicts}."
     return "\n".join(rows) + "\n"
 
 

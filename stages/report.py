@@ -28,8 +28,13 @@ ALL = (
     ),
     Notebook(
         "distillation",
-        "What the students reach under each objective, what they cost, and which published claims hold here.",
-        {"audit": AUDIT, "data": MANIFEST, "studies": STUDIES},
+        "What the students reach under each objective, which differences are shown, and what they cost.",
+        {"data": MANIFEST, "studies": STUDIES},
+    ),
+    Notebook(
+        "audit",
+        "Every published claim with its verdict, the reason and the evidence, by this run and by every study.",
+        {"audit": AUDIT},
     ),
 )
 

@@ -12,10 +12,26 @@ import pandas as pd
 from stages.core import params
 from stages.core.arrays import read_npy
 from stages.core.comparison import comparison_table, nested_means, runs_table
+from stages.core.dataset import labels, read_index
 from stages.core.energy import PERCENTILES, floors
 from stages.core.errors import UserError, run
 from stages.core.files import atomic_folder, prune, read_json, write_json, write_text
-from stages.paths import COST, ENCODE, EXTRACT, PCA, REPORTS, RESULTS, ROTATION, SEP, SVD, TEACH, TRAIN
+from stages.core.statistics import differences_table
+from stages.paths import (
+    COST,
+    ENCODE,
+    EXTRACT,
+    MANIFEST,
+    PCA,
+    REPORTS,
+    RESULTS,
+    ROTATION,
+    SEP,
+    SVD,
+    TEACH,
+    TRAIN,
+    index_file,
+)
 
 OF_THE_MACHINE = ("train_images_per_s", "device")  # what git tracks is the same wherever it was computed
 
@@ -121,6 +137,25 @@ def overlap_table(backbones: Sequence[str]) -> pd.DataFrame:
     return pd.concat(parts)
 
 
+def right_predictions(runs: pd.DataFrame) -> dict[str, np.ndarray]:
+    """For each run, which validation images it classifies rightly, [images] of booleans.
+
+    Raises:
+        UserError: a run's predictions do not belong to its accuracy and the images.
+    """
+    truth = np.array(labels(read_index(index_file("val")), read_json(MANIFEST)["class_names"]))
+    right = {}
+    for name, top1 in zip(runs["run"], runs["top1"], strict=True):
+        path = TRAIN / name / "predictions.npy"
+        predicted = read_npy(path)
+        if predicted.shape != truth.shape or abs(100 * (predicted == truth).mean() - top1) > 0.01:
+            raise UserError(
+                f"{path} does not fit the run's top-1 on these images; delete {TRAIN / name}, run `dvc repro`"
+            )
+        right[name] = predicted == truth
+    return right
+
+
 def backbones_table(analyses: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """One row per backbone in the columns of the paper's tables: dims at each threshold.
 
@@ -178,6 +213,7 @@ def main() -> None:
     tables = {
         "runs": runs,
         "comparison": comparison_table(runs),
+        "differences": differences_table(runs, right_predictions(runs)),
         "curves": curves[head + [column for column in curves if column not in head]],
         "backbones": backbones_table(analyses),
         "dims": dims_table(backbones),

@@ -76,9 +76,11 @@ def test_every_stage_runs_and_reruns_only_for_cause(clone: Path) -> None:
     assert set(metrics["feature_error"]["widen"]) == {"none", "mse"}
     audit = json.loads((clone / "reports/audit.json").read_text())
     contradicted = [claim["id"] for claim in audit["claims"] if claim["verdict"] == "contradicted"]
-    assert contradicted == ["cost_params/widen/params"]
+    assert contradicted == ["cost_params/widen/params", "consistent_parameters/widen/params"]
+    shown = run(clone, "dvc", "metrics", "show", "--json", "reports/audit.json")
+    assert json.loads(shown.stdout)[""]["data"]["reports/audit.json"]["data"] == {"counts": audit["counts"]}
     assert sum(audit["counts"].values()) == len(audit["claims"])
-    for page in ("index", "representation", "distillation"):
+    for page in ("index", "representation", "distillation", "audit"):
         html = (clone / f"artifacts/html/{page}.html").read_text()
         assert 'src="http' not in html and 'href="http' not in html.replace('href="https://arxiv.org', "")
 

@@ -17,8 +17,9 @@ import yaml
 
 from stages import audit, record
 from stages.core import provenance, rendering, studies, tables
-from stages.core.claims import Claim, Results, judge_all
+from stages.core.claims import judge_all
 from stages.core.errors import UserError
+from stages.core.measures import Claim, Results
 from stages.paths import AUDIT, MANIFEST, RESULTS, STUDIES
 
 PIPELINE = {
@@ -185,7 +186,8 @@ def study(root: Path, name: str, *, top1: float, dataset: str = "imagenet", para
     (folder / "record.json").write_text(json.dumps(said))
     with (folder / "results/runs.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerows([["strategy", "objective", "top1", "width"], ["widen", "softkd_mse", top1, 384]])
+        writer.writerow(["strategy", "objective", "top1", "width", "teacher_width", "teacher_weights"])
+        writer.writerow(["widen", "softkd_mse", top1, 384, 384, "pretrained"])
     if parameters:
         cost = json.loads((folder / "results/cost.json").read_text())
         cost["baseline"]["parameters"] = parameters
@@ -232,7 +234,14 @@ def test_claims_are_judged_by_every_study(project, monkeypatch):
 
 def test_a_contradiction_is_never_outvoted():
     claim = Claim(
-        "cost_params/lift/params", "", "", 10, {}, ("lift",), "student_parameters", "nothing", {"absolute": 1}
+        id="cost_params/lift/params",
+        statement="",
+        source="",
+        figure=10,
+        measure="student_parameters",
+        needs=("nothing",),
+        path=("lift",),
+        tolerance={"absolute": 1},
     )
     runs = {
         name: Results("digits", {}, [], {"lift": {"parameters": parameters}}, {})
@@ -242,7 +251,7 @@ def test_a_contradiction_is_never_outvoted():
     assert (verdict["verdict"], verdict["run"], verdict["measured"]) == ("contradicted", "b", 13)
     assert [one["run"] for one in verdict["others"]] == ["current", "a", "c", "d"]
     assert [one["verdict"] for one in verdict["others"]] == ["confirmed", "confirmed", "confirmed", "contradicted"]
-    rows = tables.measured_claims({"claims": [verdict]})
+    rows = tables.register([verdict])
     assert [(row["run"], row["measured"]) for row in rows] == [
         ("b", 13),
         ("current", 10),
@@ -274,16 +283,23 @@ def test_studies_are_read_in_order_and_damaged_ones_named(project):
         studies.read(project / "reports/studies")
 
 
+def page(root: Path, name: str, given: dict[str, Path]) -> str:
+    """A report's page, rendered in the working directory."""
+    parameters = {key: path.as_posix() for key, path in given.items()}
+    html = Path("page.html")
+    rendering.render(root / f"notebooks/{name}.ipynb", Path("out.ipynb"), html, Path("figures"), parameters)
+    return html.read_text()
+
+
 def test_the_report_shows_the_studies(project, root, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(root))
     study(project / "reports", "imagenet_1", top1=78.3)
     audited(monkeypatch)
-    given = {"results": RESULTS, "audit": AUDIT, "data": MANIFEST, "studies": STUDIES}
-    parameters = {name: path.as_posix() for name, path in given.items()}
-    template, page = root / "notebooks/distillation.ipynb", project / "page.html"
-    rendering.render(template, project / "out.ipynb", page, project / "figures", parameters)
-    claims, _, shown = page.read_text().partition("Recorded studies</h2>")
+    claims = page(root, "audit", {"results": RESULTS, "audit": AUDIT})
     assert "<td>imagenet_1</td><td>78.3</td>" in claims
+    assert 'href="../../reports/studies/imagenet_1/figures/accuracy.svg"' in claims
+    distillation = page(root, "distillation", {"results": RESULTS, "data": MANIFEST, "studies": STUDIES})
+    shown = distillation.partition("Recorded studies</h2>")[2]
     assert "<td>imagenet_1</td><td>imagenet</td><td>cait_s24_224, 83.46 %</td><td>A CPU, 16 cores" in shown
     assert "<td>imagenet_1</td><td>widen</td>" in shown
 

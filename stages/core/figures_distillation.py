@@ -12,18 +12,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stages.core.statistics import told
 from stages.core.style import GREY, looks, new_figure
 
 OBJECTIVES = ("none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral")
 LOG_SPAN = 20.0  # a range of values wider than this factor gets a logarithmic axis
 
 
-def accuracy(runs: pd.DataFrame, teacher: Mapping[str, Any]) -> tuple[Figure, str]:
+def accuracy(runs: pd.DataFrame, teacher: Mapping[str, Any], differences: pd.DataFrame) -> tuple[Figure, str]:
     """Top-1 of every strategy and objective: a point for each seed, a bar at their mean.
 
     Args:
         runs: runs.csv.
         teacher: teacher.json.
+        differences: differences.csv.
     """
     figure, panel = _by_objective(runs, "top1", "top-1 accuracy on the validation images, %")
     if teacher.get("top1") is not None:
@@ -31,11 +33,9 @@ def accuracy(runs: pd.DataFrame, teacher: Mapping[str, Any]) -> tuple[Figure, st
     panel.set_ylim(top=min(panel.get_ylim()[1], 100.2))
     panel.set_title("Top-1 accuracy by objective and strategy")
     _legend_beside(panel)
-    means = _means(runs, "top1")
-    best, worst = means.idxmax(), means.idxmin()
     caption = (
-        f"Top-1 accuracy of {_seeds(runs)}: points are seeds, bars their means. "
-        f"{_extremes(means, best, worst, '.2f', ' %')}{_spread(runs, 'top1')}."
+        f"Top-1 accuracy of {_seeds(runs)}: points are seeds, bars their means. The means are "
+        f"{_range(_means(runs, 'top1'))} %{_spread(runs, 'top1')}. {told(differences)}"
     )
     if teacher.get("top1") is not None:
         caption += f" The dotted line is the teacher, {teacher['top1']:.2f} %."
@@ -62,11 +62,10 @@ def feature_error(runs: pd.DataFrame) -> tuple[Figure, str]:
     if known.empty:
         return figure, "No run has a relative feature error."
     means = _means(known, "relative_feature_error")
-    best, worst = means.idxmin(), means.idxmax()
     caption = (
         f"Relative feature error on the validation images, {_seeds(known)}; points are seeds, bars their means"
         f"{', on a logarithmic axis' if logarithmic else ''}. A map of zeros has error 1 (dotted). "
-        f"{_extremes(means, best, worst, '.3f', '')}. "
+        f"The means are {_range(means)}. "
         "A student narrower than its teacher is measured against the teacher's channels pooled to its width, "
         "which is another target: compare its error across objectives only, not with the other strategies'."
     )
@@ -158,16 +157,6 @@ def cost(runs: pd.DataFrame, teacher: Mapping[str, Any]) -> tuple[Figure, str]:
                 alpha=0.85,
                 label=strategy,
             )
-            best = rows["top1"].idxmax()
-            panel.annotate(
-                rows.loc[best, "objective"],
-                (width[best], rows.loc[best, "top1"]),
-                xytext=(0, 7),
-                textcoords="offset points",
-                ha="center",
-                fontsize="x-small",
-                color=GREY,
-            )
         if teacher.get("top1") is not None:
             panel.axhline(teacher["top1"], color=GREY, ls=":", label="teacher's top-1")
         panel.margins(0.15)
@@ -182,8 +171,8 @@ def cost(runs: pd.DataFrame, teacher: Mapping[str, Any]) -> tuple[Figure, str]:
     )
     caption = (
         "What a student costs at inference against its accuracy. Each marker is one objective, averaged over "
-        "seeds; the best objective of each strategy is named, and vertical lines join the objectives of one "
-        f"strategy. {sizes}."
+        "seeds, and vertical lines join the objectives of one strategy: two markers at different heights need not "
+        f"differ by more than chance, see figure `differences`. {sizes}."
     )
     if teacher.get("parameters"):
         flops = f", {_engineering(teacher['flops'])}FLOPs" if teacher.get("flops") else ""
@@ -243,19 +232,6 @@ def _objectives(rows: pd.DataFrame) -> list[str]:
 
 def _means(runs: pd.DataFrame, key: str) -> pd.Series:
     return runs.groupby(["strategy", "objective"], sort=False)[key].mean()
-
-
-def _name(group: Any) -> str:
-    return f"{group[0]} with objective {group[1]}"
-
-
-def _extremes(means: pd.Series, best: Any, worst: Any, digits: str, unit: str) -> str:
-    if best == worst:
-        return f"The mean of {_name(best)} is {means[best]:{digits}}{unit}"
-    return (
-        f"The best mean is that of {_name(best)}, {means[best]:{digits}}{unit}, the worst that of {_name(worst)}, "
-        f"{means[worst]:{digits}}{unit}"
-    )
 
 
 def _range(values: pd.Series) -> str:

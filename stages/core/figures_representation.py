@@ -58,34 +58,44 @@ def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
 
 
 def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
-    """Last-block dims at the highest threshold over images, with the 99th percentile marked.
+    """Last-block dims over images, one panel per threshold, with median and 99th percentile marked.
 
     Args:
         dims: dims.csv, rows of any backbones.
         svd: the backbone's part of svd.json.
     """
-    threshold = max(svd["thresholds"])
-    chosen = (dims["backbone"] == svd["backbone"]) & (dims["threshold"] == threshold)
-    values = dims.loc[chosen, "svd"].to_numpy()
-    p99, median = svd["dims_p99"][str(threshold)], svd["dims_median"][str(threshold)]
-    figure = new_figure(7, 3.6)
-    panel = figure.subplots()
-    step = max(1, -(-(int(values.max()) - int(values.min()) + 1) // 40))
-    edges = np.arange(values.min() - 0.5, values.max() + step + 0.5, step)
-    panel.hist(values, edges, color=look(0).color, edgecolor="white", lw=0.5, label="images")
-    panel.axvline(median, color=GREY, ls=":", lw=1.8, label=f"median: {median:g}")
-    panel.axvline(p99, color=look(3).color, ls="--", lw=1.8, label=f"99th percentile: {p99:g}")
-    panel.set(xlabel=f"dimensions for {threshold} % of the energy", ylabel="images")
-    panel.set_title(f"{_name(svd)}: dimensions per image, last block")
-    panel.xaxis.get_major_locator().set_params(integer=True)
-    panel.yaxis.get_major_locator().set_params(integer=True)
-    panel.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    thresholds = svd["thresholds"]
+    columns = min(2, len(thresholds))
+    lines = -(-len(thresholds) // columns)
+    figure = new_figure(4.6 * columns, 2.6 * lines + 0.5)
+    panels = figure.subplots(lines, columns, squeeze=False)
+    rows = dims[dims["backbone"] == svd["backbone"]]
+    told = []
+    for position, (panel, threshold) in enumerate(zip(panels.flat, thresholds, strict=False)):
+        values = rows.loc[rows["threshold"] == threshold, "svd"].to_numpy()
+        p99, median = svd["dims_p99"][str(threshold)], svd["dims_median"][str(threshold)]
+        step = max(1, -(-(int(values.max()) - int(values.min()) + 1) // 40))
+        edges = np.arange(values.min() - 0.5, values.max() + step + 0.5, step)
+        panel.hist(values, edges, color=look(position).color, edgecolor="white", lw=0.5)
+        panel.axvline(median, color=GREY, ls=":", lw=1.8, label=f"median: {median:g}")
+        panel.axvline(p99, color="black", ls="--", lw=1.4, label=f"99th percentile: {p99:g}")
+        panel.set(title=f"{threshold} % of the energy", xlabel="dimensions", ylabel="images")
+        panel.set_xlim(min(panel.get_xlim()[0], values.min() - 2), max(panel.get_xlim()[1], values.max() + 2))
+        panel.set_ylim(top=1.35 * panel.get_ylim()[1])  # room for the legend
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.yaxis.get_major_locator().set_params(integer=True)
+        panel.legend(fontsize="x-small", loc="upper left")
+        told.append(
+            f"{threshold} %: between {values.min()} and {values.max()}, median {median:g}, 99th percentile {p99:g} "
+            f"({p99 / svd['channels']:.0%} of the {svd['channels']} channels)"
+        )
+    for panel in panels.flat[len(thresholds) :]:
+        panel.remove()
+    figure.suptitle(f"{_name(svd)}: dimensions per image, last block")
     caption = (
-        f"How many dimensions hold {threshold} % of the energy of one image's last-block tokens, over "
-        f"{_number(len(values))} images of `{svd['backbone']}`: between {values.min()} and {values.max()}, median "
-        f"{median:g}. The 99th percentile, {p99:g}, is the figure the paper reports; it is {p99 / svd['channels']:.0%} "
-        f"of the {svd['channels']} channels"
-        f"{_tokens_bound(svd)}."
+        f"How many dimensions hold a share of the energy of one image's last-block tokens, over "
+        f"{_number(svd['images'])} images of `{svd['backbone']}`. {'; '.join(told)}. The 99th percentile is the figure "
+        f"the paper reports{_tokens_bound(svd)}."
     )
     return figure, caption
 

@@ -1,6 +1,7 @@
 """What the report's notebooks share: reading result files, and showing a figure or a table with its caption."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ from stages.core.errors import UserError
 from stages.core.style import save
 
 PIXELS_PER_INCH = 96  # of CSS
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads somewhere."""
+
+    text: str
+    target: str
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -41,16 +50,34 @@ def show(drawn: tuple[Figure, str], folder: Path, name: str) -> None:
     display(Markdown(f"**Figure `{name}`.** {caption}"))
 
 
-def show_table(rows: pd.DataFrame | Sequence[Mapping[str, Any]], caption: str) -> None:
-    """Display a table under its caption; numbers to at most four decimals, a missing value as a dash."""
+def show_table(rows: pd.DataFrame | Sequence[Mapping[str, Any]], caption: str, *, folded: bool = False) -> None:
+    """Display a table under its caption; numbers to at most four decimals, a missing value as a dash.
+
+    Args:
+        rows: the table; a cell may be a `Link`, or a list of them.
+        caption: stands above it.
+        folded: show the caption alone until it is clicked.
+    """
     table = pd.DataFrame(rows)
     header = "".join(f"<th>{escape(str(name))}</th>" for name in table.columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell(value))}</td>" for value in row) + "</tr>\n"
+        "<tr>" + "".join(f"<td>{_html(value)}</td>" for value in row) + "</tr>\n"
         for row in table.itertuples(index=False)
     )
-    display(Markdown(f"**Table.** {caption}"))
-    display(HTML(f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"))
+    text = f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+    if folded:
+        text = f"<details>\n<summary>{escape(caption)}</summary>\n{text}\n</details>"
+    else:
+        display(Markdown(f"**Table.** {caption}"))
+    display(HTML(text))
+
+
+def _html(value: Any) -> str:
+    if isinstance(value, Link):
+        return f'<a href="{escape(value.target)}">{escape(value.text)}</a>'
+    if isinstance(value, list) and any(isinstance(one, Link) for one in value):
+        return "<br>".join(map(_html, value))
+    return escape(cell(value))
 
 
 def cell(value: Any) -> str:

@@ -1,15 +1,19 @@
 """The report's tables, and the paragraph that says what its runs can and cannot show."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
 
 from stages.core.energy import dims
 from stages.core.files import read_json
+from stages.core.notebooks import Link
 from stages.core.studies import Study
 
+ROOT = "../.."  # of the project, from a page or an executed notebook
 SMALL = "digits"  # the embedded dataset, on which every student comes close to the ceiling
 
 
@@ -46,11 +50,6 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     for key, name, digits in (("top1", "top-1, %", 2), ("feature_error", "feature error", 3)):
         pairs = zip(rows[f"{key}_mean"], rows[f"{key}_std"], strict=True)
         table[name] = ["–" if pd.isna(mean) else _with_std(mean, std, digits) for mean, std in pairs]
-        differences = rows[f"{key}_minus_baseline"]
-        unit = ", points" if key == "top1" else ""
-        table[f"{name.split(',')[0]} minus baseline{unit}"] = [
-            "–" if pd.isna(value) else f"{value:+.{digits}f}" for value in differences
-        ]
     return table
 
 
@@ -118,14 +117,19 @@ def verdicts(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"verdict": verdict, "claims": count} for verdict, count in audit["counts"].items()]
 
 
-def measured_claims(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The claims with a verdict other than "not measured", one row for each run that measured them."""
-    keys = ("statement", "source", "published", "run", "measured", "tolerance", "verdict", "reason")
+def differences(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """differences.csv in words: what was compared, the difference with its interval, and what that shows."""
     return [
-        {key: (claim | measured)[key] for key in keys}
-        for claim in audit["claims"]
-        if claim["verdict"] != "not measured"
-        for measured in ({}, *claim["others"])
+        {
+            "setting": f"{row['strategy']}-{row['objective']}",
+            "minus": f"{row['against_strategy']}-{row['against_objective']}",
+            "points": f"{row['difference']:+.2f}",
+            "interval": "–" if pd.isna(row["low"]) else f"{row['low']:+.2f} to {row['high']:+.2f}",
+            "p, not adjusted": row["p"],
+            "method": row["method"],
+            "verdict": row["verdict"],
+        }
+        for row in rows.to_dict("records")
     ]
 
 
@@ -211,6 +215,56 @@ def spectral_against_mse(rows: pd.DataFrame, comparisons: Mapping[str, pd.DataFr
                 )
             found.append(row)
     return pd.DataFrame(found)
+
+
+def register(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Claims of audit.json with verdict, reason and links to the evidence, one row for each run that measured it."""
+    return [
+        {
+            "claim": claim["statement"],
+            "expected": claim["expected"],
+            "run": one["run"],
+            "measured": one["measured"],
+            "verdict": one["verdict"],
+            "reason": one["reason"],
+            "judged at": claim["scale"],
+            "evidence": _evidence(claim) if one is claim else None,
+            "source": claim["source"],
+        }
+        for claim in claims
+        for one in (claim, *claim["others"])
+    ]
+
+
+def by_family(audit: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The claims of audit.json by the first part of their id."""
+    families: dict[str, list[Mapping[str, Any]]] = {}
+    for claim in audit["claims"]:
+        families.setdefault(claim["id"].partition("/")[0], []).append(claim)
+    return families
+
+
+def families(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each family of claims: how many, their verdicts, and the reason most given where nothing was measured."""
+    rows = []
+    for name, claims in by_family(audit).items():
+        reasons = Counter(claim["reason"] for claim in claims if claim["verdict"] == "not measured")
+        counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in audit["counts"]}
+        rows.append({"family": name, "claims": len(claims), **counts})
+        rows[-1]["reason most given"] = reasons.most_common(1)[0][0] if reasons else None
+    return rows
+
+
+def _evidence(claim: Mapping[str, Any]) -> list[Link] | None:
+    """Links from a report's page, two folders below the root, to the metric's file and the figure."""
+    if claim["evidence"] is None:
+        return None
+    metric, figure = claim["evidence"]["metric"], claim["evidence"]["figure"]
+    file = PurePosixPath(metric.partition(":")[0])
+    links = [Link(metric, f"{ROOT}/{file}")]
+    if figure:
+        links.append(Link(f"figure {figure}", f"{ROOT}/{file.parent.parent / 'figures' / figure}.svg"))
+    return links
 
 
 def studies(recorded: Sequence[Study]) -> list[dict[str, Any]]:
