@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages import audit
-from stages.core import tables
+from stages.core import tables_audit
 from stages.core.claims import CONFIRMED, CONTRADICTED, NOT_MEASURED, expand, judge, judge_all
 from stages.core.errors import UserError
 from stages.core.files import read_yaml
@@ -217,7 +217,7 @@ def test_what_shows_nothing_is_kept_beside_what_decides():
     both = judge_all(claim, {"current": unclear, "good": clear})
     assert (both["verdict"], both["run"]) == (CONFIRMED, "good")
     assert [(one["run"], one["verdict"]) for one in both["others"]] == [("current", NOT_MEASURED)]
-    assert [row["run"] for row in tables.register([both])] == ["good", "current"]
+    assert [row["run"] for row in tables_audit.register([both])] == ["good", "current"]
 
 
 def test_every_verdict_names_its_evidence_and_scale():

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from stages import audit, record
-from stages.core import provenance, rendering, studies, tables
+from stages.core import provenance, rendering, studies, tables, tables_audit
 from stages.core.claims import judge_all
 from stages.core.errors import UserError
 from stages.core.measures import Claim, Results
@@ -251,7 +251,7 @@ def test_a_contradiction_is_never_outvoted():
     assert (verdict["verdict"], verdict["run"], verdict["measured"]) == ("contradicted", "b", 13)
     assert [one["run"] for one in verdict["others"]] == ["current", "a", "c", "d"]
     assert [one["verdict"] for one in verdict["others"]] == ["confirmed", "confirmed", "confirmed", "contradicted"]
-    rows = tables.register([verdict])
+    rows = tables_audit.register([verdict])
     assert [(row["run"], row["measured"]) for row in rows] == [
         ("b", 13),
         ("current", 10),

@@ -104,7 +104,7 @@ def _execute(template: Path, parameters: Mapping[str, str]) -> nbformat.Notebook
                 progress_bar=False,
                 log_output=False,
                 cwd=str(Path.cwd()),
-                extra_arguments=["--log-level=ERROR"],
+                extra_arguments=["--log-level=CRITICAL"],
             )
         except PapermillExecutionError as error:
             raise UserError(f"{template}: {_failure(error)}") from None

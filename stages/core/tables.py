@@ -1,19 +1,15 @@
 """The report's tables, and the paragraph that says what its runs can and cannot show."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
 
 from stages.core.energy import dims
 from stages.core.files import read_json
-from stages.core.notebooks import Link
 from stages.core.studies import Study
 
-ROOT = "../.."  # of the project, from a page or an executed notebook
 SMALL = "digits"  # the embedded dataset, on which every student comes close to the ceiling
 
 
@@ -110,11 +106,6 @@ def sep_over_images(sep: Mapping[str, Any]) -> list[dict[str, Any]]:
                 row[kind] = f"{mean:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"
             rows.append(row)
     return rows
-
-
-def verdicts(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How many claims got each verdict."""
-    return [{"verdict": verdict, "claims": count} for verdict, count in audit["counts"].items()]
 
 
 def differences(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -215,56 +206,6 @@ def spectral_against_mse(rows: pd.DataFrame, comparisons: Mapping[str, pd.DataFr
                 )
             found.append(row)
     return pd.DataFrame(found)
-
-
-def register(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Claims of audit.json with verdict, reason and links to the evidence, one row for each run that measured it."""
-    return [
-        {
-            "claim": claim["statement"],
-            "expected": claim["expected"],
-            "run": one["run"],
-            "measured": one["measured"],
-            "verdict": one["verdict"],
-            "reason": one["reason"],
-            "judged at": claim["scale"],
-            "evidence": _evidence(claim) if one is claim else None,
-            "source": claim["source"],
-        }
-        for claim in claims
-        for one in (claim, *claim["others"])
-    ]
-
-
-def by_family(audit: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """The claims of audit.json by the first part of their id."""
-    families: dict[str, list[Mapping[str, Any]]] = {}
-    for claim in audit["claims"]:
-        families.setdefault(claim["id"].partition("/")[0], []).append(claim)
-    return families
-
-
-def families(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each family of claims: how many, their verdicts, and the reason most given where nothing was measured."""
-    rows = []
-    for name, claims in by_family(audit).items():
-        reasons = Counter(claim["reason"] for claim in claims if claim["verdict"] == "not measured")
-        counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in audit["counts"]}
-        rows.append({"family": name, "claims": len(claims), **counts})
-        rows[-1]["reason most given"] = reasons.most_common(1)[0][0] if reasons else None
-    return rows
-
-
-def _evidence(claim: Mapping[str, Any]) -> list[Link] | None:
-    """Links from a report's page, two folders below the root, to the metric's file and the figure."""
-    if claim["evidence"] is None:
-        return None
-    metric, figure = claim["evidence"]["metric"], claim["evidence"]["figure"]
-    file = PurePosixPath(metric.partition(":")[0])
-    links = [Link(metric, f"{ROOT}/{file}")]
-    if figure:
-        links.append(Link(f"figure {figure}", f"{ROOT}/{file.parent.parent / 'figures' / figure}.svg"))
-    return links
 
 
 def studies(recorded: Sequence[Study]) -> list[dict[str, Any]]:
