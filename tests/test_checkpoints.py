@@ -138,14 +138,14 @@ def pixels():
 
 
 @pytest.mark.parametrize(
-    ("kind", "architecture", "parameters"),
+    ("kind", "architecture", "parameters", "wrapped"),
     [
-        ("lift", "deit_tiny_lift_patch16_224", 5_983_528),
-        ("widelast", "deit_tiny_widelast_patch16_224", 7_313_896),
-        ("baseline", "deit_tiny_patch16_224", 5_717_416),
+        ("lift", "deit_tiny_lift_patch16_224", 5_983_528, True),
+        ("lift", "deit_tiny_lift_patch16_224", 5_983_528, False),
+        ("widelast", "deit_tiny_widelast_patch16_224", 7_313_896, True),
+        ("baseline", "deit_tiny_patch16_224", 5_717_416, False),
     ],
 )
-@pytest.mark.parametrize("wrapped", [True, False])
 @torch.no_grad()
 def test_converted_students_compute_what_their_definition_says(
     kind, architecture, parameters, wrapped, tmp_path, pixels

@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import faulty_workers
 import numpy as np
 import pytest
 import timm
@@ -84,15 +85,6 @@ def write_features(data: Path, out: Path) -> None:
         extract(model, batches, out, **of)
 
 
-def refuse() -> None:
-    with joined() as world:
-        raise UserError(f"one line of {world.size}")
-
-
-def crash() -> None:
-    raise RuntimeError("a bug")
-
-
 @pytest.fixture
 def trained(tmp_path, tree, monkeypatch):
     """Run `train` with some processes; returns what it found and the epochs each rank logged."""
@@ -108,9 +100,9 @@ def trained(tmp_path, tree, monkeypatch):
     return run
 
 
-def test_two_processes_equal_one_and_a_killed_worker_changes_nothing(trained):
+def test_two_processes_equal_one_even_if_a_worker_is_killed(trained):
     alone, weights, _ = trained("alone", 1)
-    together, shared_weights, epochs = trained("together", 2)
+    together, shared_weights, epochs = trained("together", 2, die=True)
     assert together["predictions"] == alone["predictions"]
     assert together["errors"] == pytest.approx(alone["errors"], rel=1e-3)
     for name, value in alone["metrics"].items():
@@ -118,11 +110,6 @@ def test_two_processes_equal_one_and_a_killed_worker_changes_nothing(trained):
     for entry, other in zip(alone["history"], together["history"], strict=True):
         assert other == pytest.approx(entry, rel=1e-3)
     torch.testing.assert_close(shared_weights, weights, rtol=1e-3, atol=1e-4)
-    assert epochs == [[0, 1, 2]] * 2
-
-    killed, killed_weights, epochs = trained("killed", 2, die=True)
-    assert killed == together
-    torch.testing.assert_close(killed_weights, shared_weights, rtol=0, atol=0)
     assert epochs[1] == [0, 1, 0, 1, 2]  # the second time, the first epoch is told from the checkpoint
 
 
@@ -142,14 +129,14 @@ def test_two_processes_extract_what_one_does(tmp_path, tree, monkeypatch):
 def test_a_workers_user_error_is_the_launchers(monkeypatch):
     monkeypatch.setenv("PROCESSES", "2")
     with pytest.raises(UserError, match=r"^one line of 2$"):
-        launch(refuse)
+        launch(faulty_workers.refuse)
 
 
 def test_workers_that_keep_dying_end_in_one_line(monkeypatch, capfd):
     monkeypatch.setenv("PROCESSES", "2")
-    monkeypatch.setattr("stages.core.distributed.RESTARTS", 1)
-    with pytest.raises(UserError, match=r"worker [01] of 2 ended with exit status 1, after 1 restarts"):
-        launch(crash)
+    monkeypatch.setattr("stages.core.distributed.RESTARTS", 0)
+    with pytest.raises(UserError, match=r"worker [01] of 2 ended with exit status 1, after 0 restarts"):
+        launch(faulty_workers.crash)
     assert "a bug" in capfd.readouterr().err
 
 
