@@ -120,18 +120,35 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     write_text(path, text.getvalue())
 
 
+class Record(dict[str, Any]):
+    """An object of a JSON file, which says so when it lacks a key: the file is from another version of the project."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path) -> None:
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.path} has no {key!r}: another version wrote it; delete it and run `dvc repro`")
+
+    def __reduce__(self) -> Any:
+        return Record, (dict(self), self.path)
+
+
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; a key that is looked up in it and is not there raises UserError too.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: the file is missing, is not JSON, or holds something else than an object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), object_hook=lambda content: Record(content, path))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run `dvc repro`") from None
+    if not isinstance(found, Record):
+        raise UserError(f"{path} holds no object but {type(found).__name__}; delete it and run `dvc repro`")
+    return found
 
 
 def read_yaml(path: Path) -> Any:

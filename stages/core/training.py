@@ -67,9 +67,9 @@ def fit(
 
     A checkpoint is saved after every epoch, within one when the last is old enough, and when the process is to
     end. One in `checkpoints` is continued from, at the very step; the result equals that of an uninterrupted run,
-    since every random choice is a function of seed, position and process: no random state is needed. A step waits for the device only when the loss is
-    looked at. A global batch is split evenly over processes and, on each, over pieces that fit its device;
-    gradients are averaged over all of them.
+    since every random choice is a function of seed, position and process: no random state is needed. A step
+    waits for the device only when the loss is looked at. A global batch is split evenly over processes and, on each,
+    over pieces that fit its device; gradients are averaged over all of them.
 
     Args:
         task: model and loss, on the device of this process.
