@@ -17,7 +17,7 @@ from stages.core.files import atomic_folder, write_csv, write_json
 from stages.core.loaders import TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
 from stages.core.params import Dataset, Objective, Recipe
-from stages.core.resume import CheckpointFolder
+from stages.core.resume import CheckpointFolder, termination_noted
 from stages.core.skipping import SkippingImages
 from stages.core.training import PRECISIONS, fit
 from stages.images import image_list
@@ -110,7 +110,8 @@ def fit_and_save(
     )
     with checkpoint_folder as checkpoints:
         live = checkpoints.folder / "live"
-        with live_log(live) if world.primary else nullcontext(lambda _: None) as log:
+        logged = live_log(live) if world.primary else nullcontext(lambda _: None)
+        with logged as log, termination_noted() as terminated:
             fitted = fit(
                 task,
                 training,
@@ -119,6 +120,8 @@ def fit_and_save(
                 seed=seed,
                 world=world,
                 checkpoints=checkpoints,
+                checkpoint_s=machine.checkpoint_s(),
+                terminated=terminated,
                 compiled=machine.compiled(world.device),
                 log=log,
             )

@@ -1,5 +1,6 @@
 """Several processes train, evaluate and fail as one would."""
 
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import timm
 import torch
 
 from stages.core import students  # noqa: F401  registers the students with timm
+from stages.core import training as training_module
 from stages.core.dataset import ImageList, scan
 from stages.core.distributed import World, claim, joined, launch
 from stages.core.errors import UserError
@@ -36,12 +38,14 @@ def small_model(architecture: str, **arguments: object) -> torch.nn.Module:
     return timm.create_model(architecture, pretrained_cfg_overlay={"input_size": (3, 8, 8)}, **SMALL, **arguments)
 
 
-def train(data: Path, out: Path, die: bool) -> None:
+def train(data: Path, out: Path, die: bool, drop_path: float = 0.0) -> None:
     """Train a small student and write what came of it; with `die`, rank 1 is killed once, in its second epoch."""
     torch.set_num_threads(1)
     with joined() as world:
         teacher = small_model("cait_s24_224", embed_dim=96, num_heads=6).eval()
-        student = small_model("deit_tiny_lift_patch16_224", embed_dim=48, num_heads=3, lift_width=96)
+        student = small_model(
+            "deit_tiny_lift_patch16_224", embed_dim=48, num_heads=3, lift_width=96, drop_path_rate=drop_path
+        )
         train, val = (scan(data / name) for name in ("train", "val"))
         options = {"workers": 0, "world": world}
         training = TrainingBatches(
@@ -64,8 +68,15 @@ def train(data: Path, out: Path, die: bool) -> None:
                 (out / "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
+        asked = itertools.count()
+
+        def terminated() -> bool:  # one of the two processes is, after a word with the other at each step
+            return world.rank == 1 and next(asked) >= float(os.environ.get("TERMINATED_AFTER", "inf"))
+
+        training_module.WORDS_EVERY = 1
         with CheckpointFolder(out, "run", {}, writes=world.primary) as checkpoints:
-            fitted = fit(task, training, validation, **RECIPE, seed=0, world=world, checkpoints=checkpoints, log=log)
+            given = {"world": world, "checkpoints": checkpoints, "terminated": terminated}
+            fitted = fit(task, training, validation, **RECIPE, seed=0, log=log, **given)
         final = evaluate_against_teacher(student, teacher, validation, world)
         if world.primary:
             found = {"history": fitted.history, "metrics": final.metrics, "predictions": final.predictions.tolist()}
@@ -89,11 +100,11 @@ def write_features(data: Path, out: Path) -> None:
 def trained(tmp_path, tree, monkeypatch):
     """Run `train` with some processes; returns what it found and the epochs each rank logged."""
 
-    def run(name: str, processes: int, die: bool = False) -> tuple[dict, dict, list[list[int]]]:
+    def run(name: str, processes: int, die: bool = False, drop_path: float = 0.0) -> tuple[dict, dict, list[list[int]]]:
         out = tmp_path / name
         out.mkdir()
         monkeypatch.setenv("PROCESSES", str(processes))
-        launch(train, tree, out, die)
+        launch(train, tree, out, die, drop_path)
         epochs = [list(map(int, (out / f"epochs-{rank}").read_text().split())) for rank in range(processes)]
         return json.loads((out / "found.json").read_text()), torch.load(out / "weights.pt", weights_only=True), epochs
 
@@ -184,3 +195,16 @@ def test_a_slurm_step_is_joined(monkeypatch, nodes, first):
     seen = []
     launch(lambda: seen.append({name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}))
     assert seen == [{"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": first}]
+
+
+def test_a_terminated_world_saves_together_and_goes_on(trained, tmp_path, tree, monkeypatch):
+    monkeypatch.setenv("PROCESSES", "2")
+    monkeypatch.setenv("TERMINATED_AFTER", "3")
+    (out := tmp_path / "stopped").mkdir()
+    with pytest.raises(UserError, match=r"^stopped by SIGTERM; the same command goes on from step \d$"):
+        launch(train, tree, out, False, 0.2)
+    monkeypatch.delenv("TERMINATED_AFTER")
+    launch(train, tree, out, False, 0.2)
+    whole, weights, _ = trained("whole", 2, drop_path=0.2)
+    assert json.loads((out / "found.json").read_text()) == whole
+    torch.testing.assert_close(torch.load(out / "weights.pt", weights_only=True), weights, rtol=0, atol=0)

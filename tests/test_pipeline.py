@@ -54,6 +54,33 @@ def photographs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+NO_NETWORK = """
+import socket
+def refuse(method):
+    def guarded(self, address, *arguments):
+        local = self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1", "localhost")
+        if not local:
+            raise OSError(f"no network here: {address}")
+        return method(self, address, *arguments)
+    return guarded
+for name in ("connect", "connect_ex", "sendto"):
+    setattr(socket.socket, name, refuse(getattr(socket.socket, name)))
+def lookup(host, *arguments, found=socket.getaddrinfo, **options):
+    if host not in (None, "", "127.0.0.1", "::1", "localhost"):
+        raise socket.gaierror(f"no network here: {host}")
+    return found(host, *arguments, **options)
+socket.getaddrinfo = lookup
+"""
+
+
+@pytest.fixture(scope="module")
+def no_network(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder that, on PYTHONPATH, cuts every Python process off all but its own machine."""
+    folder = tmp_path_factory.mktemp("guard")
+    (folder / "sitecustomize.py").write_text(NO_NETWORK)
+    return str(folder)
+
+
 def run(folder: Path, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
     paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = {
@@ -68,9 +95,12 @@ def run(folder: Path, *command: str, check: bool = True, **variables: str) -> su
     return result
 
 
-def test_every_stage_runs_and_reruns_only_for_cause(clone: Path) -> None:
+def test_every_stage_runs_without_a_network_and_reruns_only_for_cause(clone: Path, no_network: str) -> None:
     run(clone, "python", "-m", "stages.compose", *SMALL)
-    run(clone, "dvc", "repro")
+    cut_off = {"PYTHONPATH": os.pathsep.join([str(clone), no_network])}
+    reach = "import socket; socket.create_connection(('192.0.2.1', 80), 1)"
+    assert "no network here" in run(clone, "python", "-c", reach, check=False, **cut_off).stderr
+    run(clone, "dvc", "repro", **cut_off)
     metrics = json.loads((clone / "reports/metrics.json").read_text())
     assert set(metrics["top1"]) == {"teacher", "baseline", "lift", "widen"}
     assert set(metrics["feature_error"]["widen"]) == {"none", "mse"}

@@ -1,6 +1,13 @@
+import hashlib
+import os
+import pickle
+import resource
+import signal
 import subprocess
 import sys
 from collections import Counter
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +17,7 @@ from stages.core.distributed import World
 from stages.core.errors import UserError
 from stages.core.loaders import EpochSampler, TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
-from stages.core.resume import CheckpointFolder
+from stages.core.resume import CheckpointFolder, termination_noted
 from stages.core.training import fit
 
 CPU = torch.device("cpu")
@@ -60,8 +67,8 @@ class Poisoned:
     def __len__(self):
         return len(self.batches)
 
-    def epoch(self, number):
-        for images, labels in self.batches.epoch(number):
+    def epoch(self, number, start=0):
+        for images, labels in self.batches.epoch(number, start):
             yield (images * float("nan") if number >= self.first else images), labels
 
 
@@ -94,6 +101,9 @@ def train(tmp_path, splits, make_student, make_teacher):
         augment=ERASING,
         device_batch=None,
         drop_path=0.2,
+        terminated=lambda: False,
+        checkpoint_s=600.0,
+        images=None,
         **changes,
     ):
         student = make_student("lift", drop_path_rate=drop_path)
@@ -101,7 +111,7 @@ def train(tmp_path, splits, make_student, make_teacher):
         objective = {"alpha": 0.5, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
         task = create_task(student, teacher, **objective, label_smoothing=0.1, device=CPU)
         training = TrainingBatches(
-            splits[0],
+            images or splits[0],
             student,
             augment={**AUGMENT, **augment},
             batch=16,
@@ -127,6 +137,8 @@ def train(tmp_path, splits, make_student, make_teacher):
                 seed=seed,
                 world=ALONE,
                 checkpoints=checkpoints,
+                checkpoint_s=checkpoint_s,
+                terminated=terminated,
                 log=log,
             )
         return fitted.history, {name: value.clone() for name, value in student.state_dict().items()}
@@ -273,14 +285,167 @@ def test_a_folder_in_use_by_another_process_is_refused(tmp_path):
         assert checkpoints.load() is None
 
 
-@pytest.mark.parametrize("keep", [0, 10, 1000])
-def test_a_damaged_checkpoint_is_set_aside(train, tmp_path, capsys, keep):
+def after(calls):
+    """A function that says no so many times, then yes."""
+    said = count(1)
+    return lambda: next(said) > calls
+
+
+STOPPED = r"^stopped by SIGTERM; the same command goes on from step {}$"
+
+
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [
+        (1, {}),
+        (6, {"distil": True, "device_batch": 5}),
+        (7, {"workers": 2, "augment": {"repeats": 3, "random_erasing": 0.5}}),
+        (11, {"ema_decay": None, "precision": "bfloat16"}),
+    ],
+    ids=str,
+)
+def test_a_run_stopped_at_any_step_goes_on_as_if_it_had_not(train, step, changes):
+    whole = train(root="whole", **changes)
+    with pytest.raises(UserError, match=STOPPED.format(step)):
+        train(terminated=after((step - 1) * 5 // 4), **changes)  # asked after each step and epoch, of 4 steps
+    with pytest.raises(UserError, match=STOPPED.format(step + 1)):
+        train(terminated=lambda: True, **changes)
+    assert_equal(train(**changes), whole)
+
+
+def test_a_run_stopped_after_its_last_step_only_evaluates(train):
+    whole = train(root="whole")
+    with pytest.raises(UserError, match=STOPPED.format(12)):
+        train(terminated=after(11 + 2))
+    assert_equal(train(poison=2), whole)
+
+
+def test_checkpoints_within_an_epoch_save_the_steps_before_a_crash(train, splits):
+    class Crashing(ImageList):
+        left = 0
+
+        def sample(self, index):
+            Crashing.left -= 1
+            if Crashing.left < 0:
+                raise InterruptedTrainingError
+            return super().sample(index)
+
+    whole = train(root="whole")
+    images = Crashing(splits[0].folder, splits[0].files, splits[0].labels)
+    Crashing.left = 7 * 16 + 5  # six steps of twelve: a batch is loaded before the one ahead of it is trained on
+    with pytest.raises(InterruptedTrainingError):
+        train(images=images, checkpoint_s=0.0)
+    Crashing.left = 6 * 16  # what is passed over is not loaded
+    assert_equal(train(images=images), whole)
+    assert Crashing.left == 0
+
+
+def test_a_sampler_passes_over_the_first_batches():
+    sampler = EpochSampler(50, 3, batch=12, piece=3, repeats=2, rank=1, size=2)
+    whole = list(sampler)
+    sampler.start = 3
+    assert list(sampler) == whole[3 * 2 :]
+    assert len(sampler) == len(whole) - 3 * 2
+
+
+def test_a_terminated_run_saves_first(train):
+    whole = train(root="whole")
+    logged = SimpleNamespace(append=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with termination_noted() as terminated, pytest.raises(UserError, match=STOPPED.format(4)):
+            train(logged=logged, terminated=terminated)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert_equal(train(), whole)
+
+
+def test_a_signal_that_nobody_acted_on_takes_effect_afterwards():
+    late = "import os, signal\nfrom stages.core.resume import termination_noted\n"
+    late += "with termination_noted():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('held')\nprint('lost')"
+    ended = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
+    assert (ended.stdout, ended.returncode) == ("held\n", -signal.SIGTERM)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """An open folder of a run that saved 1, then 2."""
+    with CheckpointFolder(tmp_path, "run", {"of": "a"}) as folder:
+        folder.save({"step": 1, "weights": torch.arange(1000.0)})
+        folder.save({"step": 2, "weights": torch.arange(1000.0)})
+        yield folder
+
+
+def test_the_checkpoint_before_is_kept(checkpoints):
+    assert checkpoints.load()["step"] == 2
+    checkpoints.file.unlink()  # as when killed between the two renames
+    assert checkpoints.load()["step"] == 1
+    checkpoints.save({"step": 3})
+    assert checkpoints.load()["step"] == 3
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt"}
+
+
+def damaged(content, how):
+    if isinstance(how, int):
+        return content[:how]
+    place = int(len(content) * float(how))
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("how", [0, 10, 33, 1000, "0", "0.1", "0.5", "0.999"], ids=str)
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(checkpoints, capsys, how):
+    checkpoints.file.write_bytes(content := damaged(checkpoints.file.read_bytes(), how))
+    assert checkpoints.load()["step"] == 1
+    aside = checkpoints.file.with_suffix(".damaged")
+    assert aside.read_bytes() == content
+    reason = "its content does not agree with its digest"
+    assert capsys.readouterr().err == f"warning: {aside} is damaged ({reason}); run goes on from the one before\n"
+    checkpoints.previous.write_bytes(content)
+    assert checkpoints.load() is None
+    assert capsys.readouterr().err.endswith("; run starts over\n")
+
+
+def test_damage_changes_no_result(train, tmp_path, capsys):
     whole = train()
     (file,) = tmp_path.glob("checkpoints/*/checkpoint.pt")
-    file.write_bytes(file.read_bytes()[:keep])
-    assert_equal(train(), whole)
-    assert "is damaged" in capsys.readouterr().err
-    assert file.with_suffix(".damaged").stat().st_size == keep
+    for paths in ([file], [file, file.with_name("previous.pt")]):
+        for path in paths:
+            path.write_bytes(damaged(path.read_bytes(), "0.5"))
+        assert_equal(train(), whole)
+        assert "is damaged" in capsys.readouterr().err
+
+
+def test_another_runs_checkpoint_is_refused(checkpoints, tmp_path, capsys):
+    with CheckpointFolder(tmp_path, "run", {"of": "b"}) as other:
+        other.file.write_bytes(checkpoints.file.read_bytes())
+        assert other.load() is None
+    assert "it is another run's" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_would_execute_is_refused(checkpoints, tmp_path, capsys):
+    class Malicious:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    for written in (torch.save, lambda value, file: pickle.dump(value, file.open("wb"))):
+        written({"identity": checkpoints.identity, "state": Malicious()}, tmp_path / "malicious")
+        content = (tmp_path / "malicious").read_bytes()
+        checkpoints.file.write_bytes(hashlib.sha256(content).digest() + content)
+        checkpoints.load()
+        assert "(it holds more than tensors)" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_full_disk_is_told_and_harms_no_checkpoint(checkpoints):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"^no space left on the disk for .*checkpoint.pt; free some"):
+            checkpoints.save({"step": 3, "weights": torch.arange(1000.0)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoints.load()["step"] == 2
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt"}
 
 
 def test_too_few_images_for_a_batch_are_refused(splits, make_student):

@@ -115,7 +115,11 @@ def _collect(folder: str, prefix: str, above: frozenset[tuple[int, int]], found:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if entry.is_dir():
+            try:
+                folder_like = entry.is_dir()
+            except OSError:  # a link to itself
+                raise UserError(f"{entry.path} is a link that leads nowhere; mend or remove it") from None
+            if folder_like:
                 status = entry.stat()
                 here = (status.st_dev, status.st_ino)
                 if here in above:

@@ -21,6 +21,7 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -40,11 +41,13 @@ class World:
         rank: this process, from 0.
         size: how many there are.
         device: where this process computes.
+        control: the group in which words pass between the processes' CPUs; None for the default one.
     """
 
     rank: int
     size: int
     device: torch.device
+    control: Any = None
 
     @property
     def primary(self) -> bool:
@@ -62,6 +65,14 @@ class World:
         total = values.clone()
         dist.all_reduce(total)
         return total / self.size
+
+    def any(self, values: Sequence[bool]) -> list[bool]:
+        """Which of some statements hold in any process, the same list in all of them; no device is waited for."""
+        if self.size == 1:
+            return list(values)
+        held = torch.tensor(values, dtype=torch.uint8)
+        dist.all_reduce(held, dist.ReduceOp.MAX, group=self.control)
+        return held.bool().tolist()
 
     def gather(self, values: Tensor) -> Tensor:
         """The tensors of all processes in the order of their ranks, joined along the first dimension."""
@@ -130,6 +141,10 @@ def launch(entry: Callable[..., None], *arguments: Any) -> None:
                 if fault.is_file():
                     raise UserError(fault.read_text()) from None
                 rank, failure = failed.get_first_failure()
+            except SignalException as stopped:  # the workers were told, and given 30 s
+                if fault.is_file():
+                    raise UserError(fault.read_text()) from None
+                raise UserError(f"stopped by {stopped.sigval.name}; the last checkpoint is kept") from None
             ended = f"worker {rank} of {processes} ended with exit status {failure.exitcode}"
             print(f"warning: {ended}; {left} restarts are left", file=sys.stderr)
     raise UserError(f"{ended}, after {RESTARTS} restarts; what it printed says why; the last checkpoint is kept")
@@ -217,5 +232,5 @@ def joined() -> Iterator[World]:
         torch.cuda.set_device(device)
     machine.share_cores(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield World(rank, size, device)
+    yield World(rank, size, device, dist.new_group(backend="gloo") if device.type == "cuda" else None)
     dist.destroy_process_group()

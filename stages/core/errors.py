@@ -1,7 +1,14 @@
 """What a user can mend is one clear line and a non-zero exit, never a traceback."""
 
+import errno
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: beyond a limit on the size of files
+FULL_TEXT = re.compile(rf"os error ({'|'.join(map(str, sorted(FULL)))})\)|requested and \d+ written")  # Rust, numpy
 
 
 class UserError(Exception):
@@ -18,10 +25,23 @@ class UnreadableImageError(UserError):
     """An image file is there, but its content cannot be decoded."""
 
 
+@contextmanager
+def full_disk_told(place: Path | str) -> Iterator[None]:
+    """Turn the many errors of a full disk into one `UserError` that names what was being written."""
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in FULL or FULL_TEXT.search(str(error)):
+            raise UserError(f"no space left on the disk for {place}; free some and give the command again") from None
+        raise
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a stage's `main`; a `UserError` ends the process with its one line and exit status 1."""
     try:
-        main()
+        with full_disk_told("this stage's files"):
+            main()
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

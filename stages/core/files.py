@@ -1,6 +1,7 @@
 """Reading and writing files so that nothing is half-written and nothing that can execute is loaded.
 
-Every write goes to a temporary name in the same folder and is renamed once complete.
+Every write goes to a temporary name in the same folder and is renamed once complete. What a killed process has left
+there is removed by the next one that writes beside it.
 """
 
 import csv
@@ -8,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,42 +18,88 @@ from typing import Any
 
 import yaml
 
-from stages.core.errors import UserError
+from stages.core.errors import UserError, full_disk_told
+
+TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # .NAME.PROCESS.tmp
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` unless the body raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with full_disk_told(path):
+        temporary = _temporary(path)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; it takes the place of `path` unless the body raises."""
+    with full_disk_told(path):
+        temporary = _temporary(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` for this process, where nothing is; what dead processes left beside it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    _remove(temporary)  # a dead process may have had this one's number
+    return temporary
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files and folders in `folder` whose process does not run any more."""
+    with os.scandir(folder) as entries:
+        left = [(Path(entry.path), match) for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
+    for path, match in left:
+        if not _alive(int(match[1])):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
     try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file's content, or a folder's names."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(opened)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8; a file that already holds it is left alone."""
     if path.is_file() and path.read_bytes() == text.encode():
+        sweep(path.parent)
         return
     with atomic(path) as temporary:
         temporary.write_bytes(text.encode())
@@ -72,18 +120,35 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     write_text(path, text.getvalue())
 
 
+class Record(dict[str, Any]):
+    """An object of a JSON file, which says so when it lacks a key: the file is from another version of the project."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path) -> None:
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.path} has no {key!r}: another version wrote it; delete it and run `dvc repro`")
+
+    def __reduce__(self) -> Any:
+        return Record, (dict(self), self.path)
+
+
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; a key that is looked up in it and is not there raises UserError too.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: the file is missing, is not JSON, or holds something else than an object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), object_hook=lambda content: Record(content, path))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run `dvc repro`") from None
+    if not isinstance(found, Record):
+        raise UserError(f"{path} holds no object but {type(found).__name__}; delete it and run `dvc repro`")
+    return found
 
 
 def read_yaml(path: Path) -> Any:

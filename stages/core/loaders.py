@@ -1,6 +1,10 @@
 """Batches of images for training and evaluation, the same ones for any number of worker processes."""
 
+import ctypes
+import os
 import random
+import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +22,7 @@ from stages.core.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
 Key = tuple[int, int, int, int]  # seed, epoch, index of the image, which of its repeats
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 HELD_BYTES = 256 * 2**20  # evaluation batches up to this size are decoded once and held in memory
 
 
@@ -96,16 +101,32 @@ class EpochSampler(Sampler[list[Key]]):
         self.part = range(batch * rank // size, batch * (rank + 1) // size)
         self.steps = min(images // batch, steps or images)
         self.epoch = 0
+        self.start = 0  # global batches of the epoch that are passed over, and not loaded
 
     def __len__(self) -> int:
-        return self.steps * (len(self.part) // self.piece)
+        return (self.steps - self.start) * (len(self.part) // self.piece)
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
-        for start in range(0, self.steps * self.batch, self.batch):
+        for start in range(self.start * self.batch, self.steps * self.batch, self.batch):
             for first in range(start + self.part.start, start + self.part.stop, self.piece):
                 positions = (divmod(position, self.repeats) for position in range(first, first + self.piece))
                 yield [(self.seed, self.epoch, int(order[image]), repeat) for image, repeat in positions]
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """The generator that models on a device draw from; to seed it takes microseconds and no synchronisation."""
+    return torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
+
+
+def _follow_parent(_: int) -> None:
+    """Make a loading process end when its parent does, not when a signal comes to the parent's whole group.
+
+    So a training process that is told to end can save first.
+    """
+    os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class KeyedErasing:
@@ -120,11 +141,7 @@ class KeyedErasing:
 
     def __init__(self, probability: float, device: torch.device) -> None:
         self.erase = RandomErasing(probability, mode="pixel", device=device)
-        self.generator = (
-            torch.default_generator
-            if device.type == "cpu"
-            else torch.cuda.default_generators[device.index or 0]  # which takes no synchronisation to seed
-        )
+        self.generator = default_generator(device)
 
     def __call__(self, images: Tensor, keys: Sequence[Key]) -> Tensor:
         """Erase parts of normalised images [images, 3, height, width], in place."""
@@ -205,6 +222,7 @@ class TrainingBatches:
             collate_fn=fast_collate,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_follow_parent,
             pin_memory=world.device.type == "cuda",
             generator=torch.Generator(),  # else every epoch would draw from the model's random state
         )
@@ -215,9 +233,9 @@ class TrainingBatches:
         """Global batches of an epoch."""
         return self.sampler.steps
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """This process's pieces of one epoch, counted from 0: `pieces` for each global batch."""
-        self.sampler.epoch = number
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """This process's pieces of one epoch, counted from 0: `pieces` for each global batch from `start` on."""
+        self.sampler.epoch, self.sampler.start = number, start
         for keys, (images, labels) in zip(self.sampler, self.loader, strict=True):
             yield (self.erasing(images, keys) if self.erasing else images), labels
 
@@ -236,7 +254,13 @@ def evaluation_batches(
         raise UserError(f"{len(images.files)} images are too few for {world.size} processes; set PROCESSES to less")
     whole = Images(images, create_transform(**resolve_model_data_config(model)))
     dataset = whole if world is None or world.size == 1 else Subset(whole, world.share(len(whole)))
-    loader = DataLoader(dataset, batch_size=batch, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(
+        dataset,
+        batch_size=batch,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_follow_parent,
+    )
     sample, _ = whole[0]
     held = sample.numel() * sample.element_size() * len(dataset) <= HELD_BYTES
     return list(loader) if held else loader

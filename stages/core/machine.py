@@ -8,6 +8,7 @@ GPUS          how many of the visible CUDA devices a run takes for itself, waiti
 DEVICE_BATCH  the most images that a process takes at a time; default: its whole part of the global batch
 COMPILE       1 or 0: whether torch.compile is used; default: on CUDA devices
 WORKERS       image-loading processes of each process; default: its CPU cores but one, at most 8
+CHECKPOINT_MINUTES  between two checkpoints within an epoch; default: 10
 FRESH         1: ignore the checkpoint of an interrupted run
 """
 
@@ -136,6 +137,22 @@ def checkpoints() -> Path:
 def listings() -> Path:
     """Where the listings of archives are kept, beside the checkpoints."""
     return checkpoints() / "listings"
+
+
+def checkpoint_s() -> float:
+    """Seconds between two checkpoints within an epoch, from `CHECKPOINT_MINUTES`.
+
+    Raises:
+        UserError: `CHECKPOINT_MINUTES` is not a number.
+    """
+    value = os.environ.get("CHECKPOINT_MINUTES", "10")
+    try:
+        minutes = float(value)
+    except ValueError:
+        minutes = -1.0
+    if not minutes >= 0:
+        raise UserError(f"CHECKPOINT_MINUTES={value} is not a number of minutes; use 0, 0.5, 10, …, or unset it")
+    return 60 * minutes
 
 
 def fresh() -> bool:

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -16,10 +17,10 @@ from tqdm import tqdm
 from stages.core.distributed import World
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate
-from stages.core.loaders import TrainingBatches
+from stages.core.loaders import TrainingBatches, default_generator
 from stages.core.resume import CheckpointFolder
 
-EPOCHS_AT_MOST = 100_003  # keeps the random states of (seed, epoch) apart
+WORDS_EVERY = 10  # steps between two words of several processes with each other, whether to save or to stop
 LOSS_CHECKS = 100  # steps between two looks at the loss, each of which waits for the device
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 History = list[dict[str, float]]
@@ -57,15 +58,18 @@ def fit(
     seed: int,
     world: World,
     checkpoints: CheckpointFolder,
+    checkpoint_s: float = 600.0,
+    terminated: Callable[[], bool] = lambda: False,
     compiled: bool = False,
     log: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> Fitted:
-    """Train a task's model with AdamW and a cosine schedule, evaluating and saving after every epoch.
+    """Train a task's model with AdamW and a cosine schedule, evaluating after every epoch.
 
-    A checkpoint in `checkpoints` is continued from; the result equals that of an uninterrupted run, since
-    every random choice depends on seed and epoch alone. A step waits for the device only when the loss is
-    looked at. A global batch is split evenly over processes and, on each, over pieces that fit its device;
-    gradients are averaged over all of them.
+    A checkpoint is saved after every epoch, within one when the last is old enough, and when the process is to
+    end. One in `checkpoints` is continued from, at the very step; the result equals that of an uninterrupted run,
+    since every random choice is a function of seed, position and process: no random state is needed. A step
+    waits for the device only when the loss is looked at. A global batch is split evenly over processes and, on each,
+    over pieces that fit its device; gradients are averaged over all of them.
 
     Args:
         task: model and loss, on the device of this process.
@@ -80,11 +84,14 @@ def fit(
         seed: of the model's own random choices (drop path), which differ between processes.
         world: the processes that train together.
         checkpoints: where to save and to continue from.
+        checkpoint_s: seconds between two checkpoints within an epoch.
+        terminated: says whether this process was told to end, which makes all of them save and stop.
         compiled: whether to compile student and teacher.
         log: called with the metrics of each epoch, those before an interruption included.
 
     Raises:
-        UserError: the loss is not finite, and the last checkpoint is kept; or the device's memory is too small.
+        UserError: the loss is not finite, and the last checkpoint is kept; or the device's memory is too small; or
+            the process was told to end.
     """
     student, averaged = task.get_eval_model(), None
     if ema_decay is not None:
@@ -102,8 +109,10 @@ def fit(
         updates_per_epoch=len(training),
     )
 
+    generator = default_generator(world.device)
     history: History = []
     trained_images, trained_s = 0, 0.0
+    step, of_epoch = 0, torch.zeros(0)  # the losses of an unfinished epoch
     saved = checkpoints.load() if world.primary else None
     world.wait()  # a damaged checkpoint is out of the way before the others look
     if not world.primary:
@@ -115,6 +124,7 @@ def fit(
         optimizer.load_state_dict(saved["optimizer"])
         history = saved["history"]
         trained_images, trained_s = saved["trained"]
+        step, of_epoch = saved["step"], saved["losses"]
     for metrics in history:
         log(metrics)
     if compiled:
@@ -124,7 +134,24 @@ def fit(
 
     autocast = torch.autocast(world.device.type, PRECISIONS[precision], enabled=precision != "float32")
     pieces = training.pieces
-    step = len(history) * len(training)
+
+    def save(losses: Tensor) -> None:
+        state: dict[str, Any] = {
+            **task.get_checkpoint_state(),
+            "optimizer": optimizer.state_dict(),
+            "history": history,
+            "trained": [trained_images, trained_s],
+            "step": step,
+            "losses": losses.cpu(),
+        }
+        if averaged is not None:
+            state |= task.get_checkpoint_state(ema=True)
+        checkpoints.save(state)
+
+    def end() -> None:
+        raise UserError(f"stopped by SIGTERM; the same command goes on from step {step}")
+
+    saved_at = time.monotonic()
     progress = tqdm(
         range(len(history), epochs),
         initial=len(history),
@@ -133,14 +160,16 @@ def fit(
         disable=None if world.primary else True,
     )
     for epoch in progress:
-        torch.manual_seed((seed * EPOCHS_AT_MOST + epoch) * world.size + world.rank)  # drop path
         task.train()
+        start = step - epoch * len(training)
         losses = torch.zeros(len(training), device=world.device)
+        losses[:start] = of_epoch[:start]
         started = time.perf_counter()
-        for position, (images, labels) in enumerate(training.epoch(epoch)):
+        for position, (images, labels) in enumerate(training.epoch(epoch, start), start * pieces):
             batch, piece = divmod(position, pieces)
             last = piece == pieces - 1
             if piece == 0:
+                generator.manual_seed(_draw(seed, step, world.rank))  # of drop path
                 scheduler.step_update(step)
                 optimizer.zero_grad()
             try:
@@ -163,10 +192,23 @@ def fit(
             task.update_ema(step)
             if step % LOSS_CHECKS == 0:
                 _check_finite(losses, epoch, len(training))
-        losses = world.mean(losses)
+            if world.size == 1 or step % WORDS_EVERY == 0:
+                late = world.primary and time.monotonic() - saved_at >= checkpoint_s
+                stopping, due = world.any([terminated(), late])
+                if stopping or due:
+                    losses[start:] = world.mean(losses[start:])
+                    _check_finite(losses, epoch, len(training))
+                    trained_s += time.perf_counter() - started
+                    trained_images += (batch + 1 - start) * training.batch
+                    save(losses)
+                    if stopping:
+                        world.wait()  # a worker that ends has the others killed
+                        end()
+                    start, started, saved_at = batch + 1, time.perf_counter(), time.monotonic()
+        losses[start:] = world.mean(losses[start:])
         _check_finite(losses, epoch, len(training))
         trained_s += time.perf_counter() - started
-        trained_images += len(training) * training.batch
+        trained_images += (len(training) - start) * training.batch
 
         metrics = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": losses.mean().item()}
         metrics |= evaluate(student, validation, world)
@@ -176,16 +218,16 @@ def fit(
         history.append(metrics)
         log(metrics)
         progress.set_postfix(loss=f"{metrics['train_loss']:.3f}", top1=f"{metrics['top1']:.1f} %")
-        state: dict[str, Any] = {
-            **task.get_checkpoint_state(),
-            "optimizer": optimizer.state_dict(),
-            "history": history,
-            "trained": [trained_images, trained_s],
-        }
-        if averaged is not None:
-            state |= task.get_checkpoint_state(ema=True)
-        checkpoints.save(state)
+        save(losses[:0])
+        saved_at = time.monotonic()
+        if any(world.any([terminated()])):
+            end()
     return Fitted(history, trained_images / trained_s if trained_s else 0.0, averaged)
+
+
+def _draw(*key: int) -> int:
+    """A random seed that is a function of the key, of 64 bits."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def _check_finite(losses: Tensor, epoch: int, batches: int) -> None:
@@ -195,5 +237,5 @@ def _check_finite(losses: Tensor, epoch: int, batches: int) -> None:
         first = int((~finite).nonzero()[0])
         raise UserError(
             f"the loss is not finite at step {epoch * batches + first} (epoch {epoch}, batch {first}); "
-            f"lower recipe.lr or set recipe.clip_grad; the checkpoint of the epoch before is kept"
+            f"lower recipe.lr or set recipe.clip_grad; the last checkpoint is kept"
         )
