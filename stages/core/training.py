@@ -17,6 +17,7 @@ from stages.core.distributed import World
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate
 from stages.core.loaders import TrainingBatches
+from stages.core.resident import ResidentBatches
 from stages.core.resume import CheckpointFolder
 
 EPOCHS_AT_MOST = 100_003  # keeps the random states of (seed, epoch) apart
@@ -42,7 +43,7 @@ class Fitted:
 
 def fit(
     task: TrainingTask,
-    training: TrainingBatches,
+    training: TrainingBatches | ResidentBatches,
     validation: Iterable[tuple[Tensor, Tensor]],
     *,
     epochs: int,
