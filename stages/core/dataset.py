@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -232,6 +232,8 @@ def check_splits(train: Split, val: Split, *, classes: int) -> None:
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     """Divide a split, class by class at random, into what is left to train on and `share` of it, to validate on.
 
+    Both keep the inodes of the whole.
+
     Raises:
         UserError: a class has too few images to be divided.
     """
@@ -247,11 +249,10 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
             )
         held[np.random.default_rng((seed, label)).permutation(own)[:wanted]] = True
     rest, part = (
-        Split(
-            split.classes,
-            tuple(split.files[index] for index in np.flatnonzero(chosen)),
-            tuple(split.sizes[index] for index in np.flatnonzero(chosen)),
-            split.inodes[chosen],
+        replace(
+            split,
+            files=tuple(split.files[index] for index in np.flatnonzero(chosen)),
+            sizes=tuple(split.sizes[index] for index in np.flatnonzero(chosen)),
         )
         for chosen in (~held, held)
     )
