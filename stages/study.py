@@ -2,8 +2,8 @@
 
 For machines that have no DVC, or lend themselves for minutes at a time. Takes the stages of dvc.yaml with the
 parameters of params.yaml, several at once if asked, and leaves out what was done with the same command, parameters,
-code and inputs. What the time cuts off goes on from its checkpoint when the same command is given again. Exit status: 0 when
-nothing is left, 75 when something is, 1 after a failure.
+code and inputs. What the time cuts off goes on from its checkpoint when the same command is given again. Exit status:
+0 when nothing is left, 75 when something is, 1 after a failure.
 """
 
 import argparse

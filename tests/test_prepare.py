@@ -143,7 +143,7 @@ def test_a_part_of_the_training_images_can_be_held_out(project, tree, tmp_path, 
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     assert written(project("dataset.held_out=0.25", "dataset.reader=tar")) == before
     with pytest.raises(UserError, match=r"held_out 0\.1 leaves none on one side"):
-        project("dataset.held_out=0.1")
+        project("dataset.held_out=0.1", "dataset.reader=tar")
 
 
 def test_images_on_the_device_train_a_teacher(project):
