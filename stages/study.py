@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,15 +140,17 @@ class Running:
         with log.open("wb") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 
-    def stop(self, wait_s: float) -> None:
-        """Interrupt it, and end it if it has not ended after `wait_s` seconds."""
-        for how, patience in ((signal.SIGINT, max(0.0, wait_s)), (signal.SIGKILL, None)):
-            if self.process.poll() is None:
-                os.killpg(self.process.pid, how)
-                try:
-                    self.process.wait(patience)
-                except subprocess.TimeoutExpired:
-                    continue
+    def ask(self) -> None:
+        """Tell it to end, as a training does once it has saved."""
+        self.process.terminate()
+
+    def end(self, wait_s: float) -> None:
+        """Give it `wait_s` seconds to end, then kill what there still is of it."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, wait_s))
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 def execute(waiting: list[Step], stamps: dict[str, str], folder: Path, *, at_once: int, until: float) -> list[str]:
@@ -188,9 +191,9 @@ def execute(waiting: list[Step], stamps: dict[str, str], folder: Path, *, at_onc
             time.sleep(LOOK_S if running else 0)
     finally:
         for one in running:
-            os.killpg(one.process.pid, signal.SIGINT)  # all of them first, so that they stop side by side
+            one.ask()
         for one in running:
-            one.stop(until - time.monotonic())
+            one.end(min(GRACE_S, until - time.monotonic()))
     return [one.step.name for one in running] + [step.name for step in waiting if not _still_done(step, stamps)]
 
 

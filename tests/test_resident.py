@@ -106,6 +106,12 @@ def test_processes_and_pieces_change_nothing(make, size, device_batch, repeats):
         torch.testing.assert_close(joined(parts), batch, rtol=0, atol=1e-5)
 
 
+def test_an_epoch_goes_on_from_any_batch(make):
+    whole, rest = list(make(device_batch=6).epoch(2)), list(make(device_batch=6).epoch(2, 1))
+    assert len(whole) == 6
+    torch.testing.assert_close(rest, whole[2:], rtol=0, atol=0)
+
+
 def test_repeats_of_an_image_are_augmented_anew(make):
     images, labels = next(iter(make(repeats=3).epoch(0)))
     assert torch.equal(labels[0::3], labels[1::3])

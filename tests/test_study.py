@@ -1,5 +1,6 @@
 """The pipeline without DVC: the right steps in the right order, nothing twice, and a stop in time."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -88,21 +89,27 @@ def test_a_failure_names_the_step_and_what_it_said(toy):
     assert toy() == (["third"], 0)
 
 
-def test_time_up_interrupts_and_says_what_is_left(toy, capfd, monkeypatch):
+def test_time_up_ends_what_runs_and_says_what_is_left(toy, capfd, monkeypatch):
     program = """
-        import sys, time, pathlib
-        try:
-            time.sleep(60)
-        except KeyboardInterrupt:
-            pathlib.Path("stopped").touch()
-            sys.exit(130)
+        import pathlib, signal, subprocess, sys, time
+        child = subprocess.Popen(["sleep", "60"])
+        pathlib.Path("child").write_text(str(child.pid))
+        def save(*_):
+            pathlib.Path("saved").touch()
+            sys.exit(1)
+        signal.signal(signal.SIGTERM, save)
+        time.sleep(60)
     """
     Path("slow.py").write_text(textwrap.dedent(program))
     slow = TOY.replace('sh -c "echo third >> order; ls b > c"', "python slow.py")
     monkeypatch.setattr(study, "GRACE_S", 3.0)
     started = time.monotonic()
     assert toy("--minutes", "0.1", pipeline=slow)[1] == study.LEFT
-    assert time.monotonic() - started < 6 and Path("stopped").exists()
+    assert time.monotonic() - started < 6 and Path("saved").exists()
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.kill(int(Path("child").read_text()), 0)
+            time.sleep(0.05)
     assert "5 of 6 steps are done; left: third" in capfd.readouterr().out
     assert toy() == (["third"], 0)
 

@@ -8,6 +8,7 @@ the number of processes and pieces, nor on the device.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -259,14 +260,14 @@ class ResidentBatches:
         """Global batches of an epoch."""
         return self.sampler.steps
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """This process's pieces of one epoch, counted from 0: `pieces` for each global batch."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """This process's pieces of one epoch, counted from 0: `pieces` for each global batch from `start` on."""
         generator = torch.Generator().manual_seed(self.seed * EPOCHS_AT_MOST + number)
         rows = len(self.images) * self.repeats
         table = torch.rand(rows, len(COLUMNS), generator=generator).to(self.device)
         noise = torch.randn(max(NOISE, 2 * self.images[0].numel()), generator=generator).to(self.device)
         self.sampler.epoch = number
-        for keys in self.sampler:
+        for keys in islice(self.sampler, start * self.pieces, None):
             places = torch.tensor([(image, image * self.repeats + repeat) for _, _, image, repeat in keys])
             chosen, row = places.to(self.device, non_blocking=True).unbind(1)
             yield self.augmented(self.images[chosen], Draws(table[row]), noise), self.labels[chosen]
