@@ -11,12 +11,14 @@ from torch import nn
 
 from stages.core import machine, models
 from stages.core.arrays import write_npy
+from stages.core.dataset import ImageList
 from stages.core.distributed import World
 from stages.core.evaluation import evaluate, evaluate_against_teacher
 from stages.core.files import atomic_folder, write_csv, write_json
 from stages.core.loaders import TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
 from stages.core.params import Dataset, Objective, Recipe
+from stages.core.resident import Augmentation, ResidentBatches
 from stages.core.resume import CheckpointFolder, termination_noted
 from stages.core.skipping import SkippingImages
 from stages.core.training import PRECISIONS, fit
@@ -47,6 +49,27 @@ def live_log(folder: Path) -> Iterator[Callable[[Mapping[str, float]], None]]:
             live.next_step()
 
         yield log
+
+
+def training_batches(
+    images: ImageList, model: nn.Module, recipe: Recipe, *, seed: int, world: World
+) -> TrainingBatches | ResidentBatches:
+    """The batches of a recipe: augmented by loading processes, or on the device."""
+    augment = recipe.augment.model_dump()
+    options: dict[str, Any] = {
+        "batch": recipe.global_batch,
+        "epoch_steps": recipe.epoch_steps,
+        "device_batch": machine.device_batch(),
+        "seed": seed,
+        "workers": machine.workers(),
+        "world": world,
+    }
+    if augment.pop("on_device"):
+        del augment["auto_augment"]
+        repeats = augment.pop("repeats")
+        return ResidentBatches(images, model, augmentation=Augmentation(**augment), repeats=repeats, **options)
+    del augment["padding"]
+    return TrainingBatches(images, model, augment=augment, **options)
 
 
 def fit_and_save(
@@ -86,17 +109,7 @@ def fit_and_save(
     if data.unreadable == "skip":
         journal = checkpoint_folder.folder / "unreadable.txt"
         images = SkippingImages.of(images, journal, fresh=machine.fresh() and world.primary)
-    training = TrainingBatches(
-        images,
-        model,
-        augment=recipe.augment.model_dump(),
-        batch=recipe.global_batch,
-        epoch_steps=recipe.epoch_steps,
-        device_batch=machine.device_batch(),
-        seed=seed,
-        workers=machine.workers(),
-        world=world,
-    )
+    training = training_batches(images, model, recipe, seed=seed, world=world)
     validation = evaluation_batches(
         image_list(data, "val"), model, batch=training.sampler.piece, workers=machine.workers(), world=world
     )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stages.core.dataset import ImageList, Split, check_splits, describe, read_index
+from stages.core.dataset import ImageList, Split, check_classes, check_splits, describe, hold_out, read_index
 from stages.core.errors import UserError
 from stages.core.files import read_json
 from stages.core.hub import Hub, missing_extra
@@ -45,10 +45,17 @@ def survey(data: Dataset) -> tuple[dict[str, Split], dict[str, Any]]:
     """List the images of "train" and "val", refuse what cannot be used, and describe it: the manifest."""
     names = {"train": data.train_split, "val": data.val_split}
     images = source(data)
-    splits = {key: images.scan(name) for key, name in names.items()}
-    check_splits(splits["train"], splits["val"], classes=data.classes)
-    keys = {"classes", "train_split", "val_split", "val_images", "split_seed"}
-    manifest = {"dataset": data.label, **data.model_dump(include=keys, exclude_none=True)}
+    if data.held_out is None:
+        splits = {key: images.scan(name) for key, name in names.items()}
+        check_splits(splits["train"], splits["val"], classes=data.classes)
+    else:
+        whole = images.scan(data.train_split)
+        check_classes(whole, classes=data.classes)
+        splits = dict(zip(names, hold_out(whole, data.held_out, data.split_seed), strict=True))
+    keys = {"classes", "train_split", "val_split", "val_images", "split_seed", "held_out"}
+    # Figures of a held-out part are no figures of the dataset: no published claim is judged by them.
+    label = data.label if data.held_out is None else f"{data.label}, held-out part"
+    manifest = {"dataset": label, **data.model_dump(include=keys, exclude_none=True)}
     manifest["class_names"] = list(splits["val"].classes)
     for key, split in splits.items():
         manifest[key] = describe(split, EMBEDDED_IMAGES / names[key] if data.reader == "digits" else None)
@@ -58,5 +65,5 @@ def survey(data: Dataset) -> tuple[dict[str, Split], dict[str, Any]]:
 def image_list(data: Dataset, part: str) -> ImageList:
     """The images of "train", "val" or "sample", as `prepare` indexed them."""
     manifest = read_json(MANIFEST)
-    split = manifest["train_split" if part == "train" else "val_split"]
+    split = manifest["train_split" if part == "train" or "held_out" in manifest else "val_split"]
     return source(data).open(split, read_index(index_file(part)), manifest["class_names"])

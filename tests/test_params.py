@@ -84,6 +84,20 @@ def test_the_papers_backbones_and_teacher_compose(root, tmp_path):
     assert given.analysis.images_per_class == 1
 
 
+def test_cifar100_has_the_papers_widths(tmp_path):
+    given = load_text(tmp_path, composed("profile=cifar100", "objective=core"))
+    paper = load_text(tmp_path, composed("profile=imagenet"))
+    cifar = given.teacher.model_args
+    assert (cifar.embed_dim, cifar.num_heads, cifar.depth, cifar.img_size) == (384, 6, 12, 32)
+    assert given.student.base.embed_dim == 192 and given.student.base.img_size == given.dataset.image_size == 32
+    for strategy in ("lift", "widen", *given.student.ablations):
+        assert given.student.strategies[strategy] == paper.student.strategies[strategy]
+    assert (given.dataset.train_split, given.dataset.val_split) == ("train", "test")
+    assert given.recipe.augment.on_device and given.teacher.recipe.augment.on_device
+    with pytest.raises(UserError, match="auto_augment must be null"):
+        load_text(tmp_path, composed("profile=cifar100", "recipe.augment.auto_augment=rand-m9-mstd0.5-inc1"))
+
+
 @pytest.mark.parametrize("reader", ["folder", "tar", "hfds/mnist", "hfds/ILSVRC/imagenet-1k"])
 def test_external_datasets_compose_to_valid_params(reader, tmp_path):
     given = load_text(tmp_path, composed("dataset=imagenet", f"dataset.reader={reader}")).dataset
@@ -185,7 +199,10 @@ def test_a_wrong_type_is_named(path, value, load):
         ("recipe.label_smoothing", 1.0),
         ("recipe.precision", "float16"),
         ("recipe.ema_decay", 1.0),
+        ("dataset.held_out", 0.0),
+        ("dataset.held_out", 1.0),
         ("recipe.augment.hflip", 1.1),
+        ("recipe.augment.padding", -1),
         ("recipe.augment.interpolation", "lanczos"),
         ("objective.definitions.softkd.alpha", 1.1),
         ("objective.definitions.softkd.tau", 0),
@@ -227,6 +244,8 @@ def test_an_impossible_value_is_named(path, value, load):
         ("teacher.model_args.num_heads", 5, "teacher.model_args: embed_dim 96 is not a multiple of num_heads 5"),
         ("student.base.patch_size", 3, "student.base: img_size 8 is not a multiple of patch_size 3"),
         ("student.strategies.uniform.model_args.embed_dim", 58, "student.strategies.uniform: embed_dim 58"),
+        ("dataset.held_out", 0.1, "dataset: held_out belongs to external datasets"),
+        ("recipe.augment.padding", 4, "recipe.augment: padding needs on_device: true"),
         ("recipe.warmup_epochs", 1000, "recipe: warmup_epochs 1000 leaves none of the"),
         ("recipe.min_lr", 0.1, "recipe: min_lr and warmup_lr must not exceed lr"),
         ("teacher.recipe.warmup_lr", 0.1, "teacher.recipe: min_lr and warmup_lr must not exceed lr"),

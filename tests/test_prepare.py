@@ -122,3 +122,32 @@ def test_an_unreadable_image_of_the_sample_stops_extraction(project, tree, monke
     monkeypatch.setattr(sys, "argv", ["extract", "--backbone", "teacher"])
     with pytest.raises(UserError, match=r"val/ant/000\.png cannot be read as an image"):
         extract.main()
+
+
+def test_a_part_of_the_training_images_can_be_held_out(project, tree, tmp_path, monkeypatch):
+    folder = project("dataset.held_out=0.25")
+    manifest = json.loads((folder / "reports/data.json").read_text())
+    assert (manifest["train"]["images"], manifest["val"]["images"]) == (9, 3)
+    assert manifest["val"]["images_per_class"] == {"min": 1, "max": 1}
+    assert manifest["dataset"] != "folder"
+    kept, held = ((folder / f"artifacts/prepare/{part}.txt").read_text().split() for part in ("train", "val"))
+    every = {path.relative_to(tree / "train").as_posix() for path in (tree / "train").glob("*/*")}
+    assert {*kept, *held} == every and not {*kept} & {*held}
+    before = written(folder)
+    (tree / "val").rename(tmp_path / "away")
+    assert written(project("dataset.held_out=0.25")) == before
+    teach.main()
+    assert written(project("dataset.held_out=0.25", "dataset.split_seed=1")) != before
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        archive.add(tree / "train", ".")
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    assert written(project("dataset.held_out=0.25", "dataset.reader=tar")) == before
+    with pytest.raises(UserError, match=r"held_out 0\.1 leaves none on one side"):
+        project("dataset.held_out=0.1", "dataset.reader=tar")
+
+
+def test_images_on_the_device_train_a_teacher(project):
+    folder = project("teacher.recipe.augment.on_device=true", "teacher.recipe.augment.padding=1")
+    teach.main()
+    metrics = json.loads((folder / "artifacts/teach/metrics.json").read_text())
+    assert metrics["epochs"] == 2 and 0 <= metrics["top1"] <= 100

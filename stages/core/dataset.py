@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -202,6 +202,18 @@ def checked(split: Split, place: str) -> Split:
     return split
 
 
+def check_classes(split: Split, *, classes: int) -> None:
+    """Refuse a split whose number of classes is not `classes`.
+
+    Raises:
+        UserError: it is another.
+    """
+    if len(split.classes) != classes:
+        raise UserError(
+            f"the dataset has {len(split.classes)} classes, dataset.classes says {classes}; set it to match"
+        )
+
+
 def check_splits(train: Split, val: Split, *, classes: int) -> None:
     """Refuse splits that cannot be trained on and judged by.
 
@@ -212,16 +224,43 @@ def check_splits(train: Split, val: Split, *, classes: int) -> None:
     if train.classes != val.classes:
         only = sorted(set(train.classes) ^ set(val.classes))
         raise UserError(f"train and validation have different classes: only one of them has {', '.join(only[:8])}")
-    if len(train.classes) != classes:
-        raise UserError(
-            f"the dataset has {len(train.classes)} classes, dataset.classes says {classes}; set it to match"
-        )
+    check_classes(train, classes=classes)
     alike = train.inodes[np.isin(train.inodes[:, 1], val.inodes[:, 1])]  # few: the rest need no set of tuples
     shared = len({*map(tuple, alike.tolist())} & {*map(tuple, val.inodes.tolist())})
     if shared:
         raise UserError(f"train and validation share {shared} files (the same file or linked); separate them")
     if (train.files, train.sizes) == (val.files, val.sizes):
         raise UserError("train and validation hold files of the same names and sizes: one is a copy of the other")
+
+
+def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """Divide a split, class by class at random, into what is left to train on and `share` of it, to validate on.
+
+    Both keep the inodes of the whole.
+
+    Raises:
+        UserError: a class has too few images to be divided.
+    """
+    label_of = np.array(split.labels())
+    held = np.zeros(len(label_of), dtype=bool)
+    for label, name in enumerate(split.classes):
+        own = np.flatnonzero(label_of == label)
+        wanted = round(share * len(own))
+        if not 0 < wanted < len(own):
+            raise UserError(
+                f"class {name} has {len(own)} training images, of which dataset.held_out {share:g} leaves none on one "
+                "side; change it"
+            )
+        held[np.random.default_rng((seed, label)).permutation(own)[:wanted]] = True
+    rest, part = (
+        replace(
+            split,
+            files=tuple(split.files[index] for index in np.flatnonzero(chosen)),
+            sizes=tuple(split.sizes[index] for index in np.flatnonzero(chosen)),
+        )
+        for chosen in (~held, held)
+    )
+    return rest, part
 
 
 def digest(split: Split, folder: Path | None = None) -> str:

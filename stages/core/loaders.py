@@ -23,7 +23,7 @@ from stages.core.errors import UserError
 Batch = tuple[Tensor, Tensor]
 Key = tuple[int, int, int, int]  # seed, epoch, index of the image, which of its repeats
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
-HELD_BYTES = 256 * 2**20  # evaluation batches up to this size are decoded once and held in memory
+HELD_BYTES = 256 * 2**20  # evaluation batches up to this size are decoded once and held on the device
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -154,6 +154,30 @@ class KeyedErasing:
         return images
 
 
+def pieces_of(batch: int, images: int, world: World, device_batch: int | None) -> tuple[int, int]:
+    """How many images a process takes at a time, and how many times in turn for its part of a global batch.
+
+    Args:
+        batch: images of a global batch.
+        images: of the split.
+        world: the processes that share the batch.
+        device_batch: the most images at a time; None for no limit.
+
+    Raises:
+        UserError: there are fewer images than one batch takes, or the processes cannot share a batch evenly.
+    """
+    if images < batch:
+        raise UserError(f"{images} training images make no batch of {batch}; lower recipe.global_batch")
+    if batch % world.size:
+        raise UserError(
+            f"recipe.global_batch {batch} cannot be shared evenly by {world.size} processes; set PROCESSES to a "
+            "divisor of it"
+        )
+    part = batch // world.size
+    piece = max(size for size in range(1, min(part, device_batch or part) + 1) if part % size == 0)
+    return piece, part // piece
+
+
 class TrainingBatches:
     """Augmented batches on a device, epoch after epoch; an incomplete last batch is left out.
 
@@ -192,20 +216,12 @@ class TrainingBatches:
         device_batch: int | None = None,
         epoch_steps: int | None = None,
     ) -> None:
-        if len(images.files) < batch:
-            raise UserError(f"{len(images.files)} training images make no batch of {batch}; lower recipe.global_batch")
-        if batch % world.size:
-            raise UserError(
-                f"recipe.global_batch {batch} cannot be shared evenly by {world.size} processes; set PROCESSES to a "
-                "divisor of it"
-            )
         config = resolve_model_data_config(model)
         options = dict(augment)
         erasing, repeats = options.pop("random_erasing"), options.pop("repeats")
         transform = create_transform(config["input_size"], is_training=True, use_prefetcher=True, **options)
-        part = batch // world.size
-        piece = max(size for size in range(1, min(part, device_batch or part) + 1) if part % size == 0)
-        self.batch, self.pieces = batch, part // piece
+        piece, self.pieces = pieces_of(batch, len(images.files), world, device_batch)
+        self.batch = batch
         self.sampler = EpochSampler(
             len(images.files),
             seed,
@@ -245,7 +261,7 @@ def evaluation_batches(
 ) -> Iterable[Batch]:
     """This process's batches in the order of the files, under the model's own evaluation transform.
 
-    A small split is decoded once and held in memory.
+    A small split is decoded once and held on the device.
 
     Raises:
         UserError: there are fewer images than processes.
@@ -263,4 +279,7 @@ def evaluation_batches(
     )
     sample, _ = whole[0]
     held = sample.numel() * sample.element_size() * len(dataset) <= HELD_BYTES
-    return list(loader) if held else loader
+    if not held:
+        return loader
+    device = torch.device("cpu") if world is None else world.device
+    return [(images.to(device), labels.to(device)) for images, labels in loader]

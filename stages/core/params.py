@@ -61,6 +61,7 @@ class Dataset(Section):
     val_split: Name
     val_images: Count | None  # of the embedded dataset; the splits of others are as they are
     split_seed: Seed
+    held_out: Annotated[float, Field(gt=0, lt=1)] | None  # share of the training split that is validated on instead
     columns: Annotated[list[str], Field(min_length=2, max_length=2)] | None  # of images and labels, for hfds/NAME
     unreadable: Literal["stop", "skip"]  # in training, of an image that cannot be decoded; validation stops
     image_size: Count
@@ -77,6 +78,8 @@ class Dataset(Section):
             raise ValueError("std must be positive")
         if (self.reader == "digits") != (self.val_images is not None):
             raise ValueError("val_images belongs to the embedded dataset (digits) and only to it")
+        if self.held_out is not None and self.reader == "digits":
+            raise ValueError("held_out belongs to external datasets; the embedded one (digits) has val_images")
         if len(self.watch) != (self.reader != "digits"):
             raise ValueError("watch must be [images], or [] for the embedded dataset (digits)")
         if self.columns is not None and not self.reader.startswith(HUB):
@@ -115,8 +118,10 @@ class ModelArgs(Section):
 
 
 class Augment(Section):
-    """Training augmentation, by timm's `create_transform`."""
+    """Training augmentation: by timm's `create_transform`, or on the device by `stages.core.resident`."""
 
+    on_device: bool  # all images stay on the device, and are augmented there with other draws than timm's
+    padding: Annotated[int, Field(ge=0)]  # pixels around an image before the crop; on the device only
     scale: Interval
     ratio: Interval
     hflip: Share
@@ -125,6 +130,14 @@ class Augment(Section):
     random_erasing: Share
     repeats: Count  # repeated augmentation: how often an image stands in an epoch, each time augmented anew
     interpolation: Literal["nearest", "bilinear", "bicubic", "random"]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.on_device and (self.auto_augment is not None or self.interpolation == "random"):
+            raise ValueError("auto_augment must be null, and interpolation not random, where on_device is true")
+        if self.padding and not self.on_device:
+            raise ValueError("padding needs on_device: true")
+        return self
 
 
 class Recipe(Section):

@@ -18,6 +18,7 @@ from stages.core.distributed import World
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate
 from stages.core.loaders import TrainingBatches, default_generator
+from stages.core.resident import ResidentBatches
 from stages.core.resume import CheckpointFolder
 
 WORDS_EVERY = 10  # steps between two words of several processes with each other, whether to save or to stop
@@ -43,7 +44,7 @@ class Fitted:
 
 def fit(
     task: TrainingTask,
-    training: TrainingBatches,
+    training: TrainingBatches | ResidentBatches,
     validation: Iterable[tuple[Tensor, Tensor]],
     *,
     epochs: int,

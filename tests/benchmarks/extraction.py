@@ -1,0 +1,110 @@
+"""Extraction throughput against the plain loop: python tests/benchmarks/extraction.py --out FILE.
+
+Ours is what the stage `extract` does: its loader, `features.extract`, one file per block. The plain loop takes one
+image at a time and writes one file per image. Both read the same generated JPEGs, give the same features within 1e-4 of
+their size, and take turns, so that a busy machine slows both.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import measuring
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from torch import nn
+
+from stages.core import features, machine
+from stages.core.dataset import ImageList
+from stages.core.distributed import World
+from stages.core.loaders import evaluation_batches
+from stages.extract import BATCH
+
+JPEG = (500, 375)  # as most of ImageNet's
+AGREEMENT = 1e-4  # of the features' root mean square
+
+
+def jpegs(folder: Path, images: int) -> ImageList:
+    """Write smooth random photographs."""
+    rng = np.random.default_rng(0)
+    names = [f"{index:05d}.JPEG" for index in range(images)]
+    for name in names:
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        coarse.resize(JPEG, Image.Resampling.BICUBIC).save(folder / name, quality=90)
+    return ImageList(folder, names, [0] * images)
+
+
+def ours(model: nn.Module, images: ImageList, folder: Path, device: torch.device) -> None:
+    world = World(0, 1, device)
+    batches = evaluation_batches(images, model, batch=BATCH, workers=machine.workers(), world=world)
+    features.extract(
+        model,
+        batches,
+        folder,
+        images=len(images.files),
+        world=world,
+        layerwise=False,
+        provenance={"architecture": "", "weights": "random"},
+    )
+
+
+def plain(model: Any, images: ImageList, folder: Path, device: torch.device) -> None:
+    transform = create_transform(**resolve_model_data_config(model))
+    last = len(model.feature_info) - 1
+    with torch.no_grad():
+        for index, name in enumerate(images.files):
+            image = transform(Image.open(images.folder / name).convert("RGB"))[None].to(device)
+            (found,) = model.forward_intermediates(image, indices=[last], intermediates_only=True)
+            np.save(folder / f"{index}.npy", found[0].flatten(1).T.cpu().numpy())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="cait_s24_224")
+    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="JSON file")
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    model = timm.create_model(given.model).eval().to(given.device)
+    taken: dict[str, list[float]] = {"ours": [], "plain": []}
+    with tempfile.TemporaryDirectory() as made:
+        (Path(made) / "images").mkdir()
+        images = jpegs(Path(made) / "images", given.images)
+        for number in range(given.rounds + 1):
+            for name, way in (("ours", ours), ("plain", plain)):
+                folder = Path(made) / f"{name}-{number}"
+                folder.mkdir()
+                measuring.wait(given.device)
+                started = time.perf_counter()
+                way(model, images, folder, given.device)
+                if number:  # the first round warms up
+                    taken[name].append(time.perf_counter() - started)
+        first = features.last_block(Path(made) / "ours-0")
+        second = np.stack([np.load(Path(made) / f"plain-0/{index}.npy") for index in range(given.images)])
+        difference = float(np.abs(first - second).max() / np.sqrt(np.mean(second**2)))
+    if difference > AGREEMENT:
+        raise SystemExit(f"the features differ by {difference:g}, more than {AGREEMENT:g}")
+    rates = {name: measuring.spread([given.images / one for one in times]) for name, times in taken.items()}
+    measuring.save(
+        given.out,
+        "extraction",
+        {
+            "model": given.model,
+            "device": given.device.type,
+            "images": given.images,
+            "largest_relative_difference": difference,
+            "images_per_s": rates,
+            "times_the_plain_loop": round(rates["ours"]["median"] / rates["plain"]["median"], 2),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""Training throughput against the textbook step: python tests/benchmarks/training.py --scale digits --out FILE.
+
+Both train the same student under the same teacher on the same images, which are on the device already. Ours is
+`stages.core.training.fit` itself, with its task, optimizer, schedule and checks. The textbook step is that of released
+distillation code: eager, unfused attention, fp16 autocast with a loss scaler on a GPU (float32 on a CPU), the teacher
+under `no_grad`, `loss.item()` and a wait for the device at each step. They can take turns (--turns), so that a busy
+machine slows both.
+
+Model FLOP utilisation counts what the mathematics needs, (3 × student's forward + teacher's forward) × images, against
+the rate of a large matrix product measured in the same process. The bytes are those that the eager step's operations
+read and write, one by one, against the rate of a large copy: what fusion can lower.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import measuring
+import timm
+import torch
+import torch.nn.functional as F
+from timm.task import TrainingTask
+from timm.utils import ModelEmaV2
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from stages.core import machine, models, objectives, params, training
+from stages.core.distributed import World
+from stages.core.objectives import feature_target, renormalization
+from stages.core.students import forward_with_map
+
+SCALES = {
+    "digits": {
+        "teacher": {"img_size": 8, "patch_size": 2, "embed_dim": 96, "depth": 6, "num_heads": 6, "init_values": 0.1},
+        "base": {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 6, "num_heads": 3},
+        "width": 96,
+        "classes": 10,
+        "batch": 64,
+        "ema_decay": None,
+    },
+    "cifar100": {
+        "teacher": {"img_size": 32, "patch_size": 4, "depth": 12, "num_heads": 6, "init_values": 0.1},
+        "base": {"img_size": 32, "patch_size": 4},
+        "width": 384,
+        "classes": 100,
+        "batch": 512,
+        "ema_decay": None,
+    },
+    "imagenet": {
+        "teacher": {},
+        "base": {"img_size": 224},
+        "width": 384,
+        "classes": 1000,
+        "batch": 512,
+        "ema_decay": 0.99996,
+    },
+}
+STUDENTS = {
+    "baseline": ("deit_tiny_patch16_224", None),
+    "lift": ("deit_tiny_lift_patch16_224", "lift_width"),
+    "widen": ("deit_tiny_widelast_patch16_224", "widen_width"),
+}
+SMOOTHING, LR, DECAY = 0.1, 1e-4, 0.05
+COUNTED = 8  # images of the step whose bytes are counted
+
+
+class Resident:
+    """The same images on the device at each step; notes when an epoch began and when the device had done it."""
+
+    def __init__(self, images: Tensor, labels: Tensor, steps: int) -> None:
+        self.images, self.labels, self.steps = images, labels, steps
+        self.batch, self.pieces, self.sampler = len(images), 1, SimpleNamespace(piece=len(images), epoch=0)
+        self.seconds: list[float] = []
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        measuring.wait(self.images.device)
+        started = time.perf_counter()
+        for _ in range(start, self.steps):
+            yield self.images, self.labels
+        measuring.wait(self.images.device)
+        self.seconds.append(time.perf_counter() - started)
+
+
+class Forgetful:
+    """Checkpoints that are neither kept nor found."""
+
+    def load(self) -> None:
+        return None
+
+    def save(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def create_task(
+    student: nn.Module, teacher: nn.Module, objective: params.Objective, device: torch.device, precision: str
+) -> TrainingTask:
+    return objectives.create_task(
+        student,
+        teacher,
+        **objective.model_dump(),
+        label_smoothing=SMOOTHING,
+        device=device,
+        teacher_dtype=training.PRECISIONS[precision],
+    )
+
+
+def ours(
+    student: nn.Module, teacher: nn.Module, objective: params.Objective, batches: Resident, given: argparse.Namespace
+) -> list[float]:
+    """Seconds of each measured epoch of `fit`, warmed up by the first one."""
+    device = batches.images.device
+    training.fit(
+        create_task(student, teacher, objective, device, given.precision),
+        batches,  # type: ignore[arg-type]
+        [(batches.images[:2], batches.labels[:2])],
+        epochs=given.rounds + 1,
+        lr=LR,
+        weight_decay=DECAY,
+        warmup_epochs=0,
+        warmup_lr=0.0,
+        min_lr=0.0,
+        clip_grad=None,
+        precision=given.precision,
+        ema_decay=given.ema_decay,
+        seed=0,
+        world=World(0, 1, device),
+        checkpoints=Forgetful(),  # type: ignore[arg-type]
+        compiled=machine.compiled(device),
+        log=lambda _: None,
+    )
+    return batches.seconds[1:]
+
+
+def textbook(
+    student: nn.Module, teacher: nn.Module, objective: params.Objective, batches: Resident, given: argparse.Namespace
+) -> list[float]:
+    """Seconds of each measured epoch of the textbook step, warmed up by one."""
+    device = batches.images.device
+    for module in (*student.modules(), *teacher.modules()):
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    half = torch.autocast("cuda", torch.float16) if device.type == "cuda" else nullcontext()
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+    optimizer = torch.optim.AdamW(student.parameters(), lr=LR, weight_decay=DECAY)
+    averaged = ModelEmaV2(student, decay=given.ema_decay) if given.ema_decay else None
+    renormalize = renormalization(student, teacher, device)
+    student.train()
+    teacher.eval()
+    for epoch in range(given.rounds + 1):
+        for images, labels in batches.epoch(epoch):
+            optimizer.zero_grad()
+            with half:
+                logits, student_map = forward_with_map(student, images)
+                with torch.no_grad():
+                    teacher_logits, teacher_map = forward_with_map(teacher, renormalize(images))
+                loss = (1 - objective.alpha) * F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
+                if objective.alpha:
+                    logs = (F.log_softmax(of / objective.tau, dim=1) for of in (logits, teacher_logits))
+                    kd = F.kl_div(*logs, reduction="batchmean", log_target=True)
+                    loss = loss + objective.alpha * objective.tau**2 * kd
+                if objective.feature:
+                    target = feature_target(teacher_map, student_map)
+                    loss = loss + objective.feature_weight * F.mse_loss(student_map, target)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            if averaged is not None:
+                averaged.update(student)
+            if loss.item() != loss.item():
+                raise SystemExit("the textbook step's loss is not finite")
+            measuring.wait(device)
+    return batches.seconds[1:]
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operations read and write, views apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        view = any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
+        if not view:
+            tensors = (one for one in tree_leaves((args, kwargs, out)) if isinstance(one, Tensor))
+            self.bytes += sum(one.numel() * one.element_size() for one in tensors)
+        return out
+
+
+def traffic(task: TrainingTask, images: Tensor, labels: Tensor, precision: str) -> int:
+    """Bytes of one eager step's forward and backward pass, per image."""
+    task.train()
+    few = images[:COUNTED], labels[:COUNTED]
+    autocast = torch.autocast(images.device.type, training.PRECISIONS[precision], enabled=precision != "float32")
+    with Traffic() as counted:
+        with autocast:
+            loss = task(*few)["loss"]
+        loss.backward()
+    return counted.bytes // len(few[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=SCALES, required=True)
+    parser.add_argument("--students", nargs="*", choices=STUDENTS, default=list(STUDENTS))
+    parser.add_argument("--objective", choices=("none", "mse", "softkd", "softkd_mse"), default="softkd_mse")
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--steps", type=int, default=20, help="of one measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements")
+    parser.add_argument("--turns", type=int, default=1, help="how often ours and the textbook's follow each other")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    given = parser.parse_args()
+    scale: dict[str, Any] = SCALES[given.scale]
+    given.ema_decay = scale["ema_decay"]
+    given.precision = "bfloat16" if given.device.type == "cuda" else "float32"
+    batch = given.batch or scale["batch"]
+    objective = {
+        "none": params.Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0),
+        "mse": params.Objective(alpha=0.0, tau=1.0, feature="mse", feature_weight=0.2),
+        "softkd": params.Objective(alpha=0.9, tau=1.0, feature=None, feature_weight=0.0),
+        "softkd_mse": params.Objective(alpha=0.9, tau=1.0, feature="mse", feature_weight=0.2),
+    }[given.objective]
+    size = scale["base"]["img_size"]
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, 3, size, size, generator=generator).to(given.device)
+    labels = torch.randint(scale["classes"], (batch,), generator=generator).to(given.device)
+
+    rows = []
+    for name in given.students:
+        architecture, option = STUDENTS[name]
+        own = {} if option is None else {option: scale["width"]}
+
+        def pair(architecture: str = architecture, own: dict[str, Any] = own) -> tuple[nn.Module, nn.Module]:
+            torch.manual_seed(0)
+            teacher = timm.create_model("cait_s24_224", num_classes=scale["classes"], **scale["teacher"])
+            student = timm.create_model(architecture, num_classes=scale["classes"], **scale["base"], **own)
+            return student.to(given.device), teacher.to(given.device).eval()
+
+        student, teacher = pair()
+        flops = 3 * models.flops(student, size)
+        if objective.alpha or objective.feature:
+            flops += models.flops(teacher, size)
+        task = create_task(student, teacher, objective, given.device, given.precision)
+        found: dict[str, Any] = {"student": name, "flops_per_image": flops}
+        found["eager_bytes_per_image"] = traffic(task, images, labels, given.precision)
+        taken: dict[str, list[float]] = {"ours": [], "textbook": []}
+        peaks: dict[str, float] = {}
+        for _ in range(given.turns):
+            for which, train in (("ours", ours), ("textbook", textbook)):
+                student, teacher = pair()
+                if given.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(given.device)
+                taken[which] += train(student, teacher, objective, Resident(images, labels, given.steps), given)
+                if given.device.type == "cuda":
+                    peaks[which] = round(torch.cuda.max_memory_allocated(given.device) / 2**30, 2)
+                torch.compiler.reset()
+        for which, times in taken.items():
+            rates = [batch * given.steps / one for one in times]
+            found[which] = {"images_per_s": measuring.spread(rates, 1), "peak_memory_gib": peaks.get(which)}
+        found["times_the_textbook"] = round(
+            found["ours"]["images_per_s"]["median"] / found["textbook"]["images_per_s"]["median"], 2
+        )
+        rows.append(found)
+    dtype = training.PRECISIONS[given.precision]
+    peak = measuring.matrix_peak(given.device, dtype)
+    for found in rows:
+        for which in ("ours", "textbook"):
+            rate = found[which]["images_per_s"]["median"]
+            found[which]["utilisation"] = round(rate * found["flops_per_image"] / peak, 4)
+    measuring.save(
+        given.out,
+        "training",
+        {
+            "scale": given.scale,
+            "device": given.device.type,
+            "objective": given.objective,
+            "batch": batch,
+            "steps": given.steps,
+            "precision": given.precision,
+            "compiled": machine.compiled(given.device),
+            "matrix_peak_flops_per_s": round(peak),
+            "copy_peak_bytes_per_s": round(measuring.copy_peak(given.device)),
+            "results": rows,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""How much of a default run is training: python tests/benchmarks/whole_run.py --out FILE.
+
+Runs `teach` and one `train` of the default parameters as DVC does, each in a process of its own, in an empty folder,
+and compares the time of the whole process with the time that its steps took by its own account.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import measuring
+
+from stages.core import params
+from stages.core.files import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ("widen", "mse", 0)
+
+
+def timed(folder: Path, stage: str, *arguments: str) -> float:
+    """Seconds of one stage's process."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FRESH": "1"}
+    environment.pop("DVC_ROOT", None)
+    started = time.perf_counter()
+    command = [sys.executable, "-m", f"stages.{stage}", *arguments]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(ended.stderr)
+    return time.perf_counter() - started
+
+
+def stepping(metrics: Path, recipe: params.Recipe, images: int) -> float:
+    """Seconds that the steps of a run took."""
+    trained = recipe.epochs * (images // recipe.global_batch) * recipe.global_batch
+    return trained / read_json(metrics)["train_images_per_s"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="JSON file")
+    asked = parser.parse_args()
+    strategy, objective, seed = RUN
+    taken: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        shutil.copy(ROOT / "params.yaml", folder)
+        given = params.load(folder / "params.yaml")
+        assert given.teacher.recipe is not None
+        timed(folder, "prepare")
+        images = read_json(folder / "reports/data.json")["train"]["images"]
+        options = ("--strategy", strategy, "--objective", objective, "--seed", str(seed))
+        run = folder / f"artifacts/train/{strategy}-{objective}-{seed}"
+        for _ in range(asked.rounds):
+            for stage, arguments, out, recipe in (
+                ("teach", (), folder / "artifacts/teach", given.teacher.recipe),
+                ("train", options, run, given.recipe),
+            ):
+                whole = timed(folder, stage, *arguments)
+                steps = stepping(out / "metrics.json", recipe, images)
+                of_stage = taken.setdefault(stage, {"whole_s": [], "steps_s": [], "share_outside": []})
+                for name, value in (("whole_s", whole), ("steps_s", steps), ("share_outside", 1 - steps / whole)):
+                    of_stage[name].append(value)
+    measured: dict[str, Any] = {
+        stage: {name: measuring.spread(values, 3) for name, values in found.items()} for stage, found in taken.items()
+    }
+    measuring.save(asked.out, "whole_run", {"profile": given.profile, "run": "-".join(map(str, RUN)), **measured})
+
+
+if __name__ == "__main__":
+    main()

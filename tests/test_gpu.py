@@ -1,0 +1,208 @@
+"""What only a GPU can show; run on one with `pytest -m gpu`."""
+
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector
+
+from stages.core.dataset import ImageList, scan
+from stages.core.distributed import World
+from stages.core.loaders import TrainingBatches, evaluation_batches
+from stages.core.objectives import FEATURE_LOSSES, create_task
+from stages.core.resident import Augmentation, ResidentBatches
+from stages.core.resume import CheckpointFolder
+from stages.core.training import fit
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and torch sees none"),
+]
+DEVICE = "cuda:0"
+NOISE = 2e-2  # between the losses of two bfloat16 runs of one seed, of the loss; atomic additions are in no fixed order
+AUGMENT = {
+    "padding": 1,
+    "scale": (0.5, 1.0),
+    "ratio": (0.8, 1.25),
+    "hflip": 0.5,
+    "color_jitter": 0.3,
+    "random_erasing": 0.25,
+    "interpolation": "bilinear",
+}
+RECIPE = {
+    "epochs": 4,
+    "lr": 1e-3,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1,
+    "warmup_lr": 1e-6,
+    "min_lr": 1e-5,
+    "clip_grad": 1.0,
+    "ema_decay": 0.9,
+    "seed": 0,
+}
+
+
+class InterruptedTrainingError(Exception):
+    pass
+
+
+@pytest.fixture
+def listed(tmp_path, make_split):
+    split = scan(make_split(tmp_path / "train", images=24))
+    return ImageList(tmp_path / "train", list(split.files), split.labels())
+
+
+@pytest.fixture
+def make_task(make_student, make_teacher):
+    """A small widened student under a small teacher, on a device."""
+
+    def make(device, feature="mse", teacher_dtype=torch.float32):
+        return create_task(
+            make_student("widen").to(device),
+            make_teacher().to(device),
+            alpha=0.5,
+            tau=1.0,
+            feature=feature,
+            feature_weight=0.2,
+            label_smoothing=0.1,
+            device=torch.device(device),
+            teacher_dtype=teacher_dtype,
+        )
+
+    return make
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(32, 3, 8, 8, generator=generator), torch.randint(10, (32,), generator=generator)
+
+
+@pytest.fixture
+def train(tmp_path, listed, make_student, make_teacher):
+    def run(root, *, precision="bfloat16", compiled=False, stop_after=None):
+        device = torch.device(DEVICE)
+        world = World(0, 1, device)
+        student = make_student("widen", drop_path_rate=0.1).to(device)
+        task = create_task(
+            student,
+            make_teacher().to(device),
+            alpha=0.5,
+            tau=1.0,
+            feature="mse",
+            feature_weight=0.2,
+            label_smoothing=0.1,
+            device=device,
+            teacher_dtype=torch.bfloat16,
+        )
+        training = ResidentBatches(
+            listed,
+            student,
+            augmentation=Augmentation(**AUGMENT),
+            repeats=1,
+            batch=24,
+            seed=0,
+            workers=0,
+            world=world,
+        )
+        validation = evaluation_batches(listed, student, batch=24, workers=0, world=world)
+
+        def log(metrics):
+            if metrics["epoch"] == stop_after:
+                raise InterruptedTrainingError
+
+        with CheckpointFolder(tmp_path / root, "widen", {}) as checkpoints:
+            fitted = fit(
+                task,
+                training,
+                validation,
+                **RECIPE,
+                precision=precision,
+                world=world,
+                checkpoints=checkpoints,
+                compiled=compiled,
+                log=log,
+            )
+        return [metrics["train_loss"] for metrics in fitted.history]
+
+    return run
+
+
+def step(task, images, labels, autocast=False):
+    """Loss and gradients of one step."""
+    task.train()
+    images, labels = images.to(DEVICE), labels.to(DEVICE)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
+        loss = task(images, labels)["loss"]
+    loss.backward()
+    parameters = [parameter.grad.float() for parameter in task.parameters() if parameter.grad is not None]
+    return loss.detach().float(), parameters_to_vector(parameters)
+
+
+@pytest.mark.parametrize("feature", FEATURE_LOSSES)
+def test_a_bfloat16_step_is_the_float32_step_but_for_rounding(make_task, batch, feature):
+    loss, gradient = step(make_task(DEVICE, feature), *batch)
+    rounded_loss, rounded = step(make_task(DEVICE, feature, torch.bfloat16), *batch, autocast=True)
+    torch.testing.assert_close(rounded_loss, loss, rtol=2e-2, atol=0)
+    assert torch.cosine_similarity(rounded, gradient, dim=0) > 0.99
+
+
+def test_a_compiled_step_is_the_eager_step(make_task, batch):
+    loss, gradient = step(make_task(DEVICE), *batch)
+    compiled = make_task(DEVICE)
+    compiled.compile()
+    found_loss, found = step(compiled, *batch)
+    torch.testing.assert_close(found_loss, loss, rtol=1e-4, atol=0)
+    assert torch.cosine_similarity(found, gradient, dim=0) > 0.9999
+
+
+def test_the_prefetching_loader_normalises_as_on_the_cpu(listed, make_student):
+    options = {name: value for name, value in AUGMENT.items() if name != "padding"}
+    options |= {"random_erasing": 0.0, "auto_augment": None, "repeats": 1}
+
+    def images(device):
+        batches = TrainingBatches(
+            listed,
+            make_student("widen"),
+            augment=options,
+            batch=24,
+            seed=0,
+            workers=2,
+            world=World(0, 1, torch.device(device)),
+        )
+        return torch.cat([found.cpu() for found, _ in batches.epoch(1)])
+
+    torch.testing.assert_close(images(DEVICE), images("cpu"), rtol=1e-5, atol=1e-5)
+
+
+def test_images_on_the_device_are_augmented_as_on_the_cpu(listed, make_student):
+    def images(device):
+        batches = ResidentBatches(
+            listed,
+            make_student("widen"),
+            augmentation=Augmentation(**AUGMENT),
+            repeats=1,
+            batch=24,
+            seed=0,
+            workers=0,
+            world=World(0, 1, torch.device(device)),
+        )
+        return torch.cat([found.cpu() for number in range(8) for found, _ in batches.epoch(number)])
+
+    differences = (images(DEVICE) - images("cpu")).abs().amax((1, 2, 3))
+    assert (differences < 1e-3).float().mean() > 0.99  # a side of a box may be rounded otherwise
+
+
+def test_a_resumed_run_goes_on_as_if_nothing_had_happened(train):
+    whole = train("whole", precision="float32")
+    with pytest.raises(InterruptedTrainingError):
+        train("cut", precision="float32", stop_after=1)
+    assert train("cut", precision="float32") == pytest.approx(whole, rel=1e-3)
+
+
+def test_two_runs_of_one_seed_differ_by_noise_alone(train):
+    first = train("first")
+    assert first[-1] < first[0]
+    assert train("second") == pytest.approx(first, rel=NOISE)
+
+
+def test_a_compiled_run_learns_as_the_eager_one(train):
+    assert train("compiled", compiled=True) == pytest.approx(train("eager"), rel=NOISE)

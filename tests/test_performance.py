@@ -1,0 +1,71 @@
+"""The page of benchmarks: what was measured, and plainly what was not."""
+
+import json
+
+import pytest
+
+from stages import performance
+from stages.core.errors import UserError
+
+TRAINING = {
+    "benchmark": "training",
+    "command": "python tests/benchmarks/training.py --scale imagenet",
+    "date": "2026-01-01",
+    "hardware": {"cpu": "c", "cores": 1, "memory_gib": 1.0, "gpus": [{"name": "G100", "memory_gib": 80.0}]},
+    "versions": {"torch": "2"},
+    "objective": "softkd_mse",
+    "batch": 512,
+    "matrix_peak_flops_per_s": 10**12,
+    "copy_peak_bytes_per_s": 10**11,
+    "results": [
+        {
+            "student": "widen",
+            "flops_per_image": 10**8,
+            "eager_bytes_per_image": 10**7,
+            "ours": {
+                "images_per_s": {"median": 4000.0, "min": 3900.0, "max": 4100.0, "rounds": 3},
+                "utilisation": 0.4,
+                "peak_memory_gib": 3.5,
+            },
+            "textbook": {
+                "images_per_s": {"median": 1000.0, "min": 900.0, "max": 1100.0, "rounds": 3},
+                "utilisation": 0.1,
+                "peak_memory_gib": None,
+            },
+            "times_the_textbook": 4.0,
+        }
+    ],
+}
+
+
+def test_the_page_and_the_readme_show_the_tracked_measurements(root, monkeypatch):
+    monkeypatch.chdir(root)
+    found = performance.measured()
+    assert performance.PAGE.read_text() == performance.page(found), "run: python -m stages.performance"
+    text = performance.README.read_text()
+    assert text == performance.with_wall_time(text, found), "run: python -m stages.performance"
+
+
+def test_what_was_not_measured_is_said_to_be_so():
+    page = performance.page({})
+    for name in performance.BENCHMARKS:
+        assert page.count("not measured") > len(performance.BENCHMARKS) and f"| {name} |" in page
+    assert "wall time of the paper's run: not measured" in page
+
+
+def test_a_measured_gpu_gives_the_wall_time():
+    text = performance.wall_time({"training-imagenet-cuda": TRAINING})
+    hours = 300 * 1_281_167 / 4000 / 3600  # 26.7
+    assert f"{hours:.0f} h on one G100, {hours / 4:.0f} h on 4" in text
+
+
+def test_floors_are_operations_and_bytes_over_the_peaks():
+    row = performance.floors_table({"training-imagenet-cuda": TRAINING}).splitlines()[2]
+    assert row == "| imagenet, cuda | widen | 0.1 | 100 | 10 | 100 | 250 |"
+
+
+def test_an_unknown_measurement_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(performance, "PERFORMANCE", tmp_path)
+    (tmp_path / "training-tpu.json").write_text(json.dumps(TRAINING))
+    with pytest.raises(UserError, match=r"training-tpu\.json is none of the benchmarks"):
+        performance.measured()
