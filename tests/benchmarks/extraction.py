@@ -73,6 +73,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
     model = timm.create_model(given.model).eval().to(given.device)
+    for name, weights in model.named_parameters():
+        if "gamma" in name:  # of layer scale: as it starts, CaiT's blocks do next to nothing
+            torch.nn.init.constant_(weights, 0.1)
     taken: dict[str, list[float]] = {"ours": [], "plain": []}
     with tempfile.TemporaryDirectory() as made:
         (Path(made) / "images").mkdir()
@@ -101,7 +104,6 @@ def main() -> None:
             "images": given.images,
             "largest_relative_difference": difference,
             "images_per_s": rates,
-            "times_the_plain_loop": round(rates["ours"]["median"] / rates["plain"]["median"], 2),
         },
     )
 
