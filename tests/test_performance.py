@@ -32,7 +32,6 @@ TRAINING = {
                 "utilisation": 0.1,
                 "peak_memory_gib": None,
             },
-            "times_the_textbook": 4.0,
         }
     ],
 }
@@ -62,6 +61,11 @@ def test_a_measured_gpu_gives_the_wall_time():
 def test_floors_are_operations_and_bytes_over_the_peaks():
     row = performance.floors_table({"training-imagenet-cuda": TRAINING}).splitlines()[2]
     assert row == "| imagenet, cuda | widen | 0.1 | 100 | 10 | 100 | 250 |"
+
+
+def test_ratios_stand_beside_the_rates():
+    row = performance.training_table({"training-imagenet-cuda": TRAINING}).splitlines()[2]
+    assert "| 4,000.0 (3,900.0-4,100.0) | 1,000.0 (900.0-1,100.0) | 3.73 | 40.0% | 10.0% | 3.5 / – |" in row
 
 
 def test_an_unknown_measurement_is_refused(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from stages.core import features, machine
 from stages.core.dataset import ImageList
 from stages.core.distributed import World
 from stages.core.loaders import evaluation_batches
-from stages.extract import BATCH
+from stages.extract import batch_size
 
 JPEG = (500, 375)  # as most of ImageNet's
 AGREEMENT = 1e-4  # of the features' root mean square
@@ -41,7 +41,7 @@ def jpegs(folder: Path, images: int) -> ImageList:
 
 def ours(model: nn.Module, images: ImageList, folder: Path, device: torch.device) -> None:
     world = World(0, 1, device)
-    batches = evaluation_batches(images, model, batch=BATCH, workers=machine.workers(), world=world)
+    batches = evaluation_batches(images, model, batch=batch_size(device), workers=machine.workers(), world=world)
     features.extract(
         model,
         batches,
@@ -73,6 +73,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
     model = timm.create_model(given.model).eval().to(given.device)
+    for name, weights in model.named_parameters():
+        if "gamma" in name:  # of layer scale: as it starts, CaiT's blocks do next to nothing
+            torch.nn.init.constant_(weights, 0.1)
     taken: dict[str, list[float]] = {"ours": [], "plain": []}
     with tempfile.TemporaryDirectory() as made:
         (Path(made) / "images").mkdir()
@@ -101,7 +104,6 @@ def main() -> None:
             "images": given.images,
             "largest_relative_difference": difference,
             "images_per_s": rates,
-            "times_the_plain_loop": round(rates["ours"]["median"] / rates["plain"]["median"], 2),
         },
     )
 

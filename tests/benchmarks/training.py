@@ -267,9 +267,6 @@ def main() -> None:
         for which, times in taken.items():
             rates = [batch * given.steps / one for one in times]
             found[which] = {"images_per_s": measuring.spread(rates, 1), "peak_memory_gib": peaks.get(which)}
-        found["times_the_textbook"] = round(
-            found["ours"]["images_per_s"]["median"] / found["textbook"]["images_per_s"]["median"], 2
-        )
         rows.append(found)
     dtype = training.PRECISIONS[given.precision]
     peak = measuring.matrix_peak(given.device, dtype)
