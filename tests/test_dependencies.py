@@ -1,6 +1,7 @@
 """dvc.yaml lists, for each stage, exactly the code that its module imports."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,10 @@ def notebook_code(notebook: Path, root: Path) -> set[str]:
 def test_a_stage_that_needs_no_torch_does_not_import_it(module: str) -> None:
     program = f"import sys, stages.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_the_hashed_requirements_are_the_constraints(root):
+    pinned = [line for line in (root / "constraints.txt").read_text().splitlines() if "==" in line]
+    hashed = [line for line in (root / "requirements-hashed.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line.partition(" ")[0] for line in hashed] == pinned
+    assert all(re.fullmatch(r"\S+ --hash=sha256:[0-9a-f]{64}", line) for line in hashed)

@@ -1,5 +1,6 @@
 """The patch tokens of a backbone's blocks on the analysis sample: extracted once, read by every analysis."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,8 @@ def _files(folder: Path, numbers: Iterable[int], shapes: Iterable[tuple[int, ...
     if world.primary:
         for path, shape in zip(paths, shapes, strict=True):
             np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            with path.open("r+b") as file:  # a disk that is full says so here, and kills no process that writes
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     world.wait()
     return [np.lib.format.open_memmap(path, mode="r+") for path in paths]
 

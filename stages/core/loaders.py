@@ -119,7 +119,7 @@ def default_generator(device: torch.device) -> torch.Generator:
     return torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
 
 
-def _follow_parent(_: int) -> None:
+def follow_parent(_: int) -> None:
     """Make a loading process end when its parent does, not when a signal comes to the parent's whole group.
 
     So a training process that is told to end can save first.
@@ -238,7 +238,7 @@ class TrainingBatches:
             collate_fn=fast_collate,
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=_follow_parent,
+            worker_init_fn=follow_parent,
             pin_memory=world.device.type == "cuda",
             generator=torch.Generator(),  # else every epoch would draw from the model's random state
         )
@@ -275,7 +275,7 @@ def evaluation_batches(
         batch_size=batch,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=_follow_parent,
+        worker_init_fn=follow_parent,
     )
     sample, _ = whole[0]
     held = sample.numel() * sample.element_size() * len(dataset) <= HELD_BYTES

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from stages.core.dataset import ImageList
 from stages.core.distributed import World
 from stages.core.errors import UserError
-from stages.core.loaders import Batch, EpochSampler, Images, pieces_of
+from stages.core.loaders import Batch, EpochSampler, Images, follow_parent, pieces_of
 
 EPOCHS_AT_MOST = 100_003  # keeps the draws of (seed, epoch) apart
 DECODED = 512  # images at a time
@@ -244,7 +244,12 @@ class ResidentBatches:
             rank=world.rank,
             size=world.size,
         )
-        loader = DataLoader(Pixels(images, config["input_size"][-1]), batch_size=DECODED, num_workers=workers)
+        loader = DataLoader(
+            Pixels(images, config["input_size"][-1]),
+            batch_size=DECODED,
+            num_workers=workers,
+            worker_init_fn=follow_parent,
+        )
         try:
             parts = [(pixels.to(self.device), labels) for pixels, labels in loader]
             self.images = torch.cat([pixels for pixels, _ in parts])  # [images, 3, size, size], 8 bits
