@@ -82,7 +82,7 @@ def main() -> None:
         )
     with atomic_folder(ENCODE) as folder:
         write_npy(folder / "floors.npy", floors)  # [fixed or per image, channels]
-        write_json(folder / "metrics.json", measured)
+        write_json(folder / "metrics.json", {"runs": measured})
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ def main() -> None:
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run `dvc repro train` to make it") from None
     head = ["run", "strategy", "objective", "seed"]
-    encoding = pd.DataFrame(read_json(ENCODE / "metrics.json")).astype({"seed": "Int64"})
+    encoding = pd.DataFrame(read_json(ENCODE / "metrics.json")["runs"]).astype({"seed": "Int64"})
     tables = {
         "runs": runs,
         "comparison": comparison_table(runs),
