@@ -15,7 +15,7 @@ from stages.core.dataset import ImageList
 from stages.core.distributed import World
 from stages.core.evaluation import evaluate, evaluate_against_teacher
 from stages.core.files import atomic_folder, write_csv, write_json
-from stages.core.loaders import TrainingBatches, evaluation_batches
+from stages.core.loaders import EpochSampler, TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
 from stages.core.params import Dataset, Objective, Recipe
 from stages.core.resident import Augmentation, ResidentBatches
@@ -56,20 +56,21 @@ def training_batches(
 ) -> TrainingBatches | ResidentBatches:
     """The batches of a recipe: augmented by loading processes, or on the device."""
     augment = recipe.augment.model_dump()
-    options: dict[str, Any] = {
-        "batch": recipe.global_batch,
-        "epoch_steps": recipe.epoch_steps,
-        "device_batch": machine.device_batch(),
-        "seed": seed,
-        "workers": machine.workers(),
-        "world": world,
-    }
+    sampler = EpochSampler(
+        len(images.files),
+        seed,
+        batch=recipe.global_batch,
+        world=world,
+        device_batch=machine.device_batch(),
+        steps=recipe.epoch_steps,
+        repeats=augment.pop("repeats"),
+    )
     if augment.pop("on_device"):
         del augment["auto_augment"]
-        repeats = augment.pop("repeats")
-        return ResidentBatches(images, model, augmentation=Augmentation(**augment), repeats=repeats, **options)
+        augmentation = Augmentation(**augment)
+        return ResidentBatches(images, model, sampler, augmentation=augmentation, workers=machine.workers())
     del augment["padding"]
-    return TrainingBatches(images, model, augment=augment, **options)
+    return TrainingBatches(images, model, sampler, augment=augment, workers=machine.workers())
 
 
 def fit_and_save(

@@ -19,7 +19,7 @@ from stages.core.distributed import World, claim, joined, launch
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate_against_teacher
 from stages.core.features import blocks, extract
-from stages.core.loaders import TrainingBatches, evaluation_batches
+from stages.core.loaders import EpochSampler, TrainingBatches, evaluation_batches
 from stages.core.machine import processes
 from stages.core.objectives import create_task
 from stages.core.resume import CheckpointFolder
@@ -28,7 +28,7 @@ from stages.core.training import fit
 CPU = torch.device("cpu")
 SMALL = {"img_size": 8, "patch_size": 2, "depth": 2, "num_classes": 3}
 AUGMENT = {"scale": (0.5, 1.0), "ratio": (0.9, 1.1), "hflip": 0.5, "color_jitter": 0.3, "auto_augment": None}
-AUGMENT |= {"random_erasing": 0.5, "interpolation": "bicubic", "repeats": 3}
+AUGMENT |= {"random_erasing": 0.5, "interpolation": "bicubic"}
 RECIPE = {"epochs": 3, "lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 0, "warmup_lr": 0.0, "min_lr": 0.0}
 RECIPE |= {"clip_grad": 1.0, "precision": "float32", "ema_decay": 0.9}
 
@@ -47,17 +47,11 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0) -> None:
             "deit_tiny_lift_patch16_224", embed_dim=48, num_heads=3, lift_width=96, drop_path_rate=drop_path
         )
         train, val = (scan(data / name) for name in ("train", "val"))
-        options = {"workers": 0, "world": world}
-        training = TrainingBatches(
-            ImageList(data / "train", list(train.files), train.labels()),
-            student,
-            augment=AUGMENT,
-            batch=8,
-            seed=0,
-            **options,
-        )
+        images = ImageList(data / "train", list(train.files), train.labels())
+        sampler = EpochSampler(len(images.files), 0, batch=8, world=world, repeats=3)
+        training = TrainingBatches(images, student, sampler, augment=AUGMENT, workers=0)
         images = ImageList(data / "val", list(val.files), val.labels())
-        validation = evaluation_batches(images, student, batch=2, **options)
+        validation = evaluation_batches(images, student, batch=2, workers=0, world=world)
         objective = {"alpha": 0.5, "tau": 2.0, "feature": "mse", "feature_weight": 0.2}
         task = create_task(student, teacher, **objective, label_smoothing=0.1, device=world.device)
 

@@ -6,7 +6,7 @@ from torch.nn.utils import parameters_to_vector
 
 from stages.core.dataset import ImageList, scan
 from stages.core.distributed import World
-from stages.core.loaders import TrainingBatches, evaluation_batches
+from stages.core.loaders import EpochSampler, TrainingBatches, evaluation_batches
 from stages.core.objectives import FEATURE_LOSSES, create_task
 from stages.core.resident import Augmentation, ResidentBatches
 from stages.core.resume import CheckpointFolder
@@ -93,16 +93,8 @@ def train(tmp_path, listed, make_student, make_teacher):
             device=device,
             teacher_dtype=torch.bfloat16,
         )
-        training = ResidentBatches(
-            listed,
-            student,
-            augmentation=Augmentation(**AUGMENT),
-            repeats=1,
-            batch=24,
-            seed=0,
-            workers=0,
-            world=world,
-        )
+        sampler = EpochSampler(len(listed.files), 0, batch=24, world=world)
+        training = ResidentBatches(listed, student, sampler, augmentation=Augmentation(**AUGMENT), workers=0)
         validation = evaluation_batches(listed, student, batch=24, workers=0, world=world)
 
         def log(metrics):
@@ -156,18 +148,11 @@ def test_a_compiled_step_is_the_eager_step(make_task, batch):
 
 def test_the_prefetching_loader_normalises_as_on_the_cpu(listed, make_student):
     options = {name: value for name, value in AUGMENT.items() if name != "padding"}
-    options |= {"random_erasing": 0.0, "auto_augment": None, "repeats": 1}
+    options |= {"random_erasing": 0.0, "auto_augment": None}
 
     def images(device):
-        batches = TrainingBatches(
-            listed,
-            make_student("widen"),
-            augment=options,
-            batch=24,
-            seed=0,
-            workers=2,
-            world=World(0, 1, torch.device(device)),
-        )
+        sampler = EpochSampler(len(listed.files), 0, batch=24, world=World(0, 1, torch.device(device)))
+        batches = TrainingBatches(listed, make_student("widen"), sampler, augment=options, workers=2)
         return torch.cat([found.cpu() for found, _ in batches.epoch(1)])
 
     torch.testing.assert_close(images(DEVICE), images("cpu"), rtol=1e-5, atol=1e-5)
@@ -175,15 +160,9 @@ def test_the_prefetching_loader_normalises_as_on_the_cpu(listed, make_student):
 
 def test_images_on_the_device_are_augmented_as_on_the_cpu(listed, make_student):
     def images(device):
+        sampler = EpochSampler(len(listed.files), 0, batch=24, world=World(0, 1, torch.device(device)))
         batches = ResidentBatches(
-            listed,
-            make_student("widen"),
-            augmentation=Augmentation(**AUGMENT),
-            repeats=1,
-            batch=24,
-            seed=0,
-            workers=0,
-            world=World(0, 1, torch.device(device)),
+            listed, make_student("widen"), sampler, augmentation=Augmentation(**AUGMENT), workers=0
         )
         return torch.cat([found.cpu() for number in range(8) for found, _ in batches.epoch(number)])
 

@@ -11,7 +11,7 @@ from stages.core import readers
 from stages.core.dataset import ImageList, analysis_sample, check_splits, describe
 from stages.core.distributed import World
 from stages.core.errors import UserError
-from stages.core.loaders import TrainingBatches
+from stages.core.loaders import EpochSampler, TrainingBatches
 from stages.core.readers import Folders, Tars
 from stages.core.skipping import SkippingImages
 
@@ -191,15 +191,14 @@ AUGMENT = {
     "color_jitter": 0.0,
     "auto_augment": None,
     "random_erasing": 0.0,
-    "repeats": 1,
     "interpolation": "bicubic",
 }
 
 
 def epoch(images, model, workers, number=0):
     """All batches of one epoch: images and labels."""
-    options = {"augment": AUGMENT, "batch": 4, "seed": 0, "world": World(0, 1, torch.device("cpu"))}
-    batches = list(TrainingBatches(images, model, workers=workers, **options).epoch(number))
+    sampler = EpochSampler(len(images.files), 0, batch=4, world=World(0, 1, torch.device("cpu")))
+    batches = list(TrainingBatches(images, model, sampler, augment=AUGMENT, workers=workers).epoch(number))
     return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 

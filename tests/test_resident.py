@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as by_hand
 from stages.core.dataset import ImageList, scan
 from stages.core.distributed import World
 from stages.core.errors import UserError
+from stages.core.loaders import EpochSampler
 from stages.core.resident import COLUMNS, Augmentation, Draws, ResidentBatches
 
 CPU = torch.device("cpu")
@@ -36,17 +37,10 @@ def listed(tmp_path, make_split):
 @pytest.fixture
 def make(listed, make_student):
     def made(*, augment=FULL, rank=0, size=1, seed=0, repeats=1, **options):
-        return ResidentBatches(
-            listed,
-            make_student("baseline"),
-            augmentation=Augmentation(**augment),
-            repeats=repeats,
-            batch=12,
-            seed=seed,
-            workers=0,
-            world=World(rank, size, CPU),
-            **options,
-        )
+        world = World(rank, size, CPU)
+        sampler = EpochSampler(len(listed.files), seed, batch=12, world=world, repeats=repeats, **options)
+        augmentation = Augmentation(**augment)
+        return ResidentBatches(listed, make_student("baseline"), sampler, augmentation=augmentation, workers=0)
 
     return made
 
@@ -81,7 +75,7 @@ def test_every_image_stands_once_in_an_epoch_with_its_label(make, listed):
         image.permute(1, 2, 0).contiguous().numpy().tobytes(): label
         for image, label in zip(pixels, labels.tolist(), strict=True)
     }
-    assert len(batches) == 3 and found == wanted
+    assert batches.sampler.steps == 3 and found == wanted
 
 
 def test_epochs_and_seeds_differ_and_equal_ones_do_not(make):
@@ -98,7 +92,7 @@ def test_epochs_and_seeds_differ_and_equal_ones_do_not(make):
 def test_processes_and_pieces_change_nothing(make, size, device_batch, repeats):
     whole = list(make(repeats=repeats).epoch(3))
     ranks = [make(rank=rank, size=size, device_batch=device_batch, repeats=repeats) for rank in range(size)]
-    pieces = ranks[0].pieces
+    pieces = ranks[0].sampler.pieces
     assert pieces * size * ranks[0].sampler.piece == 12
     shares = [list(rank.epoch(3)) for rank in ranks]
     for number, batch in enumerate(whole):

@@ -30,7 +30,6 @@ AUGMENT = {
     "auto_augment": "rand-m5-mstd0.5",
     "random_erasing": 0.0,
     "interpolation": "random",
-    "repeats": 1,
 }
 ERASING = {"random_erasing": 0.5}
 RECIPE = {
@@ -62,10 +61,7 @@ class Poisoned:
 
     def __init__(self, batches, epoch):
         self.batches, self.first = batches, epoch
-        self.batch, self.pieces = batches.batch, batches.pieces
-
-    def __len__(self):
-        return len(self.batches)
+        self.sampler = batches.sampler
 
     def epoch(self, number, start=0):
         for images, labels in self.batches.epoch(number, start):
@@ -100,6 +96,7 @@ def train(tmp_path, splits, make_student, make_teacher):
         logged=None,
         augment=ERASING,
         device_batch=None,
+        repeats=1,
         drop_path=0.2,
         terminated=lambda: False,
         checkpoint_s=600.0,
@@ -110,16 +107,11 @@ def train(tmp_path, splits, make_student, make_teacher):
         teacher = make_teacher() if distil else None
         objective = {"alpha": 0.5, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
         task = create_task(student, teacher, **objective, label_smoothing=0.1, device=CPU)
-        training = TrainingBatches(
-            images or splits[0],
-            student,
-            augment={**AUGMENT, **augment},
-            batch=16,
-            seed=seed,
-            workers=workers,
-            world=ALONE,
-            device_batch=device_batch,
+        images = images or splits[0]
+        sampler = EpochSampler(
+            len(images.files), seed, batch=16, world=ALONE, device_batch=device_batch, repeats=repeats
         )
+        training = TrainingBatches(images, student, sampler, augment={**AUGMENT, **augment}, workers=workers)
         validation = evaluation_batches(splits[1], student, batch=16, workers=0)
 
         def log(metrics):
@@ -204,14 +196,14 @@ def test_another_identity_never_resumes(train):
         train("b", poison=0)
 
 
-@pytest.mark.parametrize("augment", [{}, {"random_erasing": 0.5}, {"repeats": 3}], ids=str)
-def test_workers_change_nothing(train, augment):
-    alone = train(root="alone", workers=0, augment=augment)
-    assert_equal(train(root="two", workers=2, augment=augment), alone)
+@pytest.mark.parametrize("options", [{}, {"augment": {"random_erasing": 0.5}}, {"repeats": 3}], ids=str)
+def test_workers_change_nothing(train, options):
+    alone = train(root="alone", workers=0, **options)
+    assert_equal(train(root="two", workers=2, **options), alone)
 
 
 def test_taking_a_batch_in_pieces_changes_rounding_alone(train):
-    options = {"augment": {"random_erasing": 0.5, "repeats": 3}, "distil": True, "drop_path": 0.0}
+    options = {"augment": {"random_erasing": 0.5}, "repeats": 3, "distil": True, "drop_path": 0.0}
     whole = train(root="whole", **options)
     pieces = train(root="pieces", device_batch=5, **options)  # 4 divides a batch of 16, 5 does not
     assert [entry["train_loss"] for entry in pieces[0]] == pytest.approx([entry["train_loss"] for entry in whole[0]])
@@ -219,7 +211,7 @@ def test_taking_a_batch_in_pieces_changes_rounding_alone(train):
 
 
 def test_repeated_augmentation_shows_a_third_of_the_images_three_times_each():
-    (sampled,) = [list(EpochSampler(90, 0, batch=18, piece=18, repeats=3))]
+    sampled = list(EpochSampler(90, 0, batch=18, world=ALONE, repeats=3))
     indices = [index for keys in sampled for _, _, index, _ in keys]
     assert len(sampled) == 5 and len(set(indices)) == 30 and set(Counter(indices).values()) == {3}
     assert len({key for keys in sampled for key in keys}) == 90
@@ -227,8 +219,9 @@ def test_repeated_augmentation_shows_a_third_of_the_images_three_times_each():
 
 @pytest.mark.parametrize(("size", "piece"), [(1, 12), (2, 6), (2, 3), (4, 1)])
 def test_processes_and_pieces_share_the_same_global_batches(size, piece):
-    whole = list(EpochSampler(50, 3, batch=12, piece=12, repeats=2))
-    ranks = [list(EpochSampler(50, 3, batch=12, piece=piece, repeats=2, rank=rank, size=size)) for rank in range(size)]
+    whole = list(EpochSampler(50, 3, batch=12, world=ALONE, repeats=2))
+    worlds = [World(rank, size, CPU) for rank in range(size)]
+    ranks = [list(EpochSampler(50, 3, batch=12, world=world, device_batch=piece, repeats=2)) for world in worlds]
     pieces = 12 // size // piece
     for batch, keys in enumerate(whole):
         shared = [key for rank in ranks for part in rank[batch * pieces : (batch + 1) * pieces] for key in part]
@@ -236,17 +229,9 @@ def test_processes_and_pieces_share_the_same_global_batches(size, piece):
     assert all(len(rank) == len(whole) * pieces for rank in ranks)
 
 
-def test_a_batch_that_processes_cannot_share_is_refused(splits, make_student):
+def test_a_batch_that_processes_cannot_share_is_refused():
     with pytest.raises(UserError, match="global_batch 16 cannot be shared evenly by 3 processes"):
-        TrainingBatches(
-            splits[0],
-            make_student("lift"),
-            augment=AUGMENT,
-            batch=16,
-            seed=0,
-            workers=0,
-            world=World(0, 3, CPU),
-        )
+        EpochSampler(64, 0, batch=16, world=World(0, 3, CPU))
 
 
 def test_too_small_a_device_names_the_setting(train, monkeypatch):
@@ -299,7 +284,7 @@ STOPPED = r"^stopped by SIGTERM; the same command goes on from step {}$"
     [
         (1, {}),
         (6, {"distil": True, "device_batch": 5}),
-        (7, {"workers": 2, "augment": {"repeats": 3, "random_erasing": 0.5}}),
+        (7, {"workers": 2, "repeats": 3, "augment": {"random_erasing": 0.5}}),
         (11, {"ema_decay": None, "precision": "bfloat16"}),
     ],
     ids=str,
@@ -341,7 +326,7 @@ def test_checkpoints_within_an_epoch_save_the_steps_before_a_crash(train, splits
 
 
 def test_a_sampler_passes_over_the_first_batches():
-    sampler = EpochSampler(50, 3, batch=12, piece=3, repeats=2, rank=1, size=2)
+    sampler = EpochSampler(50, 3, batch=12, world=World(1, 2, CPU), device_batch=3, repeats=2)
     whole = list(sampler)
     sampler.start = 3
     assert list(sampler) == whole[3 * 2 :]
@@ -448,9 +433,9 @@ def test_a_full_disk_is_told_and_harms_no_checkpoint(checkpoints):
     assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt"}
 
 
-def test_too_few_images_for_a_batch_are_refused(splits, make_student):
+def test_too_few_images_for_a_batch_are_refused():
     with pytest.raises(UserError, match="64 training images make no batch of 65"):
-        TrainingBatches(splits[0], make_student("lift"), augment=AUGMENT, batch=65, seed=0, workers=0, world=ALONE)
+        EpochSampler(64, 0, batch=65, world=ALONE)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

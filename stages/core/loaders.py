@@ -79,10 +79,17 @@ class EpochSampler(Sampler[list[Key]]):
         images: of the split.
         seed: of the order.
         batch: images of a global batch; an incomplete last one is left out.
-        piece: images that the device takes at a time; divides this process's part.
+        world: the processes that share every global batch; this one takes its part.
+        device_batch: the most images that a process takes at a time; None for no limit.
         steps: the most global batches of an epoch; None for no limit.
         repeats: how often an image stands in an epoch.
-        rank, size: of this process.
+
+    Attributes:
+        piece: images that the device takes at a time.
+        pieces: how many pieces in turn make this process's part of a global batch.
+
+    Raises:
+        UserError: there are fewer images than one batch takes, or the processes cannot share a batch evenly.
     """
 
     def __init__(
@@ -91,20 +98,29 @@ class EpochSampler(Sampler[list[Key]]):
         seed: int,
         *,
         batch: int,
-        piece: int,
+        world: World,
+        device_batch: int | None = None,
         steps: int | None = None,
         repeats: int = 1,
-        rank: int = 0,
-        size: int = 1,
     ) -> None:
-        self.images, self.seed, self.batch, self.piece, self.repeats = images, seed, batch, piece, repeats
-        self.part = range(batch * rank // size, batch * (rank + 1) // size)
+        if images < batch:
+            raise UserError(f"{images} training images make no batch of {batch}; lower recipe.global_batch")
+        if batch % world.size:
+            raise UserError(
+                f"recipe.global_batch {batch} cannot be shared evenly by {world.size} processes; set PROCESSES to a "
+                "divisor of it"
+            )
+        self.images, self.seed, self.batch, self.world, self.repeats = images, seed, batch, world, repeats
+        self.part = world.share(batch)
+        limit = min(len(self.part), device_batch or len(self.part))
+        self.piece = max(size for size in range(1, limit + 1) if len(self.part) % size == 0)
+        self.pieces = len(self.part) // self.piece
         self.steps = min(images // batch, steps or images)
         self.epoch = 0
         self.start = 0  # global batches of the epoch that are passed over, and not loaded
 
     def __len__(self) -> int:
-        return (self.steps - self.start) * (len(self.part) // self.piece)
+        return (self.steps - self.start) * self.pieces
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
@@ -154,103 +170,44 @@ class KeyedErasing:
         return images
 
 
-def pieces_of(batch: int, images: int, world: World, device_batch: int | None) -> tuple[int, int]:
-    """How many images a process takes at a time, and how many times in turn for its part of a global batch.
-
-    Args:
-        batch: images of a global batch.
-        images: of the split.
-        world: the processes that share the batch.
-        device_batch: the most images at a time; None for no limit.
-
-    Raises:
-        UserError: there are fewer images than one batch takes, or the processes cannot share a batch evenly.
-    """
-    if images < batch:
-        raise UserError(f"{images} training images make no batch of {batch}; lower recipe.global_batch")
-    if batch % world.size:
-        raise UserError(
-            f"recipe.global_batch {batch} cannot be shared evenly by {world.size} processes; set PROCESSES to a "
-            "divisor of it"
-        )
-    part = batch // world.size
-    piece = max(size for size in range(1, min(part, device_batch or part) + 1) if part % size == 0)
-    return piece, part // piece
-
-
 class TrainingBatches:
-    """Augmented batches on a device, epoch after epoch; an incomplete last batch is left out.
+    """Augmented batches on a device, epoch after epoch.
 
     Workers make 8-bit images; timm's prefetching loader copies and normalises them on the device.
 
     Args:
         images: files and labels.
         model: gives input size, mean and std.
-        augment: scale, ratio, hflip, color_jitter, auto_augment, random_erasing, interpolation, as for timm's
-            `create_transform`, and `repeats`.
-        batch: images of a global batch, that of all processes together.
-        device_batch: the most images that a process takes at a time; None for no limit.
-        seed: of order and augmentation.
+        sampler: what each batch is of, and for which process.
+        augment: scale, ratio, hflip, color_jitter, auto_augment, random_erasing and interpolation, as for timm's
+            `create_transform`.
         workers: loading processes.
-        world: the processes that share the global batch.
-        epoch_steps: the most global batches of an epoch; None for no limit.
-
-    Attributes:
-        batch: images of a global batch.
-        pieces: how many pieces in turn make this process's part of a global batch.
-
-    Raises:
-        UserError: there are fewer images than one batch takes, or the processes cannot share a batch evenly.
     """
 
     def __init__(
-        self,
-        images: ImageList,
-        model: nn.Module,
-        *,
-        augment: dict[str, Any],
-        batch: int,
-        seed: int,
-        workers: int,
-        world: World,
-        device_batch: int | None = None,
-        epoch_steps: int | None = None,
+        self, images: ImageList, model: nn.Module, sampler: EpochSampler, *, augment: dict[str, Any], workers: int
     ) -> None:
         config = resolve_model_data_config(model)
+        device = sampler.world.device
         options = dict(augment)
-        erasing, repeats = options.pop("random_erasing"), options.pop("repeats")
+        erasing = options.pop("random_erasing")
         transform = create_transform(config["input_size"], is_training=True, use_prefetcher=True, **options)
-        piece, self.pieces = pieces_of(batch, len(images.files), world, device_batch)
-        self.batch = batch
-        self.sampler = EpochSampler(
-            len(images.files),
-            seed,
-            batch=batch,
-            piece=piece,
-            steps=epoch_steps,
-            repeats=repeats,
-            rank=world.rank,
-            size=world.size,
-        )
         loader = DataLoader(
             AugmentedImages(images, transform),
-            batch_sampler=self.sampler,
+            batch_sampler=sampler,
             collate_fn=fast_collate,
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=follow_parent,
-            pin_memory=world.device.type == "cuda",
+            pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else every epoch would draw from the model's random state
         )
-        self.loader = PrefetchLoader(loader, mean=config["mean"], std=config["std"], device=world.device)
-        self.erasing = KeyedErasing(erasing, world.device) if erasing else None
-
-    def __len__(self) -> int:
-        """Global batches of an epoch."""
-        return self.sampler.steps
+        self.sampler = sampler
+        self.loader = PrefetchLoader(loader, mean=config["mean"], std=config["std"], device=device)
+        self.erasing = KeyedErasing(erasing, device) if erasing else None
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """This process's pieces of one epoch, counted from 0: `pieces` for each global batch from `start` on."""
+        """This process's pieces of one epoch, counted from 0: several for each global batch from `start` on."""
         self.sampler.epoch, self.sampler.start = number, start
         for keys, (images, labels) in zip(self.sampler, self.loader, strict=True):
             yield (self.erasing(images, keys) if self.erasing else images), labels

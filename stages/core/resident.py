@@ -8,7 +8,6 @@ the number of processes and pieces, nor on the device.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from stages.core.dataset import ImageList
-from stages.core.distributed import World
 from stages.core.errors import UserError
-from stages.core.loaders import Batch, EpochSampler, Images, follow_parent, pieces_of
+from stages.core.loaders import Batch, EpochSampler, Images, follow_parent
 
 EPOCHS_AT_MOST = 100_003  # keeps the draws of (seed, epoch) apart
 DECODED = 512  # images at a time
@@ -197,53 +195,19 @@ class ResidentBatches:
     Args:
         images: files and labels; every image is of the model's input size.
         model: gives input size, mean and std.
+        sampler: what each batch is of, and for which process; each process holds all images.
         augmentation: what is done to an image.
-        repeats: how often an image stands in an epoch, each time augmented anew.
-        batch: images of a global batch, that of all processes together.
-        device_batch: the most images that a process takes at a time; None for no limit.
-        seed: of order and augmentation.
         workers: processes that decode the images, once.
-        world: the processes that share the global batch; each holds all images.
-        epoch_steps: the most global batches of an epoch; None for no limit.
-
-    Attributes:
-        batch: images of a global batch.
-        pieces: how many pieces in turn make this process's part of a global batch.
-        sampler: whose `piece` is the images of one piece.
 
     Raises:
-        UserError: there are fewer images than one batch takes, the processes cannot share a batch evenly, an image is
-            not of the input size, or all of them are too many for the device.
+        UserError: an image is not of the input size, or all of them are too many for the device.
     """
 
     def __init__(
-        self,
-        images: ImageList,
-        model: nn.Module,
-        *,
-        augmentation: Augmentation,
-        repeats: int,
-        batch: int,
-        seed: int,
-        workers: int,
-        world: World,
-        device_batch: int | None = None,
-        epoch_steps: int | None = None,
+        self, images: ImageList, model: nn.Module, sampler: EpochSampler, *, augmentation: Augmentation, workers: int
     ) -> None:
         config = resolve_model_data_config(model)
-        piece, self.pieces = pieces_of(batch, len(images.files), world, device_batch)
-        self.batch, self.seed, self.repeats, self.device = batch, seed, repeats, world.device
-        self.augmentation = augmentation
-        self.sampler = EpochSampler(
-            len(images.files),
-            seed,
-            batch=batch,
-            piece=piece,
-            steps=epoch_steps,
-            repeats=repeats,
-            rank=world.rank,
-            size=world.size,
-        )
+        self.sampler, self.augmentation, self.device = sampler, augmentation, sampler.world.device
         loader = DataLoader(
             Pixels(images, config["input_size"][-1]),
             batch_size=DECODED,
@@ -255,25 +219,22 @@ class ResidentBatches:
             self.images = torch.cat([pixels for pixels, _ in parts])  # [images, 3, size, size], 8 bits
         except torch.OutOfMemoryError:
             raise UserError(
-                f"{world.device} has too little memory for {len(images.files)} images; set recipe.augment.on_device: "
+                f"{self.device} has too little memory for {len(images.files)} images; set recipe.augment.on_device: "
                 "false"
             ) from None
         self.labels = torch.cat([labels for _, labels in parts]).to(self.device)
         self.mean, self.std = (_channels(config[key], self.device) for key in ("mean", "std"))
 
-    def __len__(self) -> int:
-        """Global batches of an epoch."""
-        return self.sampler.steps
-
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """This process's pieces of one epoch, counted from 0: `pieces` for each global batch from `start` on."""
-        generator = torch.Generator().manual_seed(self.seed * EPOCHS_AT_MOST + number)
-        rows = len(self.images) * self.repeats
+        """This process's pieces of one epoch, counted from 0: several for each global batch from `start` on."""
+        sampler = self.sampler
+        generator = torch.Generator().manual_seed(sampler.seed * EPOCHS_AT_MOST + number)
+        rows = len(self.images) * sampler.repeats
         table = torch.rand(rows, len(COLUMNS), generator=generator).to(self.device)
         noise = torch.randn(max(NOISE, 2 * self.images[0].numel()), generator=generator).to(self.device)
-        self.sampler.epoch = number
-        for keys in islice(self.sampler, start * self.pieces, None):
-            places = torch.tensor([(image, image * self.repeats + repeat) for _, _, image, repeat in keys])
+        sampler.epoch, sampler.start = number, start
+        for keys in sampler:
+            places = torch.tensor([(image, image * sampler.repeats + repeat) for _, _, image, repeat in keys])
             chosen, row = places.to(self.device, non_blocking=True).unbind(1)
             yield self.augmented(self.images[chosen], Draws(table[row]), noise), self.labels[chosen]
 

@@ -98,6 +98,7 @@ def fit(
     if ema_decay is not None:
         task.setup_ema(decay=ema_decay)
         averaged = task.get_eval_model(ema=True)
+    steps, pieces = training.sampler.steps, training.sampler.pieces
     optimizer = create_optimizer_v2(student, opt="adamw", lr=lr, weight_decay=weight_decay, fused=True)
     scheduler, _ = create_scheduler_v2(
         optimizer,
@@ -107,7 +108,7 @@ def fit(
         warmup_lr=warmup_lr,
         min_lr=min_lr,
         step_on_epochs=False,
-        updates_per_epoch=len(training),
+        updates_per_epoch=steps,
     )
 
     generator = default_generator(world.device)
@@ -134,7 +135,6 @@ def fit(
         task.prepare_distributed(device_ids=[world.device] if world.device.type == "cuda" else None)
 
     autocast = torch.autocast(world.device.type, PRECISIONS[precision], enabled=precision != "float32")
-    pieces = training.pieces
 
     def save(losses: Tensor) -> None:
         state: dict[str, Any] = {
@@ -162,8 +162,8 @@ def fit(
     )
     for epoch in progress:
         task.train()
-        start = step - epoch * len(training)
-        losses = torch.zeros(len(training), device=world.device)
+        start = step - epoch * steps
+        losses = torch.zeros(steps, device=world.device)
         losses[:start] = of_epoch[:start]
         started = time.perf_counter()
         for position, (images, labels) in enumerate(training.epoch(epoch, start), start * pieces):
@@ -192,24 +192,24 @@ def fit(
             step += 1
             task.update_ema(step)
             if step % LOSS_CHECKS == 0:
-                _check_finite(losses, epoch, len(training))
+                _check_finite(losses, epoch, steps)
             if world.size == 1 or step % WORDS_EVERY == 0:
                 late = world.primary and time.monotonic() - saved_at >= checkpoint_s
                 stopping, due = world.any([terminated(), late])
                 if stopping or due:
                     losses[start:] = world.mean(losses[start:])
-                    _check_finite(losses, epoch, len(training))
+                    _check_finite(losses, epoch, steps)
                     trained_s += time.perf_counter() - started
-                    trained_images += (batch + 1 - start) * training.batch
+                    trained_images += (batch + 1 - start) * training.sampler.batch
                     save(losses)
                     if stopping:
                         world.wait()  # a worker that ends has the others killed
                         end()
                     start, started, saved_at = batch + 1, time.perf_counter(), time.monotonic()
         losses[start:] = world.mean(losses[start:])
-        _check_finite(losses, epoch, len(training))
+        _check_finite(losses, epoch, steps)
         trained_s += time.perf_counter() - started
-        trained_images += (len(training) - start) * training.batch
+        trained_images += (steps - start) * training.sampler.batch
 
         metrics = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": losses.mean().item()}
         metrics |= evaluate(student, validation, world)

@@ -74,11 +74,8 @@ class Resident:
 
     def __init__(self, images: Tensor, labels: Tensor, steps: int) -> None:
         self.images, self.labels, self.steps = images, labels, steps
-        self.batch, self.pieces, self.sampler = len(images), 1, SimpleNamespace(piece=len(images), epoch=0)
+        self.sampler = SimpleNamespace(batch=len(images), pieces=1, steps=steps, epoch=0)
         self.seconds: list[float] = []
-
-    def __len__(self) -> int:
-        return self.steps
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         measuring.wait(self.images.device)
