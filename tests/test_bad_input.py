@@ -20,12 +20,13 @@ from PIL import Image
 
 from stages.core import params
 from stages.core.arrays import read_npy, write_npy
-from stages.core.dataset import ImageList, scan
+from stages.core.dataset import ImageList
 from stages.core.decoding import decode
 from stages.core.energy import dims, shares
 from stages.core.errors import UnreadableImageError, UserError
 from stages.core.features import describe, last_block
 from stages.core.files import read_json, write_json
+from stages.core.listing import scan
 from stages.core.pca import shared_basis
 from stages.core.rendering import render
 from stages.core.sep import mean_spectra, moment, spectrum_of_moment

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.core import dataset
-from stages.core.dataset import ImageList, analysis_sample, check_splits, describe, digest, labels, read_index, scan
+from stages.core import listing
+from stages.core.dataset import ImageList, analysis_sample, check_splits, describe, digest, labels, read_index
 from stages.core.digits import export_digits
 from stages.core.errors import UnreadableImageError, UserError
+from stages.core.listing import scan
 
 DIGITS = {"train_split": "train", "val_split": "val", "val_images": 450}
 
@@ -202,11 +203,11 @@ def test_times_and_order_on_disk_change_nothing(tree, tmp_path):
 
 
 def test_many_classes_are_listed_in_parallel_as_few_are(tmp_path, make_split, monkeypatch):
-    folder = make_split(tmp_path / "many", tuple(f"n{number}" for number in range(dataset.PARALLEL_FROM)), images=2)
+    folder = make_split(tmp_path / "many", tuple(f"n{number}" for number in range(listing.PARALLEL_FROM)), images=2)
     (folder / "n7" / "nested").mkdir()
     (folder / "n7/000.png").rename(folder / "n7/nested/000.png")
     parallel = scan(folder)
-    monkeypatch.setattr(dataset, "PARALLEL_FROM", 10**9)
+    monkeypatch.setattr(listing, "PARALLEL_FROM", 10**9)
     alone = scan(folder)
     assert parallel == alone
     np.testing.assert_array_equal(parallel.inodes, alone.inodes)
@@ -217,7 +218,7 @@ def test_many_classes_are_listed_in_parallel_as_few_are(tmp_path, make_split, mo
 
 
 def test_faults_are_named_from_parallel_listing_too(tmp_path, make_split):
-    folder = make_split(tmp_path / "many", tuple(f"n{number}" for number in range(dataset.PARALLEL_FROM)), images=1)
+    folder = make_split(tmp_path / "many", tuple(f"n{number}" for number in range(listing.PARALLEL_FROM)), images=1)
     (folder / "n9/000.png").unlink()
     with pytest.raises(UserError, match="/n9 holds no image"):
         scan(folder)

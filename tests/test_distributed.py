@@ -14,11 +14,12 @@ import torch
 
 from stages.core import students  # noqa: F401  registers the students with timm
 from stages.core import training as training_module
-from stages.core.dataset import ImageList, scan
+from stages.core.dataset import ImageList
 from stages.core.distributed import World, claim, joined, launch
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate_against_teacher
 from stages.core.features import blocks, extract
+from stages.core.listing import scan
 from stages.core.loaders import EpochSampler, TrainingBatches, evaluation_batches
 from stages.core.machine import processes
 from stages.core.objectives import create_task

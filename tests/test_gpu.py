@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from stages.core.dataset import ImageList, scan
+from stages.core.dataset import ImageList
 from stages.core.distributed import World
+from stages.core.listing import scan
 from stages.core.loaders import EpochSampler, TrainingBatches, evaluation_batches
 from stages.core.objectives import FEATURE_LOSSES, create_task
 from stages.core.resident import Augmentation, ResidentBatches

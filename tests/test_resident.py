@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms.v2 import functional as by_hand
 
-from stages.core.dataset import ImageList, scan
+from stages.core.dataset import ImageList
 from stages.core.distributed import World
 from stages.core.errors import UserError
+from stages.core.listing import scan
 from stages.core.loaders import EpochSampler
 from stages.core.resident import COLUMNS, Augmentation, Draws, ResidentBatches
 

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stages.core.dataset import ImageList, scan
+from stages.core.dataset import ImageList
 from stages.core.distributed import World
 from stages.core.errors import UserError
+from stages.core.listing import scan
 from stages.core.loaders import EpochSampler, TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
 from stages.core.resume import CheckpointFolder, termination_noted

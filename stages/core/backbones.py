@@ -22,6 +22,7 @@ from torch import nn
 from stages.core import students  # noqa: F401  registers the students with timm
 from stages.core.errors import UserError
 from stages.core.files import read_json, sha256
+from stages.core.talking_heads import batch_talking_heads
 
 SUFFIXES = (".safetensors", ".pth", ".bin")  # in the order in which they are looked for
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -146,6 +147,7 @@ def _create(name: str, arguments: Mapping[str, Any], img_size: int | None, **opt
     img_size = img_size or arguments.get("img_size")
     size = {} if img_size is None else {"img_size": img_size}
     model = timm.create_model(**resolve_model_input_args(name, size, **arguments), **options)
+    batch_talking_heads(model)
     # timm keeps the input size of the checkpoint there; what reads images needs that of this model
     model.pretrained_cfg = model.default_cfg = model.pretrained_cfg | resolve_input_data_config(model, size)
     return model.eval()

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stages.core import students  # noqa: F401  registers the students with timm
 from stages.core.errors import UserError
 from stages.core.files import read_json
+from stages.core.talking_heads import batch_talking_heads
 
 
 def create(
@@ -55,6 +56,7 @@ def create(
         model = timm.create_model(architecture, num_classes=classes, pretrained_cfg_overlay=config, **arguments)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"timm cannot make {architecture} with {arguments}: {error}") from None
+    batch_talking_heads(model)
     if position_std is not None:
         nn.init.trunc_normal_(model.pos_embed, std=position_std, a=-2 * position_std, b=2 * position_std)
     return model
@@ -94,6 +96,7 @@ def load(folder: Path) -> nn.Module:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except (OSError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(f"{folder} holds no model that timm can open ({error}); run `dvc repro` to make it") from None
+    batch_talking_heads(model)
     return model.eval()
 
 

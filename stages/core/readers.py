@@ -17,9 +17,10 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from stages.core.dataset import EXTENSIONS, ImageList, Split, checked, in_label_order, labels, scan
+from stages.core.dataset import ImageList, Split, checked, in_label_order, labels
 from stages.core.errors import UserError
 from stages.core.files import write_text
+from stages.core.listing import EXTENSIONS, scan
 from stages.core.machine import cores
 
 Place = tuple[int, int, int]  # of a file: the position of its archive, the offset there, the size in bytes
@@ -42,7 +43,7 @@ class Folders:
     root: Path
 
     def scan(self, split: str) -> Split:
-        """List the images of a split; see `stages.core.dataset.scan`."""
+        """List the images of a split; see `stages.core.listing.scan`."""
         return scan(self.root / split)
 
     def open(self, split: str, files: list[str], classes: Sequence[str]) -> ImageList:

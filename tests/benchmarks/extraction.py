@@ -6,6 +6,7 @@ their size, and take turns, so that a busy machine slows both.
 """
 
 import argparse
+import copy
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from stages.core import features, machine
 from stages.core.dataset import ImageList
 from stages.core.distributed import World
 from stages.core.loaders import evaluation_batches
+from stages.core.talking_heads import batch_talking_heads
 from stages.extract import batch_size
 
 JPEG = (500, 375)  # as most of ImageNet's
@@ -72,16 +74,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
     torch.manual_seed(0)
-    model = timm.create_model(given.model).eval().to(given.device)
-    for name, weights in model.named_parameters():
+    as_in_timm = timm.create_model(given.model).eval().to(given.device)
+    for name, weights in as_in_timm.named_parameters():
         if "gamma" in name:  # of layer scale: as it starts, CaiT's blocks do next to nothing
             torch.nn.init.constant_(weights, 0.1)
+    batched = copy.deepcopy(as_in_timm)
+    batch_talking_heads(batched)  # as the stage's models are
     taken: dict[str, list[float]] = {"ours": [], "plain": []}
     with tempfile.TemporaryDirectory() as made:
         (Path(made) / "images").mkdir()
         images = jpegs(Path(made) / "images", given.images)
         for number in range(given.rounds + 1):
-            for name, way in (("ours", ours), ("plain", plain)):
+            for name, way, model in (("ours", ours, batched), ("plain", plain, as_in_timm)):
                 folder = Path(made) / f"{name}-{number}"
                 folder.mkdir()
                 measuring.wait(given.device)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.core.dataset import describe, scan
+from stages.core.dataset import describe
+from stages.core.listing import scan
 
 CLASSES, IMAGES = 250, 200
 IMAGENET = 1_331_167

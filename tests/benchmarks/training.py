@@ -33,6 +33,7 @@ from stages.core import machine, models, objectives, params, training
 from stages.core.distributed import World
 from stages.core.objectives import feature_target, renormalization
 from stages.core.students import forward_with_map
+from stages.core.talking_heads import batch_talking_heads
 
 SCALES = {
     "digits": {
@@ -255,6 +256,8 @@ def main() -> None:
         for _ in range(given.turns):
             for which, train in (("ours", ours), ("textbook", textbook)):
                 student, teacher = pair()
+                if which == "ours":
+                    batch_talking_heads(teacher)  # as `models.load` does
                 if given.device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(given.device)
                 taken[which] += train(student, teacher, objective, Resident(images, labels, given.steps), given)
