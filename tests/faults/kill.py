@@ -11,6 +11,7 @@ anything fails.
 
 import argparse
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -33,9 +34,8 @@ TRAINING = ("teach", TRAIN)
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EARLY = 0.1  # share of the kills before the stage starts, while DVC looks for what to do
 REMEDIES = {  # what DVC says of its own files when it was killed while it wrote them, and what helps
-    "'dvc.lock'": ("git", "restore", "dvc.lock"),
-    "'./dvc.lock'": ("git", "restore", "dvc.lock"),
-    "RWLock-file": ("rm", ".dvc/tmp/rwlock"),
+    r"dvc\.lock' (is invalid|validation failed)": ("git", "restore", "dvc.lock"),
+    r"Unable to read RWLock-file": ("rm", ".dvc/tmp/rwlock"),
 }
 FULL = "error: no space left on the disk for "
 STOPPED = "stopped by SIGTERM; the same command goes on from step"
@@ -110,8 +110,8 @@ class Harness:
             self._mend(command)
 
     def _mend(self, command: Command) -> None:
-        for text, words in REMEDIES.items():
-            if text in command.said:
+        for pattern, words in REMEDIES.items():
+            if re.search(pattern, command.said):
                 self.needed[" ".join(words)] += 1
                 self.project.run(*words)
                 return
