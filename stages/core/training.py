@@ -1,7 +1,7 @@
 """The one training loop: it fits the teacher and every student, and resumes where it was interrupted."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from stages.core.distributed import World
@@ -45,7 +46,7 @@ class Fitted:
 def fit(
     task: TrainingTask,
     training: TrainingBatches | ResidentBatches,
-    validation: Iterable[tuple[Tensor, Tensor]],
+    validation: DataLoader[Any] | Sequence[tuple[Tensor, Tensor]],
     *,
     epochs: int,
     lr: float,
@@ -67,10 +68,11 @@ def fit(
     """Train a task's model with AdamW and a cosine schedule, evaluating after every epoch.
 
     A checkpoint is saved after every epoch, within one when the last is old enough, and when the process is to
-    end. One in `checkpoints` is continued from, at the very step; the result equals that of an uninterrupted run,
-    since every random choice is a function of seed, position and process: no random state is needed. A step
-    waits for the device only when the loss is looked at. A global batch is split evenly over processes and, on each,
-    over pieces that fit its device; gradients are averaged over all of them.
+    end, in an epoch's evaluation too, which is then repeated. One in `checkpoints` is continued from, at the
+    very step; the result equals that of an uninterrupted run, since every random choice is a function of seed,
+    position and process: no random state is needed. A step waits for the device only when the loss is looked
+    at. A global batch is split evenly over processes and, on each, over pieces that fit its device; gradients
+    are averaged over all of them.
 
     Args:
         task: model and loss, on the device of this process.
@@ -135,6 +137,7 @@ def fit(
         task.prepare_distributed(device_ids=[world.device] if world.device.type == "cuda" else None)
 
     autocast = torch.autocast(world.device.type, PRECISIONS[precision], enabled=precision != "float32")
+    shared = int(world.gather(torch.tensor([len(validation)])).min())  # evaluation batches that every process has
 
     def save(losses: Tensor) -> None:
         state: dict[str, Any] = {
@@ -151,6 +154,14 @@ def fit(
 
     def end() -> None:
         raise UserError(f"stopped by SIGTERM; the same command goes on from step {step}")
+
+    def stoppable() -> Iterator[tuple[Tensor, Tensor]]:
+        for position, batch in enumerate(validation, 1):
+            yield batch
+            if position <= shared and any(world.any([terminated()])):
+                save(losses)
+                world.wait()
+                end()
 
     saved_at = time.monotonic()
     progress = tqdm(
@@ -212,9 +223,9 @@ def fit(
         trained_images += (steps - start) * training.sampler.batch
 
         metrics = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": losses.mean().item()}
-        metrics |= evaluate(student, validation, world)
+        metrics |= evaluate(student, stoppable(), world)
         if averaged is not None:
-            of_average = evaluate(averaged, validation, world)
+            of_average = evaluate(averaged, stoppable(), world)
             metrics |= {f"{name}_ema": value for name, value in of_average.items()}
         history.append(metrics)
         log(metrics)
