@@ -17,6 +17,7 @@ import scipy.fft
 
 from stages.core.energy import by_threshold, dims, shares
 from stages.core.features import chunks
+from stages.core.nulls import permutation_expectation
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,56 @@ def permuted_spectra(moment: np.ndarray, permutations: int, seed: int) -> np.nda
 
 
 @dataclass(frozen=True)
+class ImageDims:
+    """What is kept of each image's own mean spectrum, and the mean over all tokens.
+
+    Attributes:
+        mean: folded spectrum over all tokens with energy, [⌊D/2⌋+1].
+        zero_tokens: tokens of no energy, which are left out.
+        with_energy: whether an image has any, [images].
+        observed: by spectrum (folded, full): dims of each image's mean spectrum, [images, thresholds].
+        expected: the same of what it would be on average under random orders of the channels.
+    """
+
+    mean: np.ndarray
+    zero_tokens: int
+    with_energy: np.ndarray
+    observed: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray]
+
+
+def image_dims(features: np.ndarray, thresholds: Sequence[int]) -> ImageDims:
+    """Reduce each image's mean spectrum to its dims, a chunk of images at a time.
+
+    Args:
+        features: [images, tokens, channels].
+        thresholds: percents.
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    channels = features.shape[2]
+    counts: list[np.ndarray] = []
+    reached: dict[tuple[str, str], list[np.ndarray]] = {}
+    total, zero_tokens = np.zeros(channels // 2 + 1), 0
+    for spectra in map(mean_spectra, chunks(features)):
+        total += spectra.tokens @ spectra.folded
+        zero_tokens += spectra.zero_tokens
+        counts.append(spectra.tokens)
+        for kind, folded in (
+            ("observed", spectra.folded),
+            ("expected", permutation_expectation(spectra.folded[:, 0], channels)),
+        ):
+            for name, of in (("folded", folded), ("full", unfold(folded, channels))):
+                reached.setdefault((kind, name), []).append(dims(shares(of), thresholds))
+    used = np.concatenate(counts)
+    observed, expected = (
+        {name: np.concatenate(reached[kind, name]) for name in ("folded", "full")} for kind in ("observed", "expected")
+    )
+    return ImageDims(total / max(1, used.sum()), zero_tokens, used > 0, observed, expected)
+
+
+@dataclass(frozen=True)
 class Pattern:
     """The Spectral Energy Pattern of a set of tokens under one spectrum.
 
@@ -124,20 +175,17 @@ class Pattern:
             permuted channels.
         curve: mean energy share of the first d frequencies: observed, then the mean and the 5 % and 95 %
             percentiles under permuted channels, [4, bins].
-        dims_per_image: dims of each image's own mean spectrum, [images, thresholds].
     """
 
     metrics: dict[str, Any]
     curve: np.ndarray
-    dims_per_image: np.ndarray
 
 
-def pattern(mean: np.ndarray, per_image: np.ndarray, permuted: np.ndarray, thresholds: Sequence[int]) -> Pattern:
+def pattern(mean: np.ndarray, permuted: np.ndarray, thresholds: Sequence[int]) -> Pattern:
     """Read a pattern off mean spectra: b(α) is the smallest d with SEP(d) ≥ α, over the number of bins.
 
     Args:
         mean: over all tokens, [bins].
-        per_image: over each image's tokens, [images, bins].
         permuted: over all tokens under random orders of the channels, [permutations, bins].
         thresholds: percents.
     """
@@ -152,7 +200,6 @@ def pattern(mean: np.ndarray, per_image: np.ndarray, permuted: np.ndarray, thres
             "permuted_bandwidth": by_threshold(dims(null, thresholds).mean(axis=0) / bins, thresholds),
         },
         curve=np.stack([observed, null.mean(axis=0), *np.percentile(null, (5, 95), axis=0)]),
-        dims_per_image=dims(shares(per_image), thresholds),
     )
 
 
