@@ -294,9 +294,10 @@ A stage's process from start to end, and its optimizer steps alone. Outside are 
 {whole_run_table(found)}
 ## Growth
 
-The stages on 196 tokens of 384 channels an image, from those of a CaiT-S24 cut to one block, and of generated 500×375
-JPEGs. Memory is the peak of the process's resident set, pages of mapped files included, and what a stage keeps of each
-image: its dims, which with their nulls and differences are at most 35 numbers (4.3 MiB of 16,000 images). Time is the stage's own, without imports, and its line that of least relative squares.
+The stages on generated 500×375 JPEGs and a CaiT-S24 cut to one block: 196 tokens of 384 channels an image. Memory is a
+process's largest resident set, pages of mapped files included, and what a stage keeps of each image: its dims, with
+their nulls and differences at most 35 numbers (4.3 MiB of 16,000 images). Time is the stage's own, without imports, and
+its line the one of least relative squares.
 
 {growth_table(found)}
 ![Time and peak memory against images](performance/growth.svg)
