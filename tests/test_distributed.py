@@ -106,6 +106,7 @@ def trained(tmp_path, tree, monkeypatch):
     return run
 
 
+@pytest.mark.processes
 def test_two_processes_equal_one_even_if_a_worker_is_killed(trained):
     alone, weights, _ = trained("alone", 1)
     together, shared_weights, epochs = trained("together", 2, die=True)
@@ -118,6 +119,7 @@ def test_two_processes_equal_one_even_if_a_worker_is_killed(trained):
     assert epochs[1] == [0, 1, 0, 1, 2]  # the second time, the first epoch is told from the checkpoint
 
 
+@pytest.mark.processes
 def test_two_processes_extract_what_one_does(tmp_path, tree, monkeypatch):
     found = []
     for count in (1, 2):
@@ -131,12 +133,14 @@ def test_two_processes_extract_what_one_does(tmp_path, tree, monkeypatch):
         np.testing.assert_allclose(together[block], tokens, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.processes
 def test_a_workers_user_error_is_the_launchers(monkeypatch):
     monkeypatch.setenv("PROCESSES", "2")
     with pytest.raises(UserError, match=r"^one line of 2$"):
         launch(faulty_workers.refuse)
 
 
+@pytest.mark.processes
 def test_workers_that_keep_dying_end_in_one_line(monkeypatch, capfd):
     monkeypatch.setenv("PROCESSES", "2")
     monkeypatch.setattr("stages.core.distributed.RESTARTS", 0)
@@ -191,6 +195,7 @@ def test_a_slurm_step_is_joined(monkeypatch, nodes, first):
     assert seen == [{"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": first}]
 
 
+@pytest.mark.processes
 def test_a_terminated_world_saves_together_and_goes_on(trained, tmp_path, tree, monkeypatch):
     (tree / "val/cat/001.png").unlink()  # one process has a batch to evaluate on that the other has not
     monkeypatch.setenv("PROCESSES", "2")
