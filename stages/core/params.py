@@ -37,11 +37,42 @@ def _reader(name: str) -> str:
     return name
 
 
+# timm's policies (timm/data/auto_augment.py), with a pattern and an example of the sections that each takes. timm
+# passes over some sections that it does not understand, and learns of others at the first image.
+NUMBER = r"\d{1,3}(\.\d{1,6})?"
+SECTIONS = {
+    "rand": (
+        rf"m\d{{1,3}}|n([1-9]|1[0-4])|p(0(\.\d{{1,6}})?|1(\.0)?)|mstd{NUMBER}|mmax[1-9]\d{{0,2}}|inc[01]|t(weights|3aw?)",
+        "rand-m9-n2-p0.5-mstd0.5-mmax10-inc1-tweights",
+    ),
+    "augmix": (rf"m\d{{1,3}}|w[1-9]|d\d|a(?!0(\.0+)?$){NUMBER}|b[01]|mstd{NUMBER}", "augmix-m3-w3-d2-a1-b0-mstd0.5"),
+    **{name: (f"mstd{NUMBER}", f"{name}-mstd0.5") for name in ("original", "originalr", "v0", "v0r", "3a")},
+}
+
+
+def _policy(text: str) -> str:
+    policy, *sections = text.split("-")
+    if policy not in SECTIONS:
+        raise ValueError(f"begins with none of timm's policies {', '.join(SECTIONS)}; null for none")
+    pattern, example = SECTIONS[policy]
+    keys = []
+    for section in sections:
+        if not re.fullmatch(pattern, section, re.ASCII):
+            raise ValueError(f"{section!r} is no section of timm's {policy}; it takes those of {example}")
+        keys.append("t" if section.startswith("t") else section.rstrip("0123456789."))
+    if len(set(keys)) < len(keys):
+        raise ValueError("says one section twice")
+    return text
+
+
 Reader = Annotated[str, AfterValidator(_reader)]
+Policy = Annotated[str, AfterValidator(_policy)]
 Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 
 TEACHER = "teacher"  # among the backbones
+# Architectures whose last map is as wide as embed_dim says, with a token for each patch: no hierarchy, no convolutions.
+ISOTROPIC = r"cait_|(vit|deit3?)_\w*patch\d"
 
 
 class Section(BaseModel):
@@ -101,7 +132,7 @@ class ModelArgs(Section):
     weight_init: Literal["jax", "jax_nlhb", "moco", "reset"] | None = None
     lift_width: Count | None = None
     widen_width: Count | None = None
-    widen_blocks: Count | None = None
+    widen_blocks: Annotated[int, Field(ge=1, le=1000)] | None = None
     widen_heads: Count | None = None
 
     @model_validator(mode="after")
@@ -110,7 +141,34 @@ class ModelArgs(Section):
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
         if self.img_size and self.patch_size and self.img_size % self.patch_size:
             raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
+        if self.widen_blocks and self.depth and self.widen_blocks > self.depth:
+            raise ValueError(f"widen_blocks {self.widen_blocks} is more than depth {self.depth}")
+        for width in self._widened():
+            heads = self.widen_heads
+            if heads is None and self.embed_dim and self.num_heads:  # the channels per head are kept
+                heads = width // (self.embed_dim // self.num_heads)
+            if heads is not None and (heads == 0 or width % heads):
+                key = "num_heads" if self.widen_heads is None else "widen_heads"
+                raise ValueError(f"{key}: a block widened to {width} channels cannot have {heads} heads")
         return self
+
+    def _widened(self) -> list[int]:
+        """The widths of the widened blocks, as `stages.core.students.widen` steps, or of the last one alone."""
+        width, base, blocks = self.widen_width, self.embed_dim, self.widen_blocks or 1
+        if width is None or base is None:
+            return [] if width is None else [width]
+        if (width - base) % blocks:
+            raise ValueError(
+                f"widen_blocks: {blocks} equal steps from embed_dim {base} to widen_width {width} are not whole"
+            )
+        return [base + step * (width - base) // blocks for step in range(1, blocks + 1)]
+
+    def last_width(self, architecture: str) -> int | None:
+        """Channels of the last block's map, or None where only the architecture knows."""
+        if not re.match(ISOTROPIC, architecture):
+            return None
+        own = re.search("_(lift|widelast)_", architecture)
+        return self.lift_width or self.widen_width or (None if own else self.embed_dim)
 
     def given(self) -> dict[str, Any]:
         """The arguments that are set, for `timm.create_model`."""
@@ -126,7 +184,7 @@ class Augment(Section):
     ratio: Interval
     hflip: Share
     color_jitter: NonNegative
-    auto_augment: str | None
+    auto_augment: Policy | None
     random_erasing: Share
     repeats: Count  # repeated augmentation: how often an image stands in an epoch, each time augmented anew
     interpolation: Literal["nearest", "bilinear", "bicubic", "random"]
@@ -219,6 +277,11 @@ class Student(Section):
         """The timm architecture of a strategy and its complete arguments."""
         entry = self.strategies[strategy]
         return entry.architecture, self.base.given() | entry.model_args.given()
+
+    def key(self, strategy: str, argument: str) -> str:
+        """Where params say an argument of a strategy."""
+        own = argument in self.strategies[strategy].model_args.given()
+        return f"student.strategies.{strategy}.model_args.{argument}" if own else f"student.base.{argument}"
 
 
 class Objective(Section):
@@ -347,6 +410,45 @@ class Params(Section):
             except ValidationError as error:
                 raise ValueError(f"student.strategies.{strategy}: {_reason(error.errors()[0])}") from None
         return self
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        """Teacher and students take the dataset's images, and a feature loss can compare their maps.
+
+        What params leave to the architecture is checked before a training, by `stages.core.objectives`.
+        """
+        pixels, teacher = self.dataset.image_size, self.teacher.model_args
+        students = {strategy: ModelArgs(**self.student.model(strategy)[1]) for strategy in self.strategy.names}
+        sizes = {"teacher.model_args.img_size": teacher.img_size} | {
+            self.student.key(strategy, "img_size"): student.img_size for strategy, student in students.items()
+        }
+        for key, size in sizes.items():
+            if size not in (None, pixels):
+                raise ValueError(f"{key}: {size} is not dataset.image_size, {pixels}; make them equal")
+        compared = [name for name in self.objective.names if self.objective.definitions[name].feature is not None]
+        if compared:
+            for strategy, student in students.items():
+                self._check_maps(strategy, student, compared[0])
+        return self
+
+    def _check_maps(self, strategy: str, student: ModelArgs, objective: str) -> None:
+        (architecture, arguments), teacher = self.student.model(strategy), self.teacher.model_args
+        width, least = student.last_width(architecture), teacher.last_width(self.teacher.architecture)
+        if width and least and width > least:
+            argument = next(name for name in ("lift_width", "widen_width", "embed_dim") if name in arguments)
+            raise ValueError(
+                f"{self.student.key(strategy, argument)}: {width} channels are more than the teacher's {least}, and "
+                f"objective.names: {objective} compares the two; lower it, or leave {strategy} or {objective} out"
+            )
+        patches = [
+            args.patch_size if re.match(ISOTROPIC, name) else None
+            for name, args in ((architecture, student), (self.teacher.architecture, teacher))
+        ]
+        if None not in patches and patches[0] != patches[1]:
+            raise ValueError(
+                f"{self.student.key(strategy, 'patch_size')}: patches of {patches[0]} make another grid than "
+                f"teacher.model_args.patch_size, {patches[1]}, and objective.names: {objective} compares the two"
+            )
 
 
 def _reason(error: Any) -> str:
