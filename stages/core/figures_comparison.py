@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from stages.core.names import BASELINE, setting_name
 from stages.core.statistics import NOT_SHOWN, told
 from stages.core.style import GREY, LINES, PALETTE, look, new_figure
 
@@ -48,7 +49,7 @@ def differences(rows: pd.DataFrame) -> tuple[Figure, str]:
     caption += f" Shown: {held} points." if held else ""
     empty = int(rows["low"].isna().sum())
     if empty:
-        caption += f" {empty} without a line: all seeds differ by the same, which gives no interval."
+        caption += f" {empty} without a line: there is no interval."
     if widest > WIDEST:
         caption += f" Intervals are cut at ±{WIDEST:.0f} points."
     return figure, caption
@@ -56,7 +57,7 @@ def differences(rows: pd.DataFrame) -> tuple[Figure, str]:
 
 def lift_widths(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of Lift students, and of the baseline, which the paper counts as Lift to the student's own width."""
-    return runs[runs["strategy"].str.startswith("lift") | (runs["strategy"] == "baseline")]
+    return runs[runs["strategy"].str.startswith("lift") | (runs["strategy"] == BASELINE)]
 
 
 def width(runs: pd.DataFrame) -> tuple[Figure, str]:
@@ -126,7 +127,10 @@ def sep_backbones(curves: pd.DataFrame, sep: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _pair(row: Mapping[Any, Any]) -> tuple[str, str]:
-    return f"{row['strategy']}-{row['objective']}", f"{row['against_strategy']}-{row['against_objective']}"
+    return (
+        setting_name(row["strategy"], row["objective"]),
+        setting_name(row["against_strategy"], row["against_objective"]),
+    )
 
 
 def _shown(row: Mapping[Any, Any]) -> str:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from stages.core.errors import UserError
 from stages.core.files import read_yaml
+from stages.core.names import TEACHER
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -39,9 +40,6 @@ def _reader(name: str) -> str:
 
 Reader = Annotated[str, AfterValidator(_reader)]
 Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]
-
-
-TEACHER = "teacher"  # among the backbones
 
 
 class Section(BaseModel):
