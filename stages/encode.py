@@ -14,7 +14,7 @@ from stages.core.errors import run
 from stages.core.files import atomic_folder, prune, write_json
 from stages.core.loaders import evaluation_batches
 from stages.core.names import TEACHER, run_name
-from stages.core.objectives import renormalization
+from stages.core.objectives import has_target, renormalization
 from stages.core.similarity import similarity
 from stages.images import image_list
 from stages.paths import ENCODE, TEACH, TRAIN
@@ -63,7 +63,10 @@ def main() -> None:
         student = models.load(TRAIN / name).to(device)
         found = maps.last_maps(student, batches, device)
         tokens = maps.tokens_of(found)
-        near, losses = similarity(tokens, taught), maps.spectral_against_mse(found, target)
+        near = similarity(tokens, taught)
+        comparable = has_target(target, found)
+        losses = maps.spectral_against_mse(found, target) if comparable else None
+        least, most = maps.ratio_bounds(rows, columns)
         measured.append(
             {
                 "run": name,
@@ -76,9 +79,11 @@ def main() -> None:
                 **measure(tokens, **options)[0],
                 "cka": near.cka,
                 "probe_error": near.probe_error,
-                "relative_feature_error": maps.relative_error(found, target),
-                "spectral_over_mse": losses.ratio,
-                "gradient_cosine": losses.gradient_cosine,
+                "relative_feature_error": maps.relative_error(found, target) if comparable else None,
+                "spectral_over_mse": losses and losses.ratio,
+                "spectral_over_mse_least": least,
+                "spectral_over_mse_most": most,
+                "gradient_cosine": losses and losses.gradient_cosine,
             }
         )
     with atomic_folder(ENCODE) as folder:

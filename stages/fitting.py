@@ -153,7 +153,7 @@ def fit_and_save(
             )
         if teacher is None:
             final = None
-            measured = evaluate(model, validation, world)
+            measured: Mapping[str, float | None] = evaluate(model, validation, world)
         else:
             final = evaluate_against_teacher(model, teacher, validation, world)
             measured = final.metrics
@@ -182,7 +182,6 @@ def fit_and_save(
                 models.save(fitted.averaged, out / "ema", record)
             if final is not None:
                 write_npy(out / "predictions.npy", final.predictions)
-                write_npy(out / "feature_errors.npy", final.feature_errors)
             write_json(out / "metrics.json", metrics)
             write_csv(out / "curves.csv", fitted.history)
             if live.is_dir():

@@ -13,7 +13,7 @@ from stages.paths import EXTRACT, SEP
 
 
 def main() -> None:
-    """Write the patterns of the full and the folded spectrum: curves, nulls, dims per image, bandwidths."""
+    """Write the patterns of the full and the folded spectrum: curves, nulls, bandwidths."""
     given = params.load().analysis
     backbone = arguments.backbone(__doc__, given.backbones)
     settings = given.sep
@@ -23,7 +23,6 @@ def main() -> None:
     mean, with_energy = spectra.mean(), spectra.folded[spectra.tokens > 0]
     folded = {
         "mean": mean,
-        "images": spectra.folded,
         "permuted": sep.permuted_spectra(sep.moment(tokens), settings.permutations, settings.seed),
         "white_noise": nulls.white_noise(channels),
         "permuted_expected": nulls.permutation_expectation(mean[0], channels),
@@ -34,7 +33,7 @@ def main() -> None:
     full = {name: sep.unfold(spectrum, channels) for name, spectrum in folded.items()}
     patterns, expected, metrics = {}, {}, {}
     for name, of in {"folded": folded, "full": full}.items():
-        patterns[name] = sep.pattern(of["mean"], of["images"], of["permuted"], settings.thresholds)
+        patterns[name] = sep.pattern(of["mean"], of["permuted"], settings.thresholds)
         expected[name] = {null: shares(of[null]) for null in nulls.EXPECTED}
         reached, by_chance = (
             dims(shares(of[key]), settings.thresholds) / len(of["mean"])
@@ -61,7 +60,6 @@ def main() -> None:
         for name, pattern in patterns.items():
             write_npy(folder / f"curve_{name}.npy", pattern.curve)
             write_npy(folder / f"nulls_{name}.npy", np.stack(list(expected[name].values())))  # [nulls.EXPECTED, bins]
-            write_npy(folder / f"dims_{name}.npy", pattern.dims_per_image.astype(np.int32))
         write_json(folder / "metrics.json", told)
 
 

@@ -31,7 +31,7 @@ def train(given: params.Params, strategy: str, objective_name: str, seed: int) -
     with distributed.joined() as world:
         teacher = models.load(TEACH).to(world.device)
         student = models.create(architecture, model_args, seed=seed, **vision(data, given.recipe)).to(world.device)
-        check_compatible(student, teacher, data.image_size)
+        check_compatible(student, teacher, data.image_size, feature=objective.feature is not None)
         fit_and_save(
             student,
             teacher,

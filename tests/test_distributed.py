@@ -65,7 +65,7 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0) -> None:
 
         asked = itertools.count()
 
-        def terminated() -> bool:  # one of the two processes is, after a word with the other at each step
+        def terminated() -> bool:  # one of the two processes is, after a word with the other at each step and batch
             return world.rank == 1 and next(asked) >= float(os.environ.get("TERMINATED_AFTER", "inf"))
 
         training_module.WORDS_EVERY = 1
@@ -75,7 +75,7 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0) -> None:
         final = evaluate_against_teacher(student, teacher, validation, world)
         if world.primary:
             found = {"history": fitted.history, "metrics": final.metrics, "predictions": final.predictions.tolist()}
-            (out / "found.json").write_text(json.dumps({**found, "errors": final.feature_errors.tolist()}))
+            (out / "found.json").write_text(json.dumps(found))
             torch.save(student.state_dict(), out / "weights.pt")
 
 
@@ -110,7 +110,6 @@ def test_two_processes_equal_one_even_if_a_worker_is_killed(trained):
     alone, weights, _ = trained("alone", 1)
     together, shared_weights, epochs = trained("together", 2, die=True)
     assert together["predictions"] == alone["predictions"]
-    assert together["errors"] == pytest.approx(alone["errors"], rel=1e-3)
     for name, value in alone["metrics"].items():
         assert together["metrics"][name] == pytest.approx(value, rel=1e-3), name
     for entry, other in zip(alone["history"], together["history"], strict=True):
@@ -193,11 +192,13 @@ def test_a_slurm_step_is_joined(monkeypatch, nodes, first):
 
 
 def test_a_terminated_world_saves_together_and_goes_on(trained, tmp_path, tree, monkeypatch):
+    (tree / "val/cat/001.png").unlink()  # one process has a batch to evaluate on that the other has not
     monkeypatch.setenv("PROCESSES", "2")
-    monkeypatch.setenv("TERMINATED_AFTER", "3")
     (out := tmp_path / "stopped").mkdir()
-    with pytest.raises(UserError, match=r"^stopped by SIGTERM; the same command goes on from step \d$"):
-        launch(train, tree, out, False, 0.2)
+    for asked in (4, 1):  # after the second step, then while the average is evaluated
+        monkeypatch.setenv("TERMINATED_AFTER", str(asked))
+        with pytest.raises(UserError, match=r"^stopped by SIGTERM; the same command goes on from step 2$"):
+            launch(train, tree, out, False, 0.2)
     monkeypatch.delenv("TERMINATED_AFTER")
     launch(train, tree, out, False, 0.2)
     whole, weights, _ = trained("whole", 2, drop_path=0.2)

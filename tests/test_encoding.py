@@ -136,6 +136,7 @@ def rows(features):
     own, floors = measure(features, **OPTIONS)
     run = {"width": 12, "rank": 12, "images": 6, **measure(features[..., :12], **OPTIONS)[0], "probe_error": 0.25}
     run |= {"cka": 0.5, "relative_feature_error": 3.0, "spectral_over_mse": 0.51, "gradient_cosine": 0.96}
+    run |= {"spectral_over_mse_least": 0.333, "spectral_over_mse_most": 0.667}
     table = pd.DataFrame(
         [
             {"run": "teacher", "strategy": "teacher", "width": 24, "rank": 24, "images": 6, "cka": 1.0, **own},
@@ -168,6 +169,32 @@ def test_tables_of_encodings(rows):
     shown = tables.widths(floor, [80]).iloc[0].to_dict()
     fixed, own = (1 + int((floor[kind] > 0.2).sum()) for kind in ("fixed", "per_image"))
     assert shown == {"backbone": "teacher", "D": 24, "80 %": f"{fixed} ({own})"}
+
+
+def test_the_papers_premise_holds_or_does_not(rows):
+    table, _ = rows
+    falling = pd.DataFrame({"fixed": 1 - np.arange(1, 25) / 24, "per_image": 1 - np.arange(1, 25).clip(max=12) / 12})
+    floor = falling.assign(backbone="teacher", dims=falling.index + 1)
+    assert "needs 12 of 24 directions where each image has its own, and 23 that all" in tables.premise(floor, table)
+    assert "mismatch over all of them, holds here" in tables.premise(floor, table)
+    wide = table.assign(width=23)
+    assert "is not there at this scale: one fixed projector from 23 channels need not lose more than 0.042" in (
+        tables.premise(floor, wide)
+    )
+
+
+def test_students_without_a_target_leave_their_cells_empty(rows):
+    table = rows[0].copy()
+    table.loc[table["strategy"] == "mine", ["relative_feature_error", "spectral_over_mse", "gradient_cosine"]] = (
+        math.nan
+    )
+    comparison = pd.DataFrame(
+        {"strategy": ["baseline", "mine"], "objective": ["mse"] * 2, "top1_mean": [70.0] * 2, "top1_std": [0.1] * 2}
+    )
+    shown = tables.spectral_against_mse(table, {"this run": comparison})
+    assert list(shown["spectral loss / mse"].fillna("")) == ["0.510 – 0.510", ""]
+    assert list(shown["bounds of it"]) == ["0.333 – 0.667"] * 2
+    figures_encoding.floor(rows[1], table)
 
 
 def test_table_of_the_two_losses_takes_accuracy_from_every_study(rows):

@@ -22,7 +22,7 @@ def sep(features):
         "gaussian": spectrum_of_moment(nulls.gaussian_moment(nulls.fit_gaussian(features))),
     }
     for name, of in (("folded", lambda spectrum: spectrum), ("full", lambda spectrum: unfold(spectrum, 24))):
-        found = pattern(of(mean), of(spectra.folded), of(permuted), LEVELS)
+        found = pattern(of(mean), of(permuted), LEVELS)
         curves = {null: shares(of(spectrum)) for null, spectrum in expected.items()}
         metrics[name] = found.metrics | nulls.against(found.curve[0], curves, shares(of(permuted)), LEVELS)
         columns = ["observed", "permuted_mean", "permuted_p5", "permuted_p95"]

@@ -34,7 +34,7 @@ def test_what_is_wide_enough_needs_no_remedy(results):
     table, lines = cells(results)
     assert [table[level][0] for level in ("80", "90", "95")] == ["150", "150", "192"]
     assert table["95"][2:] == ["–"] * 6
-    assert any("relative feature error at least 0.04." in line for line in lines)
+    assert any("relative error of the best linear projector at least 0.04." in line for line in lines)
 
 
 def test_lift_keeps_the_floor_of_the_narrow_map(results):
@@ -51,6 +51,7 @@ def test_a_narrow_backbone_is_reached_by_any_student(results):
     table, lines = cells(results, "small", levels=(90, 99))
     assert [table[level][0] for level in ("90", "99")] == ["1", "2"]
     assert any("at most rank 2," in line for line in lines)
+    assert any(line.startswith("No remedy is needed") for line in lines)
 
 
 def test_a_folder_is_a_student_too(results, make_student, tmp_path):

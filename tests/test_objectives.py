@@ -1,10 +1,14 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from stages.core import params
+from stages.core.distributed import World
 from stages.core.errors import UserError
+from stages.core.evaluation import evaluate_against_teacher
 from stages.core.objectives import (
     check_compatible,
     create_task,
@@ -173,12 +177,40 @@ def test_differing_grids_are_refused():
 )
 def test_students_that_cannot_be_compared_are_refused(arguments, reason, make_student, teacher):
     with pytest.raises(UserError, match=reason):
-        check_compatible(make_student("lift", **arguments), teacher, 8)
+        check_compatible(make_student("lift", **arguments), teacher, 8, feature=True)
 
 
 def test_students_that_can_be_compared_pass(make_student, teacher):
     for strategy in ("baseline", "lift", "widen", "uniform"):
-        check_compatible(make_student(strategy), teacher, 8)
+        check_compatible(make_student(strategy), teacher, 8, feature=True)
+
+
+def test_a_student_wider_than_its_teacher_wants_no_feature_loss(make_student, teacher, images):
+    wide = make_student("lift", lift_width=112)
+    check_compatible(wide, teacher, 8, feature=False)
+    found = evaluate_against_teacher(wide, teacher, [(images, torch.arange(5))], World(0, 1, CPU))
+    assert found.metrics["relative_feature_error"] is None and found.predictions.shape == (5,)
+
+
+def test_the_pooled_target_of_a_teacher_in_bfloat16_is_not_rounded_again(make_student, teacher, images, labels):
+    task = create_task(
+        make_student("baseline"),
+        teacher,
+        alpha=0.0,
+        tau=1.0,
+        feature="mse",
+        feature_weight=1.0,
+        label_smoothing=0.0,
+        device=CPU,
+        teacher_dtype=torch.bfloat16,
+    )
+    own = copy.deepcopy(teacher).to(torch.bfloat16)
+    with torch.no_grad():
+        teacher_map = forward_with_map(own, task.renormalize(images).to(torch.bfloat16))[1].float()
+        _, student_map = forward_with_map(task.get_eval_model(), images)
+        parts = task(images, labels)
+    expected = (plain_pool(teacher_map, student_map.shape[1]) - student_map).square().mean()
+    torch.testing.assert_close(parts["feature_loss"], expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("strategy", ["baseline", "lift", "widen"])

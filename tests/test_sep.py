@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stages.core import features as features_module
-from stages.core.energy import dims, shares
+from stages.core.energy import shares
 from stages.core.errors import UserError
 from stages.core.sep import mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
 
@@ -114,10 +114,10 @@ def test_constant_tokens_hold_all_energy_in_the_first_bin():
 @pytest.mark.parametrize("full", [False, True])
 def test_pattern_reads_dims_and_bandwidths_off_the_curves(features, full):
     spectra, null = mean_spectra(features), permuted_spectra(moment(features), permutations=20, seed=0)
-    mean, per_image = spectra.mean(), spectra.folded
+    mean = spectra.mean()
     if full:
-        mean, per_image, null = (unfold(folded, 24) for folded in (mean, per_image, null))
-    found = pattern(mean, per_image, null, THRESHOLDS)
+        mean, null = unfold(mean, 24), unfold(null, 24)
+    found = pattern(mean, null, THRESHOLDS)
     bins, curves = len(mean), np.cumsum(null, axis=1)
 
     reached = [int(np.argmax(np.cumsum(mean) >= threshold / 100)) + 1 for threshold in THRESHOLDS]
@@ -128,7 +128,6 @@ def test_pattern_reads_dims_and_bandwidths_off_the_curves(features, full):
     np.testing.assert_allclose(list(found.metrics["permuted_bandwidth"].values()), of_null / bins, atol=5e-7)
     expected = [np.cumsum(mean), curves.mean(axis=0), *(np.percentile(curves, p, axis=0) for p in (5, 95))]
     np.testing.assert_allclose(found.curve, expected, atol=1e-12)
-    np.testing.assert_array_equal(found.dims_per_image, dims(np.cumsum(per_image, axis=1), THRESHOLDS))
 
 
 def test_chunks_change_nothing(features, monkeypatch):

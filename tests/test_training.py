@@ -113,7 +113,7 @@ def train(tmp_path, splits, make_student, make_teacher):
             len(images.files), seed, batch=16, world=ALONE, device_batch=device_batch, repeats=repeats
         )
         training = TrainingBatches(images, student, sampler, augment={**AUGMENT, **augment}, workers=workers)
-        validation = evaluation_batches(splits[1], student, batch=16, workers=0)
+        validation = evaluation_batches(splits[1], student, batch=8, workers=0)
 
         def log(metrics):
             if logged is not None:
@@ -277,6 +277,14 @@ def after(calls):
     return lambda: next(said) > calls
 
 
+def asked(epoch, position=0, averaged=True):
+    """How often `terminated` is asked before the step or validation batch at `position` of an epoch.
+
+    Once after each of its four steps, of the two batches that student and average are evaluated on, and at its end.
+    """
+    return epoch * (4 + 2 + 2 * averaged + 1) + position
+
+
 STOPPED = r"^stopped by SIGTERM; the same command goes on from step {}$"
 
 
@@ -293,16 +301,19 @@ STOPPED = r"^stopped by SIGTERM; the same command goes on from step {}$"
 def test_a_run_stopped_at_any_step_goes_on_as_if_it_had_not(train, step, changes):
     whole = train(root="whole", **changes)
     with pytest.raises(UserError, match=STOPPED.format(step)):
-        train(terminated=after((step - 1) * 5 // 4), **changes)  # asked after each step and epoch, of 4 steps
+        averaged = changes.get("ema_decay", RECIPE["ema_decay"]) is not None
+        train(terminated=after(asked(*divmod(step - 1, 4), averaged)), **changes)
     with pytest.raises(UserError, match=STOPPED.format(step + 1)):
         train(terminated=lambda: True, **changes)
     assert_equal(train(**changes), whole)
 
 
-def test_a_run_stopped_after_its_last_step_only_evaluates(train):
-    whole = train(root="whole")
+@pytest.mark.parametrize("position", [3, 4, 5, 6, 7])
+def test_a_run_stopped_at_its_last_step_or_while_evaluating_only_evaluates_again(train, position):
+    whole, logged = train(root="whole"), []
     with pytest.raises(UserError, match=STOPPED.format(12)):
-        train(terminated=after(11 + 2))
+        train(terminated=after(asked(2, position)), logged=logged)
+    assert logged == whole[0][:2]
     assert_equal(train(poison=2), whole)
 
 

@@ -9,7 +9,7 @@ from timm.task.evaluator import ClassificationEvaluator
 from torch import Tensor, nn
 
 from stages.core.distributed import World
-from stages.core.objectives import feature_target, renormalization
+from stages.core.objectives import feature_target, has_target, renormalization
 from stages.core.students import forward_with_map
 
 
@@ -28,14 +28,13 @@ class FinalEvaluation:
     """What one pass over the validation images gives.
 
     Attributes:
-        metrics: loss, top1 and top5 in percent, relative_feature_error (a share of the teacher's energy).
+        metrics: loss, top1 and top5 in percent, relative_feature_error (a share of the teacher's energy; None for a
+            student wider than its teacher, which has no target).
         predictions: the predicted class of each image, [images].
-        feature_errors: the relative feature error of each image, [images].
     """
 
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     predictions: np.ndarray
-    feature_errors: np.ndarray
 
 
 @torch.no_grad()
@@ -48,26 +47,29 @@ def evaluate_against_teacher(
     all validation images, those of the other processes included.
 
     Raises:
-        UserError: the two maps cannot be compared.
+        UserError: the grids of the two maps differ.
     """
     device = world.device
     student.eval()
     evaluator = ClassificationEvaluator(device)
     renormalize = renormalization(student, teacher, device)
-    predictions, errors, energies = [], [], []
+    predictions, sums = [], []
     for images, labels in batches:
         images = images.to(device)
         logits, student_map = forward_with_map(student, images)
         _, teacher_map = forward_with_map(teacher, renormalize(images))
-        target = feature_target(teacher_map, student_map).double()
-        errors.append((student_map.double() - target).square().sum((1, 2, 3)))
-        energies.append(target.square().sum((1, 2, 3)))
+        if has_target(teacher_map, student_map):
+            target = feature_target(teacher_map, student_map).double()
+            error = (student_map.double() - target).square()
+            sums.append(torch.stack([error.sum((1, 2, 3)), target.square().sum((1, 2, 3))], dim=1))
         predictions.append(logits.argmax(1))
         evaluator.update(logits, labels.to(device))
-    error, energy, predicted = (world.gather(torch.cat(parts)).cpu() for parts in (errors, energies, predictions))
+    relative = None
+    if sums:
+        error, energy = world.gather(torch.cat(sums)).sum(0).tolist()
+        relative = error / energy
     accuracy = evaluator.compute(distributed=world.size > 1)
     return FinalEvaluation(
-        metrics={**accuracy, "relative_feature_error": (error.sum() / energy.sum()).item()},
-        predictions=predicted.numpy(),
-        feature_errors=(error / energy).numpy(),
+        metrics={**accuracy, "relative_feature_error": relative},
+        predictions=world.gather(torch.cat(predictions)).cpu().numpy(),
     )

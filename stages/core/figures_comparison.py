@@ -55,25 +55,28 @@ def differences(rows: pd.DataFrame) -> tuple[Figure, str]:
     return figure, caption
 
 
-def lift_widths(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of Lift students, and of the baseline, which the paper counts as Lift to the student's own width."""
-    return runs[runs["strategy"].str.startswith("lift") | (runs["strategy"] == BASELINE)]
+def lift_widths(runs: pd.DataFrame) -> list[int]:
+    """The widths that runs lift to."""
+    return sorted(set(runs[runs["strategy"].str.startswith("lift")]["width"]))
 
 
 def width(runs: pd.DataFrame) -> tuple[Figure, str]:
-    """Top-1 against the width that Lift projects to, a line for each objective; the baseline at its own width.
+    """Top-1 against the width that Lift projects to, a line for each objective.
+
+    The baseline stands at its own width: the paper counts it as Lift to that.
 
     Args:
         runs: runs.csv.
     """
-    chosen = lift_widths(runs)
+    chosen = runs[runs["strategy"].str.startswith("lift") | (runs["strategy"] == BASELINE)]
+    several = chosen["seed"].nunique() > 1
     figure = new_figure(7.4, 3.8)
     panel = figure.subplots()
     for position, (objective, rows) in enumerate(chosen.groupby("objective", sort=False)):
         drawn = look(position)
         means = rows.groupby("width")["top1"].mean()
         panel.plot(means.index, means, color=drawn.color, marker=drawn.marker, ls=drawn.linestyle, label=str(objective))
-        if rows["seed"].nunique() > 1:
+        if several:
             panel.plot(rows["width"], rows["top1"], ".", color=drawn.color, alpha=0.5, ms=5)
     teacher = int(chosen["teacher_width"].iloc[0])
     panel.axvline(teacher, color=GREY, ls=":", label=f"teacher's width, {teacher}")
@@ -82,9 +85,9 @@ def width(runs: pd.DataFrame) -> tuple[Figure, str]:
     panel.set(xlabel="width of the last map, channels", ylabel="top-1, %", title="Lift: top-1 by width")
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="objective")
     caption = (
-        f"Top-1 of Lift to {', '.join(map(str, widths))} channels, means over seeds (points: seeds); the narrowest is "
-        f"the baseline where it was trained. The dotted line is the teacher's width, {teacher}. Which differences are "
-        "more than chance, figure `differences` says."
+        f"Top-1 of Lift to {', '.join(map(str, widths))} channels{', means over seeds (points: seeds)' * several}; the "
+        f"narrowest is the baseline where it was trained. The dotted line is the teacher's width, {teacher}. Which "
+        "differences are more than chance, figure `differences` says."
     )
     return figure, caption
 

@@ -45,14 +45,15 @@ def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
     figure.suptitle(f"{_name(svd)}: dimensions per image, block by block")
     top = thresholds[-1]
     means = _column(rows, top)("dims_mean")
+    tokens = dict.fromkeys(f"{row['tokens']}" for row in rows)  # a model of stages has fewer in each
     caption = (
         f"Dimensions that one image's tokens need for a share of their energy, in each of {_count(rows, 'block')} "
-        f"of `{svd['backbone']}`, over {_number(svd['images'])} images of {svd['tokens']} tokens. The line is the "
+        f"of `{svd['backbone']}`, over {_number(svd['images'])} images of {', '.join(tokens)} tokens. The line is the "
         "mean over images, the band one standard deviation either side, the dashed lines the quartiles. "
         f"For {top} % the mean goes from {means[0]:.1f} in block {index[0]} to {means[-1]:.1f} in block "
         f"{index[-1]}; it is largest in block {index[int(means.argmax())]} ({means.max():.1f}). At most "
-        f"{min(svd['tokens'], rows[-1]['channels'])} dimensions are possible in the last block (the smaller of tokens "
-        "and channels)."
+        f"{min(rows[-1]['tokens'], rows[-1]['channels'])} dimensions are possible in the last block (the smaller of "
+        "tokens and channels)."
     )
     return figure, caption
 

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,8 @@ def _alive(process: int) -> bool:
         return False
     except PermissionError:  # another user's
         return True
+    with suppress(OSError):  # killed, and its parent does not ask how it ended, as in a container without an init
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 

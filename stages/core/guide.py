@@ -128,6 +128,8 @@ def guide(backbone: str, student: str, levels: Sequence[int], results: Path) -> 
         rows.append(tuple(parts))
     sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True)) for row in rows]
+    if all(row[3] == "–" for row in rows[1:]):
+        table.append("No remedy is needed: the student is wide enough for every share of the energy.")
     _, parameters, flops = _said(base)
     fixed_floors = floors[0]
     rank = min(base.width + 1, len(fixed_floors))
@@ -136,8 +138,8 @@ def guide(backbone: str, student: str, levels: Sequence[int], results: Path) -> 
             f"{backbone}: width of a student that one fixed linear projector reads, for a share of the energy",
             *table,
             "per image: were the projector another one for each image. –: wide enough as it is.",
-            f"{student} is {base.width} wide: {parameters} parameters, {flops} GFLOPs; relative feature error at least "
-            f"{fixed_floors[min(base.width, len(fixed_floors)) - 1]:.3g}.",
+            f"{student} is {base.width} wide: {parameters} parameters, {flops} GFLOPs; relative error of the best "
+            f"linear projector at least {fixed_floors[min(base.width, len(fixed_floors)) - 1]:.3g}.",
             f"Lift's map has at most rank {rank}, to whatever width: at least {fixed_floors[rank - 1]:.3g}.",
             f"WideLast is rounded up to whole heads of {head} channels.",
         ]

@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -215,7 +215,7 @@ class TrainingBatches:
 
 def evaluation_batches(
     images: ImageList, model: nn.Module, *, batch: int, workers: int, world: World | None = None
-) -> Iterable[Batch]:
+) -> DataLoader[Any] | list[Batch]:
     """This process's batches in the order of the files, under the model's own evaluation transform.
 
     A small split is decoded once and held on the device.

@@ -35,7 +35,8 @@ def feature_target(teacher_map: Tensor, student_map: Tensor) -> Tensor:
     Raises:
         UserError: the grids differ, or the teacher is narrower than the student.
     """
-    check_maps(teacher_map, student_map)
+    _check_grids(teacher_map, student_map)
+    _check_width(teacher_map, student_map)
     width = student_map.shape[1]
     if teacher_map.shape[1] == width:
         return teacher_map
@@ -44,31 +45,40 @@ def feature_target(teacher_map: Tensor, student_map: Tensor) -> Tensor:
     return pooled.transpose(1, 2).unflatten(2, teacher_map.shape[2:])
 
 
-def check_maps(teacher_map: Tensor, student_map: Tensor) -> None:
-    """Refuse maps that cannot be compared.
+def has_target(teacher_map: Tensor, student_map: Tensor) -> bool:
+    """Whether `feature_target` gives maps on one grid a target: a student wider than its teacher has none."""
+    return student_map.shape[1] <= teacher_map.shape[1]
 
-    Raises:
-        UserError: the grids differ, or the teacher is narrower than the student.
-    """
+
+def _check_grids(teacher_map: Tensor, student_map: Tensor) -> None:
     teacher_grid, student_grid = tuple(teacher_map.shape[2:]), tuple(student_map.shape[2:])
     if teacher_grid != student_grid:
         raise UserError(
             f"the teacher's token grid {teacher_grid} differs from the student's {student_grid}; "
             "give both the same image and patch size"
         )
-    if student_map.shape[1] > teacher_map.shape[1]:
+
+
+def _check_width(teacher_map: Tensor, student_map: Tensor) -> None:
+    if not has_target(teacher_map, student_map):
         raise UserError(
             f"the teacher is narrower ({teacher_map.shape[1]} channels) than the student's last block "
-            f"({student_map.shape[1]}); lower the student's width or take a wider teacher"
+            f"({student_map.shape[1]}); lower the student's width, take a wider teacher, or train without a feature "
+            "loss"
         )
 
 
 @torch.no_grad()
-def check_compatible(student: nn.Module, teacher: nn.Module, image_size: int) -> None:
+def check_compatible(student: nn.Module, teacher: nn.Module, image_size: int, *, feature: bool) -> None:
     """Refuse, before any training, a student whose map or logits cannot be compared with the teacher's.
 
+    Args:
+        student, teacher: timm models on one device.
+        image_size: of their input.
+        feature: whether there is a feature loss; without one a student may be wider than its teacher.
+
     Raises:
-        UserError: grids or classes differ, or the teacher is narrower than the student.
+        UserError: grids or classes differ, or there is a feature loss and the teacher is narrower than the student.
     """
     outputs = []
     for model in (teacher, student):
@@ -80,7 +90,9 @@ def check_compatible(student: nn.Module, teacher: nn.Module, image_size: int) ->
             f"the teacher tells {teacher_logits.shape[1]} classes apart, the student {student_logits.shape[1]}; "
             "fit both on one dataset"
         )
-    check_maps(teacher_map, student_map)
+    _check_grids(teacher_map, student_map)
+    if feature:
+        _check_width(teacher_map, student_map)
 
 
 def mse_loss(student_map: Tensor, target: Tensor) -> Tensor:
@@ -179,8 +191,8 @@ class MapDistillationTask(LogitDistillationTask):
         """
         with torch.inference_mode(), torch.autocast(input.device.type, enabled=False):
             taught = self.teacher(self.renormalize(input).to(self.teacher_dtype))
-        # Copies, since the backward pass takes no tensor of inference mode.
-        teacher_logits, teacher_map = (output.clone() for output in taught)
+        # Copies, since the backward pass takes no tensor of inference mode; pooling must not round again.
+        teacher_logits, teacher_map = (output.to(torch.float32, copy=True) for output in taught)
         logits, student_map = self.trainable_module(input)
         parts = {"task_loss": self.criterion(logits, target)}
         loss = self.task_loss_weight * parts["task_loss"]

@@ -124,20 +124,17 @@ class Pattern:
             permuted channels.
         curve: mean energy share of the first d frequencies: observed, then the mean and the 5 % and 95 %
             percentiles under permuted channels, [4, bins].
-        dims_per_image: dims of each image's own mean spectrum, [images, thresholds].
     """
 
     metrics: dict[str, Any]
     curve: np.ndarray
-    dims_per_image: np.ndarray
 
 
-def pattern(mean: np.ndarray, per_image: np.ndarray, permuted: np.ndarray, thresholds: Sequence[int]) -> Pattern:
+def pattern(mean: np.ndarray, permuted: np.ndarray, thresholds: Sequence[int]) -> Pattern:
     """Read a pattern off mean spectra: b(α) is the smallest d with SEP(d) ≥ α, over the number of bins.
 
     Args:
         mean: over all tokens, [bins].
-        per_image: over each image's tokens, [images, bins].
         permuted: over all tokens under random orders of the channels, [permutations, bins].
         thresholds: percents.
     """
@@ -152,7 +149,6 @@ def pattern(mean: np.ndarray, per_image: np.ndarray, permuted: np.ndarray, thres
             "permuted_bandwidth": by_threshold(dims(null, thresholds).mean(axis=0) / bins, thresholds),
         },
         curve=np.stack([observed, null.mean(axis=0), *np.percentile(null, (5, 95), axis=0)]),
-        dims_per_image=dims(shares(per_image), thresholds),
     )
 
 

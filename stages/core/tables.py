@@ -8,7 +8,7 @@ import pandas as pd
 
 from stages.core.energy import dims
 from stages.core.files import read_json
-from stages.core.names import SMALL, setting_name
+from stages.core.names import SMALL, TEACHER, setting_name
 from stages.core.studies import Study
 
 
@@ -34,7 +34,7 @@ def setting(data: Mapping[str, Any], runs: pd.DataFrame, teacher: Mapping[str, A
             "\n\n**Read accuracy with care.** At this scale it is near its ceiling: top-1 of all runs lies between "
             f"{runs['top1'].min():.2f} and {runs['top1'].max():.2f} %, and one image of the validation set is worth "
             f"{image:.2f} points. It cannot rank strategies. The figures show that the pipeline works; for what a "
-            "feature loss does, look at the relative feature error instead."
+            "feature loss does, look at the error of the best linear projector instead, which compares all strategies."
         )
     return text
 
@@ -147,6 +147,29 @@ def widths(floors: pd.DataFrame, levels: Sequence[int] = (80, 90, 95, 99)) -> pd
     return pd.DataFrame(rows)
 
 
+def premise(floors: pd.DataFrame, encoding: pd.DataFrame) -> str:
+    """Whether the paper's premise holds here: a teacher that needs more directions than its narrowest student is wide.
+
+    Args:
+        floors: floor.csv.
+        encoding: encoding.csv.
+    """
+    teacher = floors[floors["backbone"] == TEACHER]
+    fixed, per_image = dims(1 - teacher[["fixed", "per_image"]].to_numpy().T, [95])[:, 0]
+    width = int(encoding[encoding["strategy"] != TEACHER]["width"].min())
+    text = (
+        f"For 95 % of its energy the teacher needs {per_image} of {len(teacher)} directions where each image has "
+        f"its own, and {fixed} that all images share; the narrowest student's map has {width} channels. "
+    )
+    if fixed > width:
+        return text + "The premise of the paper, low rank within an image and a mismatch over all of them, holds here."
+    floor = teacher["fixed"].iloc[width - 1]
+    return text + (
+        "So the mismatch of widths from which the paper starts is not there at this scale: one fixed projector from "
+        f"{width} channels need not lose more than {floor:.2g} of the energy."
+    )
+
+
 def encodings(rows: pd.DataFrame) -> pd.DataFrame:
     """encoding.csv as means over seeds by strategy and objective, with the teacher first.
 
@@ -188,26 +211,28 @@ def spectral_against_mse(rows: pd.DataFrame, comparisons: Mapping[str, pd.DataFr
         comparisons: comparison.csv by where it is from, that of the current run first.
 
     Returns:
-        A row for each strategy and source: ratio of the losses and cosine of their gradients (lowest and highest of
-        the current run's students, whatever their objective), top-1 with either loss where it was trained.
+        A row for each strategy and source: ratio of the losses, the bounds of any such ratio, and cosine of their
+        gradients (lowest and highest of the current run's students, whatever their objective), top-1 with either loss
+        where it was trained.
     """
-    objectives = {objective for table in comparisons.values() for objective in table["objective"]}
-    shown = ["mse", "spectral", *(name for name in ("softkd_mse", "softkd_spectral") if name in objectives)]
+    trained = {objective for table in comparisons.values() for objective in table["objective"]}
+    shown = ["mse", "spectral", *(name for name in ("softkd_mse", "softkd_spectral") if name in trained)]
     found = []
     for place, (source, table) in enumerate(comparisons.items()):
         top1 = table.set_index(["strategy", "objective"])
         for strategy in dict.fromkeys(table["strategy"]):
             row: dict[str, Any] = {"from": source, "strategy": strategy}
             maps = rows[rows["strategy"] == strategy] if place == 0 else rows[:0]
-            for key, name, digits in (
-                ("spectral_over_mse", "spectral loss / mse", 3),
-                ("gradient_cosine", "cosine of their gradients", 4),
+            for lowest, highest, name, digits in (
+                ("spectral_over_mse", "spectral_over_mse", "spectral loss / mse", 3),
+                ("spectral_over_mse_least", "spectral_over_mse_most", "bounds of it", 3),
+                ("gradient_cosine", "gradient_cosine", "cosine of their gradients", 4),
             ):
-                known = maps[key].dropna()  # a student wider than its teacher has none
-                row[name] = f"{known.min():.{digits}f} – {known.max():.{digits}f}" if len(known) else None
+                least, most = maps[lowest].min(), maps[highest].max()  # NaN where no student has a target
+                row[name] = None if pd.isna(least) else f"{least:.{digits}f} – {most:.{digits}f}"
             for objective in shown:
-                trained = (strategy, objective) in top1.index
-                reached = top1.loc[(strategy, objective)] if trained else None
+                known = (strategy, objective) in top1.index
+                reached = top1.loc[(strategy, objective)] if known else None
                 row[f"top-1 with {objective}, %"] = (
                     with_std(reached["top1_mean"], reached["top1_std"], 2) if reached is not None else None
                 )

@@ -1,10 +1,10 @@
 """The one training loop: it fits the teacher and every student, and resumes where it was interrupted."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from stages.core.distributed import World
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate
-from stages.core.loaders import TrainingBatches, default_generator
+from stages.core.loaders import EpochSampler, TrainingBatches, default_generator
 from stages.core.resident import ResidentBatches
 from stages.core.resume import CheckpointFolder
 
@@ -45,7 +46,7 @@ class Fitted:
 def fit(
     task: TrainingTask,
     training: TrainingBatches | ResidentBatches,
-    validation: Iterable[tuple[Tensor, Tensor]],
+    validation: DataLoader[Any] | Sequence[tuple[Tensor, Tensor]],
     *,
     epochs: int,
     lr: float,
@@ -67,10 +68,11 @@ def fit(
     """Train a task's model with AdamW and a cosine schedule, evaluating after every epoch.
 
     A checkpoint is saved after every epoch, within one when the last is old enough, and when the process is to
-    end. One in `checkpoints` is continued from, at the very step; the result equals that of an uninterrupted run,
-    since every random choice is a function of seed, position and process: no random state is needed. A step
-    waits for the device only when the loss is looked at. A global batch is split evenly over processes and, on each,
-    over pieces that fit its device; gradients are averaged over all of them.
+    end, in an epoch's evaluation too, which is then repeated. One in `checkpoints` is continued from, at the
+    very step; the result equals that of an uninterrupted run, since every random choice is a function of seed,
+    position and process: no random state is needed. A step waits for the device only when the loss is looked
+    at. A global batch is split evenly over processes and, on each, over pieces that fit its device; gradients
+    are averaged over all of them.
 
     Args:
         task: model and loss, on the device of this process.
@@ -98,7 +100,7 @@ def fit(
     if ema_decay is not None:
         task.setup_ema(decay=ema_decay)
         averaged = task.get_eval_model(ema=True)
-    steps, pieces = training.sampler.steps, training.sampler.pieces
+    pieces = training.sampler.pieces
     optimizer = create_optimizer_v2(student, opt="adamw", lr=lr, weight_decay=weight_decay, fused=True)
     scheduler, _ = create_scheduler_v2(
         optimizer,
@@ -108,70 +110,37 @@ def fit(
         warmup_lr=warmup_lr,
         min_lr=min_lr,
         step_on_epochs=False,
-        updates_per_epoch=steps,
+        updates_per_epoch=training.sampler.steps,
     )
-
-    generator = default_generator(world.device)
-    history: History = []
-    trained_images, trained_s = 0, 0.0
-    step, of_epoch = 0, torch.zeros(0)  # the losses of an unfinished epoch
-    saved = checkpoints.load() if world.primary else None
-    world.wait()  # a damaged checkpoint is out of the way before the others look
-    if not world.primary:
-        saved = checkpoints.load()
-    if saved is not None:
-        task.load_checkpoint_state(saved["state_dict"])
-        if ema_decay is not None:
-            task.load_checkpoint_state(saved["state_dict_ema"], ema=True)
-        optimizer.load_state_dict(saved["optimizer"])
-        history = saved["history"]
-        trained_images, trained_s = saved["trained"]
-        step, of_epoch = saved["step"], saved["losses"]
-    for metrics in history:
+    run = _Run(task, optimizer, training.sampler, checkpoints, world, terminated, checkpoint_s)
+    run.restore()
+    for metrics in run.history:
         log(metrics)
     if compiled:
         task.compile()
     if world.size > 1:
         task.prepare_distributed(device_ids=[world.device] if world.device.type == "cuda" else None)
 
+    generator = default_generator(world.device)
     autocast = torch.autocast(world.device.type, PRECISIONS[precision], enabled=precision != "float32")
-
-    def save(losses: Tensor) -> None:
-        state: dict[str, Any] = {
-            **task.get_checkpoint_state(),
-            "optimizer": optimizer.state_dict(),
-            "history": history,
-            "trained": [trained_images, trained_s],
-            "step": step,
-            "losses": losses.cpu(),
-        }
-        if averaged is not None:
-            state |= task.get_checkpoint_state(ema=True)
-        checkpoints.save(state)
-
-    def end() -> None:
-        raise UserError(f"stopped by SIGTERM; the same command goes on from step {step}")
-
-    saved_at = time.monotonic()
+    shared = int(world.gather(torch.tensor([len(validation)])).min())  # evaluation batches that every process has
     progress = tqdm(
-        range(len(history), epochs),
-        initial=len(history),
+        range(len(run.history), epochs),
+        initial=len(run.history),
         total=epochs,
         unit="epoch",
         disable=None if world.primary else True,
     )
     for epoch in progress:
         task.train()
-        start = step - epoch * steps
-        losses = torch.zeros(steps, device=world.device)
-        losses[:start] = of_epoch[:start]
-        started = time.perf_counter()
-        for position, (images, labels) in enumerate(training.epoch(epoch, start), start * pieces):
+        run.start_clock()
+        done = run.done
+        for position, (images, labels) in enumerate(training.epoch(epoch, done), done * pieces):
             batch, piece = divmod(position, pieces)
             last = piece == pieces - 1
             if piece == 0:
-                generator.manual_seed(_draw(seed, step, world.rank))  # of drop path
-                scheduler.step_update(step)
+                generator.manual_seed(_draw(seed, run.step, world.rank))  # of drop path
+                scheduler.step_update(run.step)
                 optimizer.zero_grad()
             try:
                 with nullcontext() if last else task.no_sync():
@@ -183,60 +152,156 @@ def fit(
                     f"{world.device} has too little memory for {len(images)} images at a time; set DEVICE_BATCH to "
                     f"less, {max(1, len(images) // 2)} say: the global batch and the result stay the same"
                 ) from None
-            losses[batch] += loss.detach()
-            if not last:
-                continue
-            if clip_grad is not None:
-                torch.nn.utils.clip_grad_norm_(task.get_clip_parameters(), clip_grad)
-            optimizer.step()
-            step += 1
-            task.update_ema(step)
-            if step % LOSS_CHECKS == 0:
-                _check_finite(losses, epoch, steps)
-            if world.size == 1 or step % WORDS_EVERY == 0:
-                late = world.primary and time.monotonic() - saved_at >= checkpoint_s
-                stopping, due = world.any([terminated(), late])
-                if stopping or due:
-                    losses[start:] = world.mean(losses[start:])
-                    _check_finite(losses, epoch, steps)
-                    trained_s += time.perf_counter() - started
-                    trained_images += (batch + 1 - start) * training.sampler.batch
-                    save(losses)
-                    if stopping:
-                        world.wait()  # a worker that ends has the others killed
-                        end()
-                    start, started, saved_at = batch + 1, time.perf_counter(), time.monotonic()
-        losses[start:] = world.mean(losses[start:])
-        _check_finite(losses, epoch, steps)
-        trained_s += time.perf_counter() - started
-        trained_images += (steps - start) * training.sampler.batch
+            run.losses[batch] += loss.detach()
+            if last:
+                if clip_grad is not None:
+                    torch.nn.utils.clip_grad_norm_(task.get_clip_parameters(), clip_grad)
+                optimizer.step()
+                run.step += 1
+                task.update_ema(run.step)
+                run.look_up()
+        run.account()
 
-        metrics = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": losses.mean().item()}
-        metrics |= evaluate(student, validation, world)
+        metrics = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": run.losses.mean().item()}
+        metrics |= evaluate(student, run.stoppable(validation, shared), world)
         if averaged is not None:
-            of_average = evaluate(averaged, validation, world)
+            of_average = evaluate(averaged, run.stoppable(validation, shared), world)
             metrics |= {f"{name}_ema": value for name, value in of_average.items()}
-        history.append(metrics)
         log(metrics)
         progress.set_postfix(loss=f"{metrics['train_loss']:.3f}", top1=f"{metrics['top1']:.1f} %")
-        save(losses[:0])
-        saved_at = time.monotonic()
-        if any(world.any([terminated()])):
-            end()
-    return Fitted(history, trained_images / trained_s if trained_s else 0.0, averaged)
+        run.finish_epoch(metrics)
+    return Fitted(run.history, run.images / run.seconds if run.seconds else 0.0, averaged)
+
+
+class _Run:
+    """Where a training stands, and how that is saved, restored and left.
+
+    Attributes:
+        history: the metrics of every finished epoch.
+        step: optimizer steps done.
+        losses: of the unfinished epoch's steps, [steps of an epoch]; 0 where a step is still to be done.
+        accounted: how many of them are means over all processes, and are counted in the next two.
+        images: trained so far.
+        seconds: of training so far, evaluation and saving apart.
+    """
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        optimizer: torch.optim.Optimizer,
+        sampler: EpochSampler,
+        checkpoints: CheckpointFolder,
+        world: World,
+        terminated: Callable[[], bool],
+        checkpoint_s: float,
+    ) -> None:
+        self.task, self.optimizer, self.sampler, self.checkpoints = task, optimizer, sampler, checkpoints
+        self.world, self.terminated, self.checkpoint_s = world, terminated, checkpoint_s
+        self.history: History = []
+        self.losses = torch.zeros(sampler.steps, device=world.device)
+        self.step = self.accounted = self.images = 0
+        self.seconds = 0.0
+        self.saved_at = time.monotonic()
+        self.start_clock()
+
+    @property
+    def done(self) -> int:
+        """Steps of the unfinished epoch that are done."""
+        return self.step - len(self.history) * self.sampler.steps
+
+    def start_clock(self) -> None:
+        """Count the seconds of training from now on."""
+        self.started = time.perf_counter()
+
+    def restore(self) -> None:
+        """Go on from the last checkpoint, where there is one."""
+        saved = self.checkpoints.load() if self.world.primary else None
+        self.world.wait()  # a damaged checkpoint is out of the way before the others look
+        if not self.world.primary:
+            saved = self.checkpoints.load()
+        if saved is None:
+            return
+        self.task.load_checkpoint_state(saved["state_dict"])
+        if self.task.has_ema():
+            self.task.load_checkpoint_state(saved["state_dict_ema"], ema=True)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.history, self.step = saved["history"], saved["step"]
+        self.images, self.seconds = saved["trained"]
+        self.losses.copy_(saved["losses"])
+        self.accounted = self.done
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        state: dict[str, Any] = {
+            **self.task.get_checkpoint_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "trained": [self.images, self.seconds],
+            "step": self.step,
+            "losses": self.losses.cpu(),
+        }
+        if self.task.has_ema():
+            state |= self.task.get_checkpoint_state(ema=True)
+        self.checkpoints.save(state)
+        self.saved_at = time.monotonic()
+        self.start_clock()
+
+    def stop(self) -> NoReturn:
+        """End, now that a checkpoint is saved."""
+        self.world.wait()  # a worker that ends has the others killed
+        raise UserError(f"stopped by SIGTERM; the same command goes on from step {self.step}")
+
+    def account(self) -> None:
+        """Average the losses of the latest steps over the processes, look at them, and count images and seconds."""
+        self.seconds += time.perf_counter() - self.started
+        self.images += (self.done - self.accounted) * self.sampler.batch
+        self.losses[self.accounted :] = self.world.mean(self.losses[self.accounted :])
+        self.accounted = self.done
+        self.check_losses()
+
+    def check_losses(self) -> None:
+        """Refuse a loss that is not finite; it waits for the device."""
+        finite = self.losses.isfinite()
+        if not finite.all():
+            epoch, first = len(self.history), int((~finite).nonzero()[0])
+            raise UserError(
+                f"the loss is not finite at step {epoch * self.sampler.steps + first} (epoch {epoch}, batch {first}); "
+                f"lower recipe.lr or set recipe.clip_grad; the last checkpoint is kept"
+            )
+
+    def look_up(self) -> None:
+        """After a step: look at the losses now and then, save if the last checkpoint is old, stop if told to."""
+        if self.step % LOSS_CHECKS == 0:
+            self.check_losses()
+        if self.world.size == 1 or self.step % WORDS_EVERY == 0:
+            late = self.world.primary and time.monotonic() - self.saved_at >= self.checkpoint_s
+            stopping, due = self.world.any([self.terminated(), late])
+            if stopping or due:
+                self.account()
+                self.save()
+            if stopping:
+                self.stop()
+
+    def stoppable(
+        self, batches: DataLoader[Any] | Sequence[tuple[Tensor, Tensor]], shared: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches to evaluate on; the first `shared` of them end the training if it is told to stop."""
+        for position, batch in enumerate(batches, 1):
+            yield batch
+            if position <= shared and any(self.world.any([self.terminated()])):
+                self.save()
+                self.stop()
+
+    def finish_epoch(self, metrics: dict[str, float]) -> None:
+        """Add an epoch's metrics, save, and stop if told to."""
+        self.history.append(metrics)
+        self.losses.zero_()
+        self.accounted = 0
+        self.save()
+        if any(self.world.any([self.terminated()])):
+            self.stop()
 
 
 def _draw(*key: int) -> int:
     """A random seed that is a function of the key, of 64 bits."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-
-
-def _check_finite(losses: Tensor, epoch: int, batches: int) -> None:
-    """Stop at the first loss of the epoch that is not finite; those not yet computed are 0."""
-    finite = losses.isfinite()
-    if not finite.all():
-        first = int((~finite).nonzero()[0])
-        raise UserError(
-            f"the loss is not finite at step {epoch * batches + first} (epoch {epoch}, batch {first}); "
-            f"lower recipe.lr or set recipe.clip_grad; the last checkpoint is kept"
-        )

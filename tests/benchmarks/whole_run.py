@@ -1,11 +1,13 @@
-"""How much of a default run is training: python tests/benchmarks/whole_run.py --out FILE.
+"""How long a default run takes, and how much of it is training: python tests/benchmarks/whole_run.py --out FILE.
 
-Runs `teach` and one `train` of the default parameters as DVC does, each in a process of its own, in an empty folder,
-and compares the time of the whole process with the time that its steps took by its own account.
+Runs `dvc repro` in a fresh clone of the last commit, from nothing and again with nothing changed. Then runs `teach` and
+one `train` of the default parameters as DVC does, each in a process of its own, in an empty folder, and compares the
+time of the whole process with the time that its steps took by its own account.
 """
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -35,6 +37,23 @@ def timed(folder: Path, stage: str, *arguments: str) -> float:
     return time.perf_counter() - started
 
 
+def repro(folder: Path) -> dict[str, float]:
+    """Seconds of `dvc repro` in a clone without cache, then with nothing changed, and its largest process's memory."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    scripts = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": scripts, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
+    environment.pop("DVC_ROOT", None)
+    taken = []
+    for _ in range(2):
+        started = time.perf_counter()
+        ended = subprocess.run(["dvc", "repro"], cwd=folder, env=environment, capture_output=True, text=True)
+        if ended.returncode:
+            raise SystemExit(ended.stdout + ended.stderr)
+        taken.append(time.perf_counter() - started)
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # Linux counts in KiB
+    return {"repro_s": round(taken[0], 1), "unchanged_s": round(taken[1], 2), "largest_process_gib": round(memory, 2)}
+
+
 def stepping(metrics: Path, recipe: params.Recipe, images: int) -> float:
     """Seconds that the steps of a run took."""
     trained = recipe.epochs * (images // recipe.global_batch) * recipe.global_batch
@@ -49,7 +68,9 @@ def main() -> None:
     strategy, objective, seed = RUN
     taken: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+        whole = repro(Path(made) / "clone")
+        folder = Path(made) / "stages"
+        folder.mkdir()
         shutil.copy(ROOT / "params.yaml", folder)
         given = params.load(folder / "params.yaml")
         assert given.teacher.recipe is not None
@@ -62,15 +83,17 @@ def main() -> None:
                 ("teach", (), folder / "artifacts/teach", given.teacher.recipe),
                 ("train", options, run, given.recipe),
             ):
-                whole = timed(folder, stage, *arguments)
+                seconds = timed(folder, stage, *arguments)
                 steps = stepping(out / "metrics.json", recipe, images)
                 of_stage = taken.setdefault(stage, {"whole_s": [], "steps_s": [], "share_outside": []})
-                for name, value in (("whole_s", whole), ("steps_s", steps), ("share_outside", 1 - steps / whole)):
+                for name, value in (("whole_s", seconds), ("steps_s", steps), ("share_outside", 1 - steps / seconds)):
                     of_stage[name].append(value)
     measured: dict[str, Any] = {
         stage: {name: measuring.spread(values, 3) for name, values in found.items()} for stage, found in taken.items()
     }
-    measuring.save(asked.out, "whole_run", {"profile": given.profile, "run": "-".join(map(str, RUN)), **measured})
+    measuring.save(
+        asked.out, "whole_run", {"profile": given.profile, "run": "-".join(map(str, RUN)), **whole, **measured}
+    )
 
 
 if __name__ == "__main__":

@@ -1,168 +1,227 @@
-"""Kill the pipeline's stages at random moments, again and again, and see that nothing is lost.
+"""Kill `dvc repro` at random moments of every stage, again and again, and see that nothing is lost.
 
     python -m tests.faults.kill --kills 100 --seed 0 --out reports/faults.json
 
-In a copy of the repository every stage is run once to its end: the reference. Then, in each round, the outputs and
-the checkpoint of a stage are removed, its process group is killed a few times at random moments, and it is run to its
-end. After every kill an output is there whole or not at all; after every round all outputs equal the reference's, bit
-for bit but for the speed, and no temporary file is left.
+In a copy of the repository one uninterrupted `dvc repro` is the reference. A round makes one stage compute anew, kills
+the process group of `dvc repro` a few times, some of them while a checkpoint is written, fills the disk under the
+stage, and then gives `dvc repro` once more: it has to finish, and all outputs to equal the reference bit for bit.
+Besides: a checkpoint of other parameters is not used, and two commands at once do no harm. Nothing is recorded when
+anything fails.
 """
 
 import argparse
-import hashlib
-import json
-import os
 import random
 import re
-import resource
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-SMALL = ("recipe.epochs=2", "teacher.recipe.epochs=2", "analysis.images_per_class=2", "seeds=[0]", "strategy=lift")
-SMALL = (*SMALL, "objective=mse", "analysis.sep.permutations=5")
+from stages.core.files import write_json
+from stages.core.provenance import hardware, versions
+
+from .project import Command, Project
+
+SMALL = ("recipe.epochs=2", "recipe.epoch_steps=8", "teacher.recipe.epochs=2", "teacher.recipe.epoch_steps=8")
+SMALL = (*SMALL, "analysis.images_per_class=2", "seeds=[0]", "strategy=lift", "analysis.sep.permutations=5")
+SMALL = (*SMALL, "analysis.sep.resamples=20")
+TRAIN, OTHER = "train@lift-mse-0", "train@lift-none-0"
+TRAINING = ("teach", TRAIN)
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-OF = ("--backbone", "teacher")
-STAGES = {  # in order: arguments, outputs
-    "prepare": ((), ("artifacts/prepare", "reports/data.json")),
-    "teach": ((), ("artifacts/teach",)),
-    "extract": (OF, ("artifacts/extract/teacher",)),
-    "svd": (OF, ("artifacts/svd/teacher",)),
-    "pca": (OF, ("artifacts/pca/teacher",)),
-    "sep": (OF, ("artifacts/sep/teacher",)),
-    "train": (("--strategy", "lift", "--objective", "mse", "--seed", "0"), ("artifacts/train/lift-mse-0",)),
-    "cost": ((), ("artifacts/cost",)),
-    "summarize": ((), ("reports/results", "reports/metrics.json")),
-    "audit": ((), ("reports/audit.json",)),
-    "report": ((), ("reports/notebooks", "reports/figures", "artifacts/html")),
+EARLY = 0.1  # share of the kills before the stage starts, while DVC looks for what to do
+REMEDIES = {  # what DVC says of its own files when it was killed while it wrote them, and what helps
+    r"dvc\.lock' (is invalid|validation failed)": ("git", "restore", "dvc.lock"),
+    r"Unable to read RWLock-file": ("rm", ".dvc/tmp/rwlock"),
 }
-RESUMED = {"teach": "teach", "train": "lift-mse-0"}
-SPEED = re.compile(rb'"train_images_per_s": [\d.]+')
+FULL = "error: no space left on the disk for "
+STOPPED = "stopped by SIGTERM; the same command goes on from step"
+PACKAGES = ("dvc", "torch", "timm", "numpy")
 
 
 class Harness:
-    """A copy of the repository in which stages are run and killed."""
+    """Kills `dvc repro`, of the whole pipeline or of a target, in a project, and counts what was seen."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.random = folder, random.Random(seed)
-        self.reference: dict[str, dict[str, str]] = {}
-        self.took: dict[str, float] = {}
-        self.kills: Counter[str] = Counter()
-        self.in_checkpoint = 0
+    def __init__(self, project: Project, seed: int, *target: str) -> None:
+        self.project, self.random = project, random.Random(seed)
+        self.repro = ("dvc", "repro", *target)
+        self.kills: dict[str, Counter[str]] = {}
+        self.moments: Counter[str] = Counter()
+        self.saving = self.stopped = self.compared = 0
+        self.needed: Counter[str] = Counter()
 
-    def copy(self) -> None:
-        """Copy what git knows, and compose small parameters."""
-        names = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True)
-        for name in names.stdout.decode().split("\0"):
-            if name and (ROOT / name).is_file() and not name.startswith("reports/studies"):
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, self.folder / name)
-        (self.folder / "reports/studies").mkdir(parents=True, exist_ok=True)
-        self.finish("compose", *SMALL)
-
-    def start(self, stage: str, *arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
-        """Start a stage in a process group of its own; `limit` is the bytes that a file may have, as on a full disk."""
-        workers = "1" if limit is None else "0"  # whose shared memory counts as a file
-
-        def restrict() -> None:
-            if limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-        return subprocess.Popen(
-            [sys.executable, "-m", f"stages.{stage}", *arguments],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(self.folder), "CHECKPOINT_MINUTES": "0", "WORKERS": workers},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            preexec_fn=restrict,
-        )
-
-    def finish(self, stage: str, *arguments: str) -> None:
-        """Run a stage to its end."""
-        process = self.start(stage, *arguments)
-        said, _ = process.communicate()
-        assert process.returncode == 0, said
-
-    def content(self, stage: str) -> dict[str, str]:
-        """Digest of every file of a stage's outputs, speed and DVCLive's own files apart."""
-        found = {}
-        for output in STAGES[stage][1]:
-            top = self.folder / output
-            for path in sorted([top] if top.is_file() else top.rglob("*")):
-                name = path.relative_to(self.folder).as_posix()
-                if path.is_file() and "/live/" not in name and name != "reports/results/runs.csv":
-                    found[name] = hashlib.sha256(SPEED.sub(b"", path.read_bytes())).hexdigest()
-        return found
-
-    def temporaries(self) -> list[Path]:
-        """Temporary files and folders that are there."""
-        tops = [self.folder / name for name in ("artifacts", "reports", ".ckpt")]
-        return [path for top in tops for path in top.rglob(".*.tmp")]
-
-    def refer(self, stages: list[str]) -> None:
-        """Run stages to their end, and remember what came of it."""
-        for stage in stages:
-            started = time.monotonic()
-            self.finish(stage, *STAGES[stage][0])
-            self.took[stage] = time.monotonic() - started
-            self.reference[stage] = self.content(stage)
-            assert self.reference[stage]
-
-    def clear(self, stage: str) -> None:
-        """Remove a stage's outputs, as DVC does before it runs one, and its checkpoint."""
-        for output in STAGES[stage][1]:
-            path = self.folder / output
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for checkpoint in self.folder.glob(f".ckpt/{RESUMED.get(stage, 'none')}-*"):
-            shutil.rmtree(checkpoint)
-
-    def whole_or_absent(self, stage: str) -> None:
-        """Check that what is there of a stage's outputs is as in the reference."""
-        wrong = {name for name, digest in self.content(stage).items() if self.reference[stage].get(name) != digest}
-        wrong = {name for name in wrong if not re.search(r"/\..*\.\d+\.tmp", f"/{name}")}
-        assert not wrong, f"{stage}: {wrong} is half-written"
-
-    def kill(self, stage: str) -> None:
-        """Start a stage and kill its process group at a random moment of its usual time."""
-        process = self.start(stage, *STAGES[stage][0])
-        time.sleep(self.random.uniform(0.3, 1.0) * self.took[stage])
-        sent = self.random.choice(SIGNALS)
-        if process.poll() is None:
-            self.in_checkpoint += any((self.folder / ".ckpt").rglob(".*.tmp"))
-            os.killpg(process.pid, sent)
-            self.kills[f"{stage} {sent.name}"] += 1
-        said, _ = process.communicate()
-        if sent == signal.SIGTERM and "stopped by SIGTERM" in said:
-            self.kills["of them stopped with a checkpoint"] += 1
-        self.whole_or_absent(stage)
-
-    def recover(self, stage: str) -> None:
-        """Run a stage to its end after kills, and compare."""
-        self.finish(stage, *STAGES[stage][0])
-        assert self.content(stage) == self.reference[stage], f"{stage} gives another result after a kill"
-        assert not self.temporaries(), self.temporaries()
-
-    def fill_the_disk(self, stage: str, limit: int) -> str:
-        """What a stage says when no file may be larger than `limit` bytes."""
-        self.clear(stage)
-        process = self.start(stage, *STAGES[stage][0], limit=limit)
-        said, _ = process.communicate()
-        assert process.returncode == 1, said
-        self.whole_or_absent(stage)
-        assert not self.temporaries(), self.temporaries()
-        return said.splitlines()[-1]
-
+    @property
     def total(self) -> int:
-        """Kills that met a running process."""
-        return sum(count for name, count in self.kills.items() if not name.startswith("of them"))
+        """Kills that met a running process group."""
+        return sum(counts.total() for counts in self.kills.values())
+
+    def kill(self, stage: str, *, sent: signal.Signals | None = None, saving: bool = False) -> None:
+        """Start `dvc repro` and kill its process group at a random moment of a stage, or while a checkpoint is saved.
+
+        A stage's time ends when DVC has saved its outputs and written dvc.lock. Where an earlier kill came after that,
+        the moment is one of the next stage that runs.
+        """
+        command = self.project.start(*self.repro)
+        stages = list(self.project.span_s)
+        due = stages[stages.index(stage) :]
+        if not saving and self.random.random() < EARLY:
+            command.sleep(self.random.uniform(0.0, 1.0))
+        elif command.wait(lambda: command.stage() in due):
+            span_s = self.project.span_s[command.stage()]
+            command.sleep(self.random.uniform(0.0, 0.5 if saving else 1.0) * span_s)
+            if saving:
+                command.wait(lambda: self._frozen_while_saving(command), span_s)
+        if not command.running():
+            self._ended(command, stage)
+            return
+        sent = sent or self.random.choice(SIGNALS)
+        self._note(command, sent)
+        command.send(sent)
+        command.send(signal.SIGCONT)
+        command.finish()
+        self.stopped += STOPPED in command.said
+        half_written = self.project.half_written()
+        assert not half_written, f"{stage}: {half_written} half-written after {sent.name}:\n{command.said}"
+
+    def _frozen_while_saving(self, command: Command) -> bool:
+        if not self.project.saving():
+            return False
+        command.send(signal.SIGSTOP)
+        if self.project.saving():
+            return True
+        command.send(signal.SIGCONT)
+        return False
+
+    def _note(self, command: Command, sent: signal.Signals) -> None:
+        """Freeze the processes, and count where the signal finds them."""
+        command.send(signal.SIGSTOP)
+        self.saving += self.project.saving()
+        self.kills.setdefault(command.stage() or "before any stage", Counter())[sent.name] += 1
+        self.moments["a stage computes" if command.computing() else "DVC looks, saves or records"] += 1
+
+    def _ended(self, command: Command, stage: str) -> None:
+        """A command that ended before it was killed: the stage was complete already, or DVC's files are damaged."""
+        if command.finish() == 0:
+            self.project.forget(stage)
+        else:
+            self._mend(command)
+
+    def _mend(self, command: Command) -> None:
+        for pattern, words in REMEDIES.items():
+            if re.search(pattern, command.said):
+                self.needed[" ".join(words)] += 1
+                self.project.run(*words)
+                return
+        raise AssertionError(command.said)
+
+    def recover(self) -> None:
+        """Give `dvc repro` once more, and compare everything with the reference."""
+        for _ in range(2):
+            command = self.project.start(*self.repro)
+            if command.finish() == 0:
+                break
+            self._mend(command)
+        assert command.process.returncode == 0, command.said
+        self.compare()
+
+    def compare(self) -> None:
+        """Check that outputs equal the reference, and that nothing is left of what was killed."""
+        found, reference = self.project.contents(), self.project.reference
+        wrong = [name for name in {**found, **reference} if found.get(name) != reference.get(name)]
+        assert not wrong, f"other than in an uninterrupted run: {sorted(wrong)}"
+        assert not self.project.temporaries(), self.project.temporaries()
+        assert not self.project.strange_checkpoints(), self.project.strange_checkpoints()
+        self.compared += 1
+
+    def fill_the_disk(self, stage: str) -> str:
+        """What a stage says when no file may have more than half of the bytes of its largest output."""
+        outputs = [path for top in self.project.outputs(stage) for path in [top, *top.rglob("*")] if path.is_file()]
+        limit = max(path.stat().st_size for path in outputs) // 2
+        self.project.forget(stage)
+        command = self.project.start(*self.repro, WORKERS="0")  # whose shared memory counts as files
+        assert command.wait(lambda: command.stage() == stage), command.said
+        command.limit_files(limit)
+        assert command.finish() != 0, command.said
+        assert "Traceback" not in command.said, command.said
+        assert not self.project.half_written(), self.project.half_written()
+        assert not self.project.temporaries(), self.project.temporaries()
+        return command.line(FULL)
+
+    def two_repros(self) -> str:
+        """What the second of two `dvc repro` says, while the first trains; the first ends well."""
+        self.project.forget(TRAIN)
+        first = self.project.start(*self.repro)
+        assert first.wait(lambda: first.stage() == TRAIN), first.said
+        second = self.project.start(*self.repro)
+        assert second.finish() != 0, second.said
+        assert first.finish() == 0, first.said
+        self.compare()
+        return second.line("is busy").rpartition("/")[2]
+
+    def two_trainings(self) -> str:
+        """What the second of two processes that train the same run says; the first ends well."""
+        self.project.forget(TRAIN)
+        _, strategy, objective, seed = TRAIN.replace("@", "-").split("-")
+        words = (sys.executable, "-m", "stages.train", "--strategy", strategy, "--objective", objective, "--seed", seed)
+        both = [self.project.start(*words) for _ in range(2)]
+        statuses = [command.finish() for command in both]
+        assert sorted(statuses) == [0, 1], [command.said for command in both]
+        self.recover()
+        return both[statuses.index(1)].line("error: ")
+
+    def two_runs(self) -> list[str]:
+        """How two `dvc repro` of different runs end that are started at once; then all is made by `dvc repro`."""
+        for stage in (TRAIN, OTHER):
+            self.project.forget(stage)
+        both = [self.project.start("dvc", "repro", stage) for stage in (TRAIN, OTHER)]
+        said = [
+            "finished" if command.finish() == 0 else command.line("ERROR: ").replace(str(self.project.folder), "")
+            for command in both
+        ]
+        self.recover()
+        return said
+
+    def change_parameters(self) -> None:
+        """Kill a training while it saves, and see that one of another learning rate does not go on from there."""
+        changed = ("recipe.lr=0.001",)
+        self.project.compose(*changed)
+        self.project.run("dvc", "repro", TRAIN)
+        uninterrupted = self.project.contents(TRAIN)
+        assert uninterrupted != {name: self.project.reference[name] for name in uninterrupted}
+        self.project.forget(TRAIN)
+        self.project.compose()
+        self.kill(TRAIN, sent=signal.SIGKILL, saving=True)
+        assert list(self.project.folder.glob(".ckpt/lift-mse-0-*/checkpoint.pt")), "nothing was saved before the kill"
+        self.project.compose(*changed)
+        self.project.run("dvc", "repro", TRAIN)
+        assert self.project.contents(TRAIN) == uninterrupted, "a stale checkpoint was used"
+        self.project.compose()
+        self.project.forget(TRAIN)
+        self.recover()
+
+
+def watch(harness: Harness, kills: int) -> dict[str, Any]:
+    """Kill as often as asked, over all stages in turn; on the first turn fill the disk under each, too."""
+    full: dict[str, str] = {}
+    while harness.total < kills:
+        for stage in harness.project.span_s:
+            if stage == OTHER or harness.total >= kills:
+                continue
+            harness.project.forget(stage)
+            for saving in [True] * 4 * (stage in TRAINING) + [False] * 3:
+                harness.kill(stage, saving=saving)
+            if stage not in full:
+                harness.recover()
+                full[stage] = harness.fill_the_disk(stage).partition("error: ")[2]
+            harness.recover()
+            print(
+                f"{harness.total} kills, {harness.saving} in the saving of a checkpoint, the last of {stage}",
+                flush=True,
+            )
+    return full
 
 
 def main() -> None:
@@ -172,24 +231,41 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        harness = Harness(Path(folder), asked.seed)
-        harness.copy()
-        harness.refer(list(STAGES))
-        stages = list(STAGES)
-        while harness.total() < asked.kills:
-            for stage in [*stages, "train", "teach"]:
-                harness.clear(stage)
-                for _ in range(4):
-                    if harness.total() < asked.kills:
-                        harness.kill(stage)
-                harness.recover(stage)
-                print(f"{harness.total()} kills, the last of {stage}", flush=True)
-        seen = {"kills": harness.total(), "while a checkpoint was written": harness.in_checkpoint}
-        record = {**seen, "seed": asked.seed, "by stage and signal": dict(sorted(harness.kills.items()))}
-        print(json.dumps(record, indent=2))
+        project = Project(Path(folder) / "project", SMALL)
+        project.copy()
+        project.refer()
+        harness = Harness(project, asked.seed)
+        print("reference:", {stage: round(seconds, 1) for stage, seconds in project.span_s.items()}, flush=True)
+        full = watch(harness, asked.kills)
+        at_once = {
+            "two dvc repro": harness.two_repros(),
+            "two trainings of one run": harness.two_trainings(),
+            "two dvc repro of different runs": harness.two_runs(),
+        }
+        harness.change_parameters()
+        record = {
+            "kills": harness.total,
+            "by_stage_and_signal": {stage: dict(sorted(counts.items())) for stage, counts in harness.kills.items()},
+            "while": dict(harness.moments),
+            "while_a_checkpoint_was_written": harness.saving,
+            "stopped_with_a_checkpoint_first": harness.stopped,
+            "recoveries_equal_to_the_reference": harness.compared,
+            "needed_beyond_dvc_repro": dict(harness.needed),
+            "full_disk": full,
+            "two_at_once": at_once,
+            "checkpoint_of_other_parameters": "not used",
+            "seed": asked.seed,
+            "command": f"python -m tests.faults.kill --kills {asked.kills} --seed {asked.seed}",
+            "date": datetime.now(UTC).date().isoformat(),
+            "minutes": round((time.monotonic() - started) / 60, 1),
+            "hardware": hardware(),
+            "versions": versions(PACKAGES),
+        }
+        print(record)
         if asked.out:
-            asked.out.write_text(json.dumps(record, indent=2) + "\n")
+            write_json(asked.out, record)
 
 
 if __name__ == "__main__":

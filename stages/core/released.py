@@ -1,4 +1,4 @@
-"""The authors' released students as folders that timm opens: python -m stages.core.checkpoints convert IN OUT.
+"""The authors' released students as folders that timm opens: python -m stages.core.released convert IN OUT.
 
 Their files hold a state dict, bare or under `model`. Lift wraps a DeiT under `base_model.` and keeps
 `projections.N`, `layer_norms.N` (N: the last block) and `head` beside it; WideLast has `proj_in` and

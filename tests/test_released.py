@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stages.core import checkpoints
-from stages.core.checkpoints import convert
+from stages.core import released
 from stages.core.errors import UserError
+from stages.core.released import convert
 
 SMALL = {"width": 64, "wide": 128, "depth": 2, "image": 32, "patch": 16, "classes": 5}
 PAPER = {"width": 192, "wide": 384, "depth": 12, "image": 224, "patch": 16, "classes": 1000}
@@ -55,7 +55,7 @@ def block_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def released(kind: str, *, width: int, wide: int, depth: int, image: int, patch: int, classes: int):
+def state_of(kind: str, *, width: int, wide: int, depth: int, image: int, patch: int, classes: int):
     """A state dict with the keys and shapes of a released student of one kind."""
     last, tokens = depth - 1, 1 + (image // patch) ** 2
     deit = {
@@ -150,7 +150,7 @@ def pixels():
 def test_converted_students_compute_what_their_definition_says(
     kind, architecture, parameters, wrapped, tmp_path, pixels
 ):
-    state = released(kind, **PAPER)
+    state = state_of(kind, **PAPER)
     convert(saved(tmp_path / "released.pth", state, wrapped), tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     assert model.pretrained_cfg["architecture"] == architecture
@@ -164,14 +164,14 @@ def test_converted_students_compute_what_their_definition_says(
 @pytest.mark.parametrize(("kind", "wrong"), [("lift", {"lift_eps": 1e-6}), ("widelast", {"last_eps": 1e-5})])
 @torch.no_grad()
 def test_the_comparison_would_notice_a_wrong_eps(kind, wrong, pixels):
-    state = released(kind, **PAPER)
+    state = state_of(kind, **PAPER)
     images = pixels(224)
     assert (forward(kind, state, images, 12) - forward(kind, state, images, 12, **wrong)).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("kind", ["lift", "widelast", "baseline"])
 def test_only_the_norm_of_lift_has_an_eps_of_1e_5(kind, tmp_path):
-    convert(saved(tmp_path / "released.pth", released(kind, **SMALL)), tmp_path / "out")
+    convert(saved(tmp_path / "released.pth", state_of(kind, **SMALL)), tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
     eps = {name: part.eps for name, part in model.named_modules() if isinstance(part, nn.LayerNorm)}
     lifted = {"lift_norm"} if kind == "lift" else set()
@@ -182,7 +182,7 @@ def test_only_the_norm_of_lift_has_an_eps_of_1e_5(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["lift", "widelast", "baseline"])
 @torch.no_grad()
 def test_sizes_are_read_off_the_shapes_and_wrapper_prefixes_dropped(kind, tmp_path, pixels):
-    state = released(kind, **SMALL)
+    state = state_of(kind, **SMALL)
     wrapped = {f"module.{key}": value for key, value in state.items()}
     convert(saved(tmp_path / "released.pth", wrapped), tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
@@ -192,14 +192,14 @@ def test_sizes_are_read_off_the_shapes_and_wrapper_prefixes_dropped(kind, tmp_pa
 
 
 def test_the_evaluation_transform_is_the_authors(tmp_path):
-    convert(saved(tmp_path / "released.pth", released("lift", **SMALL | {"image": 224})), tmp_path / "out")
+    convert(saved(tmp_path / "released.pth", state_of("lift", **SMALL | {"image": 224})), tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
     resize, crop = timm.data.create_transform(**timm.data.resolve_data_config(model=model)).transforms[:2]
     assert (resize.size, tuple(crop.size), resize.interpolation.value) == (256, (224, 224), "bicubic")
 
 
 def test_the_unread_norm_and_head_of_lift_may_be_absent(tmp_path):
-    state = {key: value for key, value in released("lift", **SMALL).items() if not key.startswith("base_model.head")}
+    state = {key: value for key, value in state_of("lift", **SMALL).items() if not key.startswith("base_model.head")}
     assert convert(saved(tmp_path / "released.pth", state), tmp_path / "out") == "deit_tiny_lift_patch16_224"
 
 
@@ -226,7 +226,7 @@ class Calls(Opens):
 @pytest.mark.parametrize("place", ["args", "model", "plain"])
 def test_what_would_execute_is_refused_by_name(hostile, name, place, tmp_path):
     made, file = tmp_path / "made", tmp_path / "released.pth"
-    state = released("baseline", **SMALL)
+    state = state_of("baseline", **SMALL)
     if place == "plain":
         file.write_bytes(pickle.dumps(hostile(made), protocol=2))
     elif place == "args":
@@ -244,7 +244,7 @@ def test_what_would_execute_is_refused_by_name(hostile, name, place, tmp_path):
 
 @pytest.mark.parametrize("kind", ["lift", "widelast", "baseline"])
 def test_all_wrong_keys_are_listed(kind, tmp_path):
-    state = released(kind, **SMALL)
+    state = state_of(kind, **SMALL)
     base = "base_model." if kind == "lift" else ""
     del state[f"{base}cls_token"], state[f"{base}blocks.1.attn.qkv.bias"]
     state["dist_token"] = torch.zeros(1, 1, 64)
@@ -261,7 +261,7 @@ def test_all_wrong_keys_are_listed(kind, tmp_path):
 
 
 def test_a_projector_of_another_block_is_no_lift(tmp_path):
-    state = {key.replace("projections.1", "projections.0"): value for key, value in released("lift", **SMALL).items()}
+    state = {key.replace("projections.1", "projections.0"): value for key, value in state_of("lift", **SMALL).items()}
     with pytest.raises(UserError, match=r"missing: projections\.1\.weight; unknown: projections\.0\.weight"):
         convert(saved(tmp_path / "released.pth", state), tmp_path / "out")
 
@@ -282,7 +282,7 @@ def test_files_without_a_state_dict_are_named(content, tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"text", None])
 def test_damaged_and_missing_files_are_named(damage, tmp_path):
-    file = saved(tmp_path / "released.pth", released("baseline", **SMALL))
+    file = saved(tmp_path / "released.pth", state_of("baseline", **SMALL))
     file.write_bytes(damage(file.read_bytes())) if damage else file.unlink()
     with pytest.raises(UserError, match=r"released\.pth is no ") as caught:
         convert(file, tmp_path / "out")
@@ -294,17 +294,17 @@ def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
         (folder / "config.json").write_text("{}")
         raise OSError(28, "No space left on device")
 
-    file = saved(tmp_path / "released.pth", released("baseline", **SMALL))
-    monkeypatch.setattr(checkpoints.models, "save", fail)
+    file = saved(tmp_path / "released.pth", state_of("baseline", **SMALL))
+    monkeypatch.setattr(released.models, "save", fail)
     with pytest.raises(UserError, match="no space left on the disk"):
         convert(file, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["released.pth"]
 
 
 def test_the_command_writes_a_folder_and_refuses_a_full_one(tmp_path):
-    file, out = saved(tmp_path / "released.pth", released("lift", **SMALL)), tmp_path / "out"
+    file, out = saved(tmp_path / "released.pth", state_of("lift", **SMALL)), tmp_path / "out"
     out.mkdir()
-    command = [sys.executable, "-m", "stages.core.checkpoints", "convert", str(file), str(out)]
+    command = [sys.executable, "-m", "stages.core.released", "convert", str(file), str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "deit_tiny_lift_patch16_224" in done.stdout

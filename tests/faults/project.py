@@ -1,0 +1,261 @@
+"""A copy of the repository, with git and DVC, in which `dvc repro` is started, frozen, killed and looked at."""
+
+import hashlib
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from stages.core.files import TEMPORARY
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LIMIT_S = 300  # that any command may take
+KNOWN = {"lock", "checkpoint.pt", "previous.pt", "live"}  # of a run in .ckpt
+OF_THE_CLOCK = re.compile(rb'"train_images_per_s": [\d.]+|^\d{13}(?=\t)', re.M)  # speed; DVCLive's times
+
+
+class Command:
+    """A command in a process group of its own, and what it says."""
+
+    def __init__(self, words: tuple[str, ...], folder: Path, variables: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            words,
+            cwd=folder,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.started = time.monotonic()
+        self.lines: list[tuple[float, str]] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append((time.monotonic(), line.rstrip()))
+
+    @property
+    def said(self) -> str:
+        """All lines so far."""
+        return "\n".join(line for _, line in self.lines)
+
+    def line(self, text: str) -> str:
+        """The first line that holds `text`."""
+        found = [line for _, line in self.lines if text in line]
+        assert found, f"nothing says {text!r}:\n{self.said}"
+        return found[0]
+
+    def stages(self) -> list[tuple[str, float]]:
+        """The stages that `dvc repro` has started so far, and when."""
+        matches = [(re.fullmatch(r"Running stage '(.+)':", line), moment) for moment, line in list(self.lines)]
+        return [(match[1], moment) for match, moment in matches if match]
+
+    def stage(self) -> str:
+        """The stage that `dvc repro` started last, or ""."""
+        return ([""] + [name for name, _ in self.stages()])[-1]
+
+    def running(self) -> bool:
+        """Whether the command has not ended."""
+        return self.process.poll() is None
+
+    def wait(self, condition: Callable[[], object], limit_s: float = LIMIT_S) -> bool:
+        """Whether `condition` comes to hold before the command ends and the time is over."""
+        until = time.monotonic() + limit_s
+        while self.running() and time.monotonic() < until:
+            if condition():
+                return True
+            time.sleep(0.002)
+        return bool(condition())
+
+    def sleep(self, seconds: float) -> None:
+        """Let the command go on for a time, or to its end."""
+        self.wait(lambda: False, seconds)
+
+    def children(self) -> list[psutil.Process]:
+        """The processes that the command has started, and theirs."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def computing(self) -> bool:
+        """Whether the process of a stage runs, and not DVC alone."""
+        return bool(self.children())
+
+    def send(self, sent: signal.Signals) -> None:
+        """Send a signal to the whole process group."""
+        os.killpg(self.process.pid, sent)
+
+    def limit_files(self, limit: int) -> None:
+        """Until the command ends, refuse what its stages write beyond `limit` bytes of a file: a quota on writes."""
+        while self.running():
+            for child in self.children():
+                try:
+                    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (limit, limit))
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.01)
+
+    def finish(self) -> int:
+        """Wait until all processes of the group have ended, and return the exit status of the first."""
+        try:
+            status = self.process.wait(LIMIT_S)
+            self._reader.join(60)  # of every process that can write to the pipe
+            assert not self._reader.is_alive(), f"a process outlives its group's end:\n{self.said}"
+        except BaseException:
+            self.process.poll() is None and self.send(signal.SIGKILL)
+            raise
+        return status
+
+
+class Project:
+    """A copy of the repository of few epochs and images, and what one uninterrupted `dvc repro` makes there."""
+
+    def __init__(self, folder: Path, parameters: tuple[str, ...], **variables: str) -> None:
+        self.folder, self.parameters = folder, parameters
+        self.temporary = folder.parent / "tmp"
+        self.temporary.mkdir(parents=True)
+        own = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
+        self.variables = {
+            **own,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PYTHONPATH": str(folder),
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(folder.parent / "site"),
+            "TMPDIR": str(self.temporary),
+            "CHECKPOINT_MINUTES": "0",
+            **variables,
+        }
+        self.reference: dict[str, str] = {}
+        self.records: dict[str, Any] = {}  # of dvc.lock
+        self.span_s: dict[str, float] = {}  # of each stage, DVC's saving of its outputs included
+
+    def copy(self) -> None:
+        """Copy what git knows, recorded studies apart, compose the small parameters, and commit."""
+        names = subprocess.run(
+            ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        )
+        for name in names.stdout.decode().split("\0"):
+            if name and (ROOT / name).is_file() and not name.startswith("reports/studies"):
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.folder / name)
+        (self.folder / "reports/studies").mkdir(parents=True, exist_ok=True)
+        self.compose()
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "start")):
+            self.run("git", *identity, *words)
+
+    def compose(self, *parameters: str) -> None:
+        """Compose params.yaml, with some parameters other than the small ones."""
+        self.run(sys.executable, "-m", "stages.compose", *self.parameters, *parameters)
+
+    def start(self, *words: str, **variables: str) -> Command:
+        """Start a command in the copy."""
+        return Command(words, self.folder, {**self.variables, **variables})
+
+    def run(self, *words: str) -> Command:
+        """Run a command that has to end well."""
+        command = self.start(*words)
+        assert command.finish() == 0, command.said
+        return command
+
+    def refer(self, *targets: str) -> None:
+        """Run `dvc repro` to its end, and remember what it makes and how long each stage takes."""
+        command = self.run("dvc", "repro", *targets)
+        moments = [*command.stages(), ("", time.monotonic())]
+        self.span_s = {name: after - at for (name, at), (_, after) in pairwise(moments)}
+        self.records = self.locked()
+        self.reference = self.contents()
+        assert set(self.span_s) <= set(self.records)
+
+    def locked(self) -> dict[str, Any]:
+        """What dvc.lock says of each stage."""
+        stages = yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
+        return {name: record for name, record in stages.items() if name in self.span_s}
+
+    def outputs(self, stage: str) -> list[Path]:
+        """The paths of a stage's outputs."""
+        return [self.folder / out["path"] for out in self.records[stage]["outs"]]
+
+    def contents(self, *stages: str) -> dict[str, str]:
+        """Digest of every file of the outputs of some stages, or all; speed and DVCLive's times apart."""
+        found = {}
+        for stage in stages or self.records:
+            for top in self.outputs(stage):
+                for path in [top] if top.is_file() else sorted(top.rglob("*")):
+                    if path.is_file():
+                        content = OF_THE_CLOCK.sub(b"", path.read_bytes())
+                        found[path.relative_to(self.folder).as_posix()] = hashlib.sha256(content).hexdigest()
+        return found
+
+    def forget(self, stage: str) -> None:
+        """Remove a stage's outputs, DVC's copies of them, its entries in the cache of runs, and its checkpoints.
+
+        So that `dvc repro` has nothing to take its results from, and computes them.
+        """
+        cache = self.folder / ".dvc/cache"
+        record = self.locked()[stage]
+        for out in record["outs"]:
+            _remove(self.folder / out["path"])
+            listing = _object(cache, out["md5"])
+            if listing.suffix == ".dir" and listing.is_file():
+                for entry in json.loads(listing.read_text()):
+                    _object(cache, entry["md5"]).unlink(missing_ok=True)
+            listing.unlink(missing_ok=True)
+        for run in cache.glob("runs/*/*/*"):
+            if yaml.safe_load(run.read_text())["cmd"] == record["cmd"]:
+                run.unlink()
+        for checkpoints in self.folder.glob(f".ckpt/{stage.rpartition('@')[2]}-*"):
+            shutil.rmtree(checkpoints)
+
+    def half_written(self) -> list[str]:
+        """The files of all outputs that are there, are no process's temporary ones, and not as in the reference."""
+        return [
+            name
+            for name, digest in self.contents().items()
+            if self.reference.get(name) != digest and not any(map(TEMPORARY.fullmatch, Path(name).parts))
+        ]
+
+    def temporaries(self) -> list[Path]:
+        """Temporary files and folders, the stages' and DVC's, that are among outputs and checkpoints."""
+        tops = [self.folder / name for name in ("artifacts", "reports", ".ckpt")]
+        return [path for top in tops for path in top.rglob(".*.tmp")]
+
+    def strange_checkpoints(self) -> list[Path]:
+        """What is among the checkpoints and should not be: more than one folder of a run, or more files in it."""
+        folders = sorted(path for path in self.folder.glob(".ckpt/*") if path.is_dir())
+        runs = [path.name.rpartition("-")[0] for path in folders]
+        twice = [path for path, run in zip(folders, runs, strict=True) if runs.count(run) > 1]
+        return twice + [path for folder in folders for path in folder.iterdir() if path.name not in KNOWN]
+
+    def saving(self) -> bool:
+        """Whether a process is writing a checkpoint at this moment."""
+        found = [TEMPORARY.fullmatch(path.name) for path in self.folder.glob(".ckpt/*/.*.tmp")]
+        return any(match and psutil.pid_exists(int(match[1])) for match in found)
+
+
+def _object(cache: Path, digest: str) -> Path:
+    return cache / "files/md5" / digest[:2] / digest[2:]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
