@@ -7,7 +7,10 @@ it; each verdict names the run it comes from. `--strict` fails where a claim is 
 
 import argparse
 import csv
+import json
+import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +18,27 @@ from stages.core import studies
 from stages.core.claims import CONFIRMED, CONTRADICTED, NOT_MEASURED, expand, judge_all
 from stages.core.errors import UserError, run
 from stages.core.files import read_json, read_yaml, write_json
-from stages.core.measures import Results
+from stages.core.needs import Results
 from stages.paths import AUDIT, MANIFEST, REFERENCE, RESULTS, STUDIES
 
+# Columns of runs.csv that the audit reads as something else than text.
+RUN_KINDS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(
+        ("width", "teacher_width", "epochs", "epoch_steps", "global_batch", "warmup_epochs", "repeats"), int
+    ),
+    **dict.fromkeys(
+        ("top1", "alpha", "tau", "feature_weight", "lr", "weight_decay", "label_smoothing", "clip_grad"), float
+    ),
+    "random_erasing": float,
+    "model_args": json.loads,
+}
 
-def read_rows(path: Path, numbers: dict[str, type]) -> list[dict[str, Any]]:
-    """The rows of a CSV file, with some columns as numbers; an empty cell is NaN there."""
+
+def read_rows(path: Path, kinds: dict[str, Callable[[str], Any]], empty: Any) -> list[dict[str, Any]]:
+    """The rows of a CSV file, with some columns converted; what an empty cell stands for is `empty`."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            row | {name: kind(row[name] or "nan") for name, kind in numbers.items() if name in row}
+            {name: kinds.get(name, str)(text) if text else empty for name, text in row.items()}
             for row in csv.DictReader(file)
         ]
 
@@ -34,12 +49,12 @@ def read_results(folder: Path, manifest: Path) -> Results:
         raise UserError(f"{folder / 'runs.csv'} is missing; run `dvc repro summarize` to make it")
     differences = folder / "differences.csv"  # a study from before there was one has none
     return Results(
-        dataset=read_json(manifest)["dataset"],
+        data=read_json(manifest),
         analyses={name: read_json(folder / f"{name}.json") for name in ("svd", "pca", "sep")},
-        runs=read_rows(folder / "runs.csv", {"top1": float, "width": int, "teacher_width": int}),
+        runs=read_rows(folder / "runs.csv", RUN_KINDS, None),
         cost=read_json(folder / "cost.json"),
         teacher=read_json(folder / "teacher.json"),
-        differences=read_rows(differences, dict.fromkeys(("difference", "low", "high"), float))
+        differences=read_rows(differences, dict.fromkeys(("difference", "low", "high"), float), math.nan)
         if differences.is_file()
         else [],
         folder=folder.as_posix(),

@@ -13,6 +13,7 @@ from stages.core.encoding import measure
 from stages.core.errors import run
 from stages.core.files import atomic_folder, prune, write_json
 from stages.core.loaders import evaluation_batches
+from stages.core.names import TEACHER, run_name
 from stages.core.objectives import has_target, renormalization
 from stages.core.similarity import similarity
 from stages.images import image_list
@@ -33,7 +34,7 @@ def main() -> None:
         "seed": analysis.sep.seed,
     }
     keys = list(product(given.strategy.names, given.objective.names, given.seeds))
-    names = ["-".join(map(str, key)) for key in keys]
+    names = [run_name(*key) for key in keys]
     prune(TRAIN, names)
     device = machine.device()
     machine.share_cores(device)
@@ -49,8 +50,8 @@ def main() -> None:
     shape = {"images": images, "rows": rows, "columns": columns}
     measured = [
         {
-            "run": params.TEACHER,
-            "strategy": params.TEACHER,
+            "run": TEACHER,
+            "strategy": TEACHER,
             "width": channels,
             "rank": maps.map_rank(teacher),
             **shape,

@@ -11,6 +11,7 @@ from stages.core import backbones, distributed, features, machine, models, param
 from stages.core.errors import run
 from stages.core.files import atomic_folder, sha256
 from stages.core.loaders import evaluation_batches
+from stages.core.names import TEACHER
 from stages.images import image_list
 from stages.paths import EXTRACT, TEACH
 
@@ -20,7 +21,7 @@ SEED = 0  # of random weights
 
 def load(backbone: str, analysis: params.Analysis) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a backbone's name, and what it is."""
-    if backbone == params.TEACHER:
+    if backbone == TEACHER:
         weights = {"sha256": sha256(TEACH / "model.safetensors")}
         return models.load(TEACH), models.provenance(TEACH) | weights
     img_size = analysis.img_size.get(backbone)

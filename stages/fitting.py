@@ -24,6 +24,18 @@ from stages.core.skipping import SkippingImages
 from stages.core.training import PRECISIONS, fit
 from stages.images import image_list
 
+# What metrics.json says of the recipe: what the paper says of its own.
+RECIPE = {
+    "epochs",
+    "epoch_steps",
+    "global_batch",
+    "lr",
+    "weight_decay",
+    "warmup_epochs",
+    "label_smoothing",
+    "clip_grad",
+}
+AUGMENT = {"repeats", "auto_augment", "random_erasing"}
 NO_DISTILLATION = Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0)
 
 
@@ -155,7 +167,8 @@ def fit_and_save(
             metrics = {
                 **record,
                 "seed": seed,
-                "epochs": recipe.epochs,
+                **recipe.model_dump(include=RECIPE),
+                **recipe.augment.model_dump(include=AUGMENT),
                 **measured,
                 **{name: value for name, value in fitted.history[-1].items() if name.endswith("_ema")},
                 "parameters": models.parameters(model),

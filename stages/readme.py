@@ -2,24 +2,26 @@
 
 from pathlib import Path
 
+from stages.compose import composed
 from stages.core.errors import UserError, run
 from stages.core.files import read_json, write_text
 from stages.core.notebooks import read_table
 from stages.core.statistics import told
+from stages.core.tables import with_std
 from stages.paths import AUDIT, RESULTS
+from stages.record import check_finished
 
-README = Path("README.md")
+README, PARAMS = Path("README.md"), Path("params.yaml")
 BEGIN, END = "<!-- results: python -m stages.readme -->\n", "<!-- end of results -->\n"
 
 
 def results_table() -> str:
     """The comparison of strategies and objectives, and the audit's counts, as Markdown."""
     rows = ["| strategy | objective | top-1 (%) | relative feature error | seeds |", "|---|---|---|---|---|"]
-    for row in read_table(RESULTS / "comparison.csv").itertuples():
-        rows.append(
-            f"| {row.strategy} | {row.objective} | {row.top1_mean:.2f} ± {row.top1_std:.2f} "
-            f"| {row.feature_error_mean:.3f} ± {row.feature_error_std:.3f} | {row.seeds} |"
-        )
+    for row in read_table(RESULTS / "comparison.csv").to_dict("records"):
+        top1 = with_std(row["top1_mean"], row["top1_std"], 2)
+        error = with_std(row["feature_error_mean"], row["feature_error_std"], 3)
+        rows.append(f"| {row['strategy']} | {row['objective']} | {top1} | {error} | {row['seeds']} |")
     teacher, counts = read_json(RESULTS / "teacher.json"), read_json(AUDIT)["counts"]
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     rows += ["", f"Mean ± sample standard deviation over seeds; the teacher reaches {teacher['top1']:.2f} %. "]
@@ -34,8 +36,23 @@ def with_results(text: str) -> str:
     return text[: text.index(BEGIN) + len(BEGIN)] + results_table() + text[text.index(END) :]
 
 
+def check_default() -> None:
+    """Refuse parameters, or results, that are not the composed default run's.
+
+    Raises:
+        UserError: params.yaml is another, or the results are not up to date with it.
+    """
+    if PARAMS.read_text(encoding="utf-8") != composed():
+        raise UserError(
+            f"{PARAMS} is not the composed default, whose results {README} shows; "
+            "run `python -m stages.compose && dvc repro`"
+        )
+    check_finished()
+
+
 def main() -> None:
     """Rewrite README.md."""
+    check_default()
     write_text(README, with_results(README.read_text(encoding="utf-8")))
 
 

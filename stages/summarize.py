@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stages.core import params
+from stages.core import nulls, params, participation
 from stages.core.arrays import read_npy
 from stages.core.comparison import comparison_table, nested_means, runs_table
 from stages.core.dataset import labels, read_index
 from stages.core.energy import PERCENTILES, floors
 from stages.core.errors import UserError, run
 from stages.core.files import atomic_folder, prune, read_json, write_json, write_text
+from stages.core.names import TEACHER, run_name
 from stages.core.statistics import differences_table
 from stages.paths import (
     COST,
@@ -75,10 +76,10 @@ def floor_table(backbones: Sequence[str]) -> pd.DataFrame:
 
     The teacher's is of its tokens on the images as the students see them, so that what `encode` measures is above it.
     """
-    found = {params.TEACHER: read_npy(ENCODE / "floors.npy")} | {
+    found = {TEACHER: read_npy(ENCODE / "floors.npy")} | {
         backbone: floors(read_npy(PCA / backbone / "eigenvalues.npy"), read_npy(SVD / backbone / "spectrum.npy"))
         for backbone in backbones
-        if backbone != params.TEACHER
+        if backbone != TEACHER
     }
     parts = []
     for backbone, (fixed, per_image) in found.items():
@@ -93,9 +94,7 @@ def sep_table(backbones: Sequence[str]) -> pd.DataFrame:
     for backbone, spectrum in product(backbones, ("full", "folded")):
         columns = ["observed", "permuted_mean", "permuted_p5", "permuted_p95"]
         table = pd.DataFrame(np.array(read_npy(SEP / backbone / f"curve_{spectrum}.npy")).T, columns=columns)
-        table[["white_noise", "permuted_expected", "gaussian"]] = np.array(
-            read_npy(SEP / backbone / f"nulls_{spectrum}.npy")
-        ).T
+        table[list(nulls.EXPECTED)] = np.array(read_npy(SEP / backbone / f"nulls_{spectrum}.npy")).T
         table.insert(0, "share_of_bins", (table.index + 1) / len(table))
         table.insert(0, "frequency", table.index + 1)
         table.insert(0, "spectrum", spectrum)
@@ -109,7 +108,7 @@ def participation_table(backbones: Sequence[str]) -> pd.DataFrame:
     parts = []
     for backbone in backbones:
         ratios = read_npy(PCA / backbone / "participation.npy")
-        for basis, (observed, gaussian) in zip(("channels", "pca"), ratios, strict=True):
+        for basis, (observed, gaussian) in zip(participation.BASES, ratios, strict=True):
             columns = {"percentile": PERCENTILES, "observed": observed, "gaussian": gaussian}
             parts.append(pd.DataFrame({"backbone": backbone, "basis": basis, **columns}))
     return pd.concat(parts)
@@ -185,7 +184,8 @@ def backbones_table(analyses: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def main() -> None:
     """Write the results that audit and report read, from the runs and backbones that params name."""
     given = params.load()
-    names = ["-".join(map(str, item)) for item in product(given.strategy.names, given.objective.names, given.seeds)]
+    keys = list(product(given.strategy.names, given.objective.names, given.seeds))
+    names = [run_name(*key) for key in keys]
     backbones = list(given.analysis.backbones)
     prune(TRAIN, names)
     for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
@@ -201,9 +201,7 @@ def main() -> None:
                 pd.read_csv(TRAIN / name / "curves.csv").assign(
                     run=name, strategy=strategy, objective=objective, seed=seed
                 )
-                for name, (strategy, objective, seed) in zip(
-                    names, product(given.strategy.names, given.objective.names, given.seeds), strict=True
-                )
+                for name, (strategy, objective, seed) in zip(names, keys, strict=True)
             ]
         )
     except FileNotFoundError as error:
@@ -233,7 +231,7 @@ def main() -> None:
             table.to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
             write_text(folder / f"{name}.csv", text.getvalue())
 
-    shown = params.TEACHER if params.TEACHER in backbones else backbones[0]
+    shown = TEACHER if TEACHER in backbones else backbones[0]
     headline = {
         "weights": {"teacher": teacher["weights"], shown: analyses["svd"][shown]["weights"]},
         "top1": {"teacher": round(teacher["top1"], 2), **nested_means(runs, "top1", 2)},

@@ -6,6 +6,7 @@ from stages import arguments
 from stages.core import distributed, models, params
 from stages.core.errors import run
 from stages.core.files import read_json, sha256
+from stages.core.names import run_name
 from stages.core.objectives import check_compatible
 from stages.fitting import fit_and_save, vision
 from stages.paths import MANIFEST, TEACH, TRAIN
@@ -26,6 +27,7 @@ def train(given: params.Params, strategy: str, objective_name: str, seed: int) -
     """One process's part of the training."""
     data, objective = given.dataset, given.objective.definitions[objective_name]
     architecture, model_args = given.student.model(strategy)
+    name = run_name(strategy, objective_name, seed)
     with distributed.joined() as world:
         teacher = models.load(TEACH).to(world.device)
         student = models.create(architecture, model_args, seed=seed, **vision(data, given.recipe)).to(world.device)
@@ -33,9 +35,9 @@ def train(given: params.Params, strategy: str, objective_name: str, seed: int) -
         fit_and_save(
             student,
             teacher,
-            TRAIN / f"{strategy}-{objective_name}-{seed}",
+            TRAIN / name,
             world=world,
-            run=f"{strategy}-{objective_name}-{seed}",
+            run=name,
             data=data,
             recipe=given.recipe,
             objective=objective,
@@ -52,7 +54,9 @@ def train(given: params.Params, strategy: str, objective_name: str, seed: int) -
             record={
                 "strategy": strategy,
                 "objective": objective_name,
+                **objective.model_dump(),
                 "architecture": architecture,
+                "model_args": model_args,
                 "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
                 "teacher_weights": models.provenance(TEACH)["weights"],
                 "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]

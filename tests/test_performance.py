@@ -47,11 +47,40 @@ def test_the_page_and_the_readme_show_the_tracked_measurements(root, monkeypatch
     assert text == performance.with_wall_time(text, found), "run: python -m stages.performance"
 
 
+def cells(page: str, title: str) -> dict[str, list[str]]:
+    """The cells of a section's table by the first one of their row."""
+    section = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+    return {row[0]: row[1:] for row in rows}
+
+
 def test_what_was_not_measured_is_said_to_be_so():
     page = performance.page({})
-    for name in performance.BENCHMARKS:
-        assert page.count("not measured") > len(performance.BENCHMARKS) and f"| {name} |" in page
+    missing = "not measured"
+    places = {
+        name.removeprefix("training-").replace("-", ", ") for name in performance.BENCHMARKS if "training" in name
+    }
+    assert cells(page, "Training step") == {place: [missing] * 8 for place in places}
+    assert cells(page, "Extraction") == {device: [missing] * 6 for device in ("cuda", "cpu")}
+    sources = cells(page, "How it was measured")
+    assert set(sources) == set(performance.BENCHMARKS)
+    for name, (command, *rest) in sources.items():
+        assert command == f"`{performance.BENCHMARKS[name]} --out reports/performance/{name}.json`"
+        assert rest == [missing] * 3
+    for title in ("Two floors", "A whole default run"):
+        assert "Not measured." in page.partition(f"## {title}\n")[2].partition("\n## ")[0]
     assert "wall time of the paper's run: not measured" in page
+
+
+def test_only_what_was_measured_is_shown_as_such():
+    page = performance.page({"training-imagenet-cuda": TRAINING})
+    rows = cells(page, "Training step") | cells(page, "How it was measured")
+    assert {name for name, row in rows.items() if "not measured" not in row} == {
+        "imagenet, cuda",
+        "training-imagenet-cuda",
+    }
+    assert rows["imagenet, cuda"][0] == "widen" and rows["training-imagenet-cuda"][1] == "2026-01-01"
 
 
 def test_a_measured_gpu_gives_the_wall_time():

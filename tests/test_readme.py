@@ -1,11 +1,63 @@
+"""README's table of results: what is tracked, of the default run, and of nothing else."""
+
+import shutil
 from pathlib import Path
 
 import pytest
 
 from stages import readme
+from stages.core.comparison import comparison_table
+from stages.core.errors import UserError
+from stages.core.notebooks import read_table
+from stages.core.statistics import differences_table
 
 
 def test_the_readme_shows_the_tracked_results(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     text = readme.README.read_text(encoding="utf-8")
     assert text == readme.with_results(text), "run: python -m stages.readme"
+
+
+def test_one_seed_has_no_deviation_and_a_wider_student_no_error(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(root / readme.RESULTS, tmp_path / "results")
+    runs = read_table(root / readme.RESULTS / "runs.csv")
+    runs = runs[(runs["objective"] == "none") & (runs["seed"] == 0) & (runs["strategy"] == "lift")]
+    runs = runs.assign(top1=75.25, relative_feature_error=float("nan"))
+    comparison_table(runs).to_csv(tmp_path / "results/comparison.csv", index=False)
+    differences_table(runs, {}).to_csv(tmp_path / "results/differences.csv", index=False)
+    monkeypatch.setattr(readme, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(readme, "AUDIT", root / readme.AUDIT)
+    assert "\n| lift | none | 75.25 | – | 1 |\n" in readme.results_table()
+
+
+@pytest.fixture
+def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """README and params.yaml of the project, in the working directory."""
+    for name in ("README.md", "params.yaml"):
+        shutil.copy(root / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_results_of_other_parameters_are_not_written(project: Path) -> None:
+    before = (project / "README.md").read_text()
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("epochs: 12", "epochs: 2", 1))
+    with pytest.raises(
+        UserError, match=r"^params\.yaml is not the composed default, .*; run `python -m stages\.compose"
+    ):
+        readme.main()
+    assert (project / "README.md").read_text() == before
+
+
+def test_results_that_are_not_up_to_date_are_not_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(*command: str) -> str:
+        return '{"train@lift-mse-1": [{"changed outs": {}}], "prepare": ["always changed"]}'
+
+    monkeypatch.setattr("stages.record.said", stale)
+    before = (project / "README.md").read_text()
+    with pytest.raises(UserError, match=r"not up to date \(train@lift-mse-1\); run `dvc repro`"):
+        readme.main()
+    assert (project / "README.md").read_text() == before

@@ -19,7 +19,7 @@ from stages import audit, record
 from stages.core import provenance, rendering, studies, tables, tables_audit
 from stages.core.claims import judge_all
 from stages.core.errors import UserError
-from stages.core.measures import Claim, Results
+from stages.core.needs import Claim, Results
 from stages.paths import AUDIT, MANIFEST, RESULTS, STUDIES
 
 PIPELINE = {
@@ -178,16 +178,24 @@ def study(root: Path, name: str, *, top1: float, dataset: str = "imagenet", para
     for file in ("params.yaml", "dvc.lock"):
         (folder / file).write_text("")
     (folder / "figures").mkdir()
-    (folder / "results/teacher.json").write_text(json.dumps({"architecture": "cait_s24_224", "top1": 83.456}))
-    (folder / "data.json").write_text(json.dumps({"dataset": dataset}))
+    (folder / "results/teacher.json").write_text(
+        json.dumps({"architecture": "cait_s24_224", "weights": "pretrained", "top1": 83.456})
+    )
+    images = {"classes": 1000, "train": {"images": 1_281_167}, "val": {"images": 50_000}}
+    (folder / "data.json").write_text(json.dumps({"dataset": dataset, **images}))
     machine = {"system": "Linux x86_64", "cpu": "A CPU", "cores": 16, "memory_gib": 128.0}
     gpus = [{"name": "NVIDIA H200", "memory_gib": 139.8}] * 2
     said = {"date": "2026-01-02", "commit": "0" * 40, "versions": {}, "hardware": machine | {"gpus": gpus}}
     (folder / "record.json").write_text(json.dumps(said))
+    run = {"strategy": "widen", "objective": "softkd_mse", "top1": top1, "width": 384, "teacher_width": 384}
+    run |= {"architecture": "deit_tiny_widelast_patch16_224", "model_args": "{}", "teacher_weights": "pretrained"}
+    run |= {"alpha": 0.9, "tau": 1.0, "feature": "mse", "feature_weight": 0.2, "epochs": 300, "epoch_steps": ""}
+    run |= {"global_batch": 2048, "lr": 0.002, "weight_decay": 0.05, "warmup_epochs": 5, "label_smoothing": 0.1}
+    run |= {"clip_grad": "", "repeats": 3, "auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25}
     with (folder / "results/runs.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["strategy", "objective", "top1", "width", "teacher_width", "teacher_weights"])
-        writer.writerow(["widen", "softkd_mse", top1, 384, 384, "pretrained"])
+        writer = csv.DictWriter(file, run)
+        writer.writeheader()
+        writer.writerow(run)
     if parameters:
         cost = json.loads((folder / "results/cost.json").read_text())
         cost["baseline"]["parameters"] = parameters
@@ -244,7 +252,7 @@ def test_a_contradiction_is_never_outvoted():
         tolerance={"absolute": 1},
     )
     runs = {
-        name: Results("digits", {}, [], {"lift": {"parameters": parameters}}, {})
+        name: Results({"dataset": "digits"}, {}, [], {"lift": {"parameters": parameters}}, {})
         for name, parameters in (("current", 10), ("a", 11), ("b", 13), ("c", 10), ("d", 7))
     }
     verdict = judge_all(claim, runs)

@@ -1,6 +1,7 @@
 """Differences between settings: tests and intervals against simulation, and what is made of them."""
 
 import json
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 from scipy import stats
 
 from stages import summarize
-from stages.core import figures_comparison, tables
+from stages.core import figures_comparison, figures_distillation, tables
 from stages.core.arrays import write_npy
 from stages.core.errors import UserError
 from stages.core.statistics import (
@@ -149,15 +150,67 @@ def test_what_is_told_is_what_the_intervals_show():
     assert row["verdict"] == NOT_SHOWN and row["setting"] == "lift-none" and row["minus"] == "baseline-none"
 
 
-def test_captions_give_intervals_and_no_order(root):
-    sizes = {"baseline": 192, "lift_256": 256, "lift": 384}
-    settings = {(strategy, "none"): [75.0 + 0.001 * width, 75.5] for strategy, width in sizes.items()}
-    figure, caption = figures_comparison.width(runs(settings, sizes))
-    assert "192, 256, 384" in caption and "teacher's width, 384" in caption
-    assert [int(tick) for tick in figure.axes[0].get_xticks()] == [192, 256, 384]
-    for module in ("figures_distillation", "figures_comparison"):
-        source = (root / f"stages/core/{module}.py").read_text()
-        assert "best mean" not in source and "idxmax" not in source
+def test_equal_differences_have_no_interval_and_are_counted_apart():
+    settings = {("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 73.0], ("widen", "none"): [71.0, 72.4]}
+    table = differences_table(runs(settings), {})
+    text = told(table)
+    assert "Of 3 differences in top-1, none is shown (0 higher, 0 lower)" in text
+    assert (
+        "for 2 the interval holds zero: no difference shown; for 1 there is no interval: the seeds differ alike" in text
+    )
+    assert table["low"].isna().sum() == 1 and set(table["verdict"]) == {NOT_SHOWN}
+    _, caption = figures_comparison.differences(table)
+    assert "1 without a line: there is no interval." in caption and "Shown:" not in caption
+    assert [row["interval"] for row in tables.differences(table)].count("–") == 1
+    every = told(differences_table(runs({key: settings[key] for key in list(settings)[:2]}), {}))
+    assert "for 0 the interval holds zero: no difference shown; for 1 there is no interval" in every
+    assert "there is no interval" not in told(table[table["low"].notna()])
+
+
+WIDTHS = {"baseline": 192, "lift_256": 256, "lift": 384}
+TEACHER = {"top1": 80.0, "parameters": 1000, "flops": 2000}
+
+
+def texts(top1: dict[str, list[float]]) -> dict[str, str]:
+    """Every caption about trained students, where each strategy reached these values, one a seed."""
+    table = runs({(strategy, "none"): values for strategy, values in top1.items()}, WIDTHS)
+    table = table.assign(relative_feature_error=table["top1"] / 100, parameters=table["width"], flops=table["width"])
+    epochs = pd.concat([table.assign(epoch=epoch, top1=table["top1"] - 5 + epoch) for epoch in range(5)])
+    differences = differences_table(table, {})
+    drawn = {
+        "accuracy": figures_distillation.accuracy(table, TEACHER, differences),
+        "feature_error": figures_distillation.feature_error(table),
+        "curves": figures_distillation.curves(epochs),
+        "cost": figures_distillation.cost(table, TEACHER),
+        "width": figures_comparison.width(table),
+        "differences": figures_comparison.differences(differences),
+    }
+    return {name: caption for name, (_, caption) in drawn.items()}
+
+
+def test_captions_tell_no_order_that_no_interval_shows():
+    values = [[75.0, 75.5], [75.4, 75.1], [75.9, 75.3]]
+    found = [texts(dict(zip(WIDTHS, order, strict=True))) for order in permutations(values)]
+    for name, caption in found[0].items():
+        assert {one[name] for one in found} == {caption}, name  # whichever student reached most, the text is the same
+    assert "teacher's width, 384" in found[0]["width"] and "192, 256, 384" in found[0]["width"]
+
+
+def test_captions_of_ties_tell_nothing_but_the_tie():
+    tied = texts({strategy: [75.0, 75.5] for strategy in WIDTHS})
+    assert "for 3 there is no interval: the seeds differ alike" in tied["accuracy"]
+    assert "The means are 75.25 %" in tied["accuracy"] and "Shown:" not in tied["differences"]
+    table = differences_table(runs({(strategy, "none"): [75.0, 75.5] for strategy in WIDTHS}, WIDTHS), {})
+    rows = tables.differences(table)
+    assert {(row["points"], row["interval"], row["verdict"]) for row in rows} == {("+0.00", "–", NOT_SHOWN)}
+
+
+def test_captions_tell_the_order_that_an_interval_shows():
+    low, high = [70.0, 71.0, 72.0, 73.0], [75.0, 76.1, 77.0, 78.0]
+    up = texts({"baseline": low, "lift": high})["differences"]
+    down = texts({"baseline": high, "lift": low})["differences"]
+    assert "lift-none is higher than baseline-none by" in up and "lower" not in up.partition("Shown:")[2]
+    assert "lift-none is lower than baseline-none by" in down and "higher" not in down.partition("Shown:")[2]
 
 
 def test_predictions_that_are_not_the_runs_are_refused(tmp_path, monkeypatch):

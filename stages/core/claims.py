@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stages.core.errors import UserError
-from stages.core.measures import BACKBONES, MEASURES, NEEDS, Claim, Measured, Results
+from stages.core.measures import BACKBONES, MEASURES, Measured
+from stages.core.names import setting_name
+from stages.core.needs import NEEDS, Claim, Results, unmet
 from stages.core.statistics import NOT_SHOWN
 
 CONFIRMED, CONTRADICTED, NOT_MEASURED = "confirmed", "contradicted", "not measured"
@@ -24,7 +26,8 @@ def expand(families: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[
     """The claims of every family: one per published figure that its pattern reaches, or one per case of its words.
 
     Raises:
-        UserError: a pattern reaches no figure, or a family names an unknown measure, need or bound.
+        UserError: a pattern reaches no figure, `other` more than one, or a family names an unknown measure, need or
+            bound.
     """
     claims: list[Claim] = []
     for family in families:
@@ -36,6 +39,7 @@ def expand(families: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[
             "needs": tuple(needs),
             "tolerance": family.get("tolerance", {}),
             "bounds": family.get("bounds", {}),
+            "paper": paper,
         }
         if "figures" not in family:
             for case, of in family.get("cases", {"": {}}).items():
@@ -49,7 +53,12 @@ def expand(families: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[
             continue
         known = {}
         if "other" in family:
-            known = {"other": family["other"], "value": _figures(family, paper, family["other"])[0][2]}
+            others = _figures(family, paper, family["other"])
+            if len(others) > 1:
+                raise UserError(
+                    f"claims.yaml: {family['id']}: {family['other']} reaches {len(others)} figures, not one"
+                )
+            known = {"other": family["other"], "value": others[0][2]}
         for entry, keys, figure in _figures(family, paper, family["figures"]):
             path = keys[1:]
             claims.append(
@@ -91,7 +100,8 @@ def _reach(
     if not pattern:
         yield entry, keys, node
         return
-    items = dict(enumerate(node)) if isinstance(node, list) else node
+    # The rows of a table are known by strategy and objective, wherever they stand.
+    items = {setting_name(row["strategy"], row["objective"]): row for row in node} if isinstance(node, list) else node
     keys_there = {"*": list(items), "%": [key for key in items if isinstance(key, int)]}
     for key in keys_there.get(pattern[0], [key for key in items if str(key) == pattern[0]]):
         child = items[key]
@@ -120,10 +130,9 @@ def judge(claim: Claim, results: Results) -> dict[str, Any]:
         "source": claim.source,
         "published": claim.figure,
         "expected": expected(claim),
-        "scale": ", ".join(NEEDS[need][0] for need in claim.needs),
+        "scale": ", ".join(NEEDS[need].words for need in claim.needs),
     }
-    reasons = (NEEDS[need][1](results) for need in claim.needs)
-    measured = next((reason for reason in reasons if reason), None) or MEASURES[claim.measure](claim, results)
+    measured = unmet(claim, "of_results", results) or MEASURES[claim.measure](claim, results)
     if isinstance(measured, str):
         nothing = {"measured": None, "interval": None, "tolerance": 0.0, "verdict": NOT_MEASURED}
         return {**verdict, **nothing, "reason": measured, "evidence": None}

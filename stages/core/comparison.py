@@ -1,5 +1,6 @@
 """Runs side by side: strategies and objectives over seeds."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -11,10 +12,25 @@ RUN_COLUMNS = (
     "objective",
     "seed",
     "architecture",
+    "model_args",
     "width",
     "teacher_width",
     "teacher_weights",
+    "alpha",
+    "tau",
+    "feature",
+    "feature_weight",
     "epochs",
+    "epoch_steps",
+    "global_batch",
+    "lr",
+    "weight_decay",
+    "warmup_epochs",
+    "label_smoothing",
+    "clip_grad",
+    "repeats",
+    "auto_augment",
+    "random_erasing",
     "top1",
     "top5",
     "loss",
@@ -25,8 +41,12 @@ RUN_COLUMNS = (
 
 
 def runs_table(metrics: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per run, from the runs' metrics.json; what differs from machine to machine (speed) stays there."""
-    return pd.DataFrame(metrics, columns=list(RUN_COLUMNS))
+    """One row per run, from the runs' metrics.json; what differs from machine to machine (speed) stays there.
+
+    The arguments of the student are JSON, in one cell. A student wider than its teacher has no feature error.
+    """
+    rows = [{**one, "model_args": json.dumps(one["model_args"], sort_keys=True)} for one in metrics]
+    return pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype({"relative_feature_error": float})
 
 
 def comparison_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -46,8 +66,8 @@ def comparison_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def nested_means(runs: pd.DataFrame, measure: str, digits: int) -> dict[str, dict[str, float]]:
-    """Means over seeds as {strategy: {objective: value}}, rounded."""
-    means = runs.groupby(["strategy", "objective"], sort=False)[measure].mean()
+    """Means over seeds as {strategy: {objective: value}}, rounded; a setting without a value is left out."""
+    means = runs.groupby(["strategy", "objective"], sort=False)[measure].mean().dropna()
     nested: dict[str, dict[str, float]] = {}
     for key, value in means.items():
         strategy, objective = cast(tuple[str, str], key)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from stages.core.names import BASELINE, setting_name
 from stages.core.statistics import NOT_SHOWN, told
 from stages.core.style import GREY, LINES, PALETTE, look, new_figure
 
@@ -48,7 +49,7 @@ def differences(rows: pd.DataFrame) -> tuple[Figure, str]:
     caption += f" Shown: {held} points." if held else ""
     empty = int(rows["low"].isna().sum())
     if empty:
-        caption += f" {empty} without a line: all seeds differ by the same, which gives no interval."
+        caption += f" {empty} without a line: there is no interval."
     if widest > WIDEST:
         caption += f" Intervals are cut at ±{WIDEST:.0f} points."
     return figure, caption
@@ -67,7 +68,7 @@ def width(runs: pd.DataFrame) -> tuple[Figure, str]:
     Args:
         runs: runs.csv.
     """
-    chosen = runs[runs["strategy"].str.startswith("lift") | (runs["strategy"] == "baseline")]
+    chosen = runs[runs["strategy"].str.startswith("lift") | (runs["strategy"] == BASELINE)]
     several = chosen["seed"].nunique() > 1
     figure = new_figure(7.4, 3.8)
     panel = figure.subplots()
@@ -129,7 +130,10 @@ def sep_backbones(curves: pd.DataFrame, sep: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _pair(row: Mapping[Any, Any]) -> tuple[str, str]:
-    return f"{row['strategy']}-{row['objective']}", f"{row['against_strategy']}-{row['against_objective']}"
+    return (
+        setting_name(row["strategy"], row["objective"]),
+        setting_name(row["against_strategy"], row["against_objective"]),
+    )
 
 
 def _shown(row: Mapping[Any, Any]) -> str:

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stages.core.figures_distillation import by_objective
+from stages.core.names import TEACHER
 from stages.core.style import GREY, looks, new_figure
 from stages.core.tables import threshold
 
-TEACHER = "teacher"  # the row of encoding.csv that is no run
 LOWEST = 1e-8  # no error of float32 features is known more finely
 
 

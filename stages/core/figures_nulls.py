@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from stages.core.participation import BASES, ORDERS
 from stages.core.style import GREY, look, new_figure
 
 KINDS = {
@@ -17,8 +18,8 @@ KINDS = {
     "shared": "an image and the shared basis",
     "random": "two random subspaces",
 }
-BASES = {"channels": "over the channels", "pca": "over the PCA directions of the dataset"}
-ORDERS = {"leading": "first directions of the shared basis", "fewest": "fewest directions, chosen for each token"}
+BASES_TOLD = {"channels": "over the channels", "pca": "over the PCA directions of the dataset"}
+ORDERS_TOLD = {"leading": "first directions of the shared basis", "fewest": "fewest directions, chosen for each token"}
 
 
 def sep_gap(curves: pd.DataFrame, metrics: Mapping[str, Any], backbone: str) -> tuple[Figure, str]:
@@ -91,8 +92,8 @@ def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Fig
     for position, basis in enumerate(BASES):
         rows = percentiles[(percentiles["backbone"] == pca["backbone"]) & (percentiles["basis"] == basis)]
         color = look(3 * position).color
-        left.plot(rows["observed"], rows["percentile"], color=color, label=f"{BASES[basis]}, observed")
-        left.plot(rows["gaussian"], rows["percentile"], color=color, ls="--", label=f"{BASES[basis]}, Gaussian")
+        left.plot(rows["observed"], rows["percentile"], color=color, label=f"{BASES_TOLD[basis]}, observed")
+        left.plot(rows["gaussian"], rows["percentile"], color=color, ls="--", label=f"{BASES_TOLD[basis]}, Gaussian")
     left.axvline(white, color=GREY, ls=":", label=f"white noise in any basis: (D + 2)/3 = {white:.3g}")
     left.set(xlabel="participation ratio of a token, coordinates", ylabel="tokens at or below, %", ylim=(0, 100))
     left.set_xlim(left=0)
@@ -114,7 +115,7 @@ def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Fig
                 color=drawn.color,
                 markerfacecolor=face or drawn.color,
                 lw=1.2,
-                label=f"{ORDERS[order]}, {'observed' if name == 'observed' else 'Gaussian'}",
+                label=f"{ORDERS_TOLD[order]}, {'observed' if name == 'observed' else 'Gaussian'}",
             )
     right.set_xticks(list(places), [f"{threshold} %" for threshold in pca["thresholds"]])
     right.set(xlabel="share of the token's energy", ylabel="directions (mean, 5–95 % of tokens)")
@@ -125,8 +126,8 @@ def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Fig
     figure.suptitle(f"{_name(pca)}: how far a single token spreads, last block")
     ratios, top = pca["participation_ratio"], str(max(pca["thresholds"]))
     both = "; ".join(
-        f"{text} {ratios[basis]['observed']['mean']:.1f} (Gaussian {ratios[basis]['gaussian']['mean']:.1f})"
-        for basis, text in BASES.items()
+        f"{BASES_TOLD[basis]} {of['observed']['mean']:.1f} (Gaussian {of['gaussian']['mean']:.1f})"
+        for basis, of in ((basis, ratios[basis]) for basis in BASES)
     )
     needed = pca["token_dims"]
     caption = (

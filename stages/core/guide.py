@@ -23,8 +23,8 @@ from stages.core import models
 from stages.core.energy import dims
 from stages.core.errors import UserError, run
 from stages.core.students import lift, widen
+from stages.paths import RESULTS
 
-RESULTS = Path("reports/results")
 LEVELS = (80, 90, 95, 99)
 STUDENT = "deit_tiny_patch16_224"
 HEADER = ("energy %", "width", "per image", "Lift", "parameters", "GFLOPs", "WideLast", "parameters", "GFLOPs")

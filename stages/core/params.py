@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from stages.core.errors import UserError
 from stages.core.files import read_yaml
+from stages.core.names import TEACHER
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -70,7 +71,6 @@ Policy = Annotated[str, AfterValidator(_policy)]
 Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 
-TEACHER = "teacher"  # among the backbones
 # Architectures whose last map is as wide as embed_dim says, with a token for each patch: no hierarchy, no convolutions.
 ISOTROPIC = r"cait_|(vit|deit3?)_\w*patch\d"
 

@@ -13,12 +13,12 @@ import pandas as pd
 from scipy import stats
 
 from stages.core.errors import UserError
+from stages.core.names import BASELINE, LABELS_ALONE, setting_name
 
 LEVEL = 0.95  # of all intervals together
 HIGHER, LOWER, NOT_SHOWN = "higher", "lower", "no difference shown"
 PAIRED_T, MCNEMAR = "paired t", "McNemar"
-REFERENCE = "none"  # the objective without a teacher
-PLAIN = ("baseline", REFERENCE)  # the plain student
+PLAIN = (BASELINE, LABELS_ALONE)  # the plain student
 
 DIFFERENCE_COLUMNS = (
     "strategy",
@@ -114,7 +114,7 @@ def family(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
     strategies, objectives = (list(dict.fromkeys(values)) for values in zip(*settings, strict=True))
     strategies.sort(key=lambda name: name != PLAIN[0])  # the baseline is what others are compared with
     pairs = [((b, one), (a, one)) for one in objectives for a, b in combinations(strategies, 2)]
-    pairs += [((one, objective), (one, REFERENCE)) for one in strategies for objective in objectives]
+    pairs += [((one, objective), (one, LABELS_ALONE)) for one in strategies for objective in objectives]
     pairs += [(setting, PLAIN) for setting in settings]
     there = set(settings)
     return [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1] and there.issuperset(pair)]
@@ -141,8 +141,9 @@ def differences_table(runs: pd.DataFrame, right: Mapping[str, np.ndarray]) -> pd
     table = []
     for first, second in pairs:
         one, other = groups[first], groups[second]
+        named = f"{setting_name(*first)} and {setting_name(*second)}"
         if list(one["seed"]) != list(other["seed"]):
-            raise UserError(f"{'-'.join(first)} and {'-'.join(second)} have other seeds; run `dvc repro train`")
+            raise UserError(f"{named} have other seeds; run `dvc repro train`")
         if len(one) > 1:
             method = PAIRED_T
             found = paired_t(one["top1"].to_numpy() - other["top1"].to_numpy(), level)
@@ -150,9 +151,7 @@ def differences_table(runs: pd.DataFrame, right: Mapping[str, np.ndarray]) -> pd
             method = MCNEMAR
             a, b = (right[str(rows["run"].iloc[0])] for rows in (one, other))
             if len(a) != len(b):
-                raise UserError(
-                    f"{'-'.join(first)} and {'-'.join(second)} were validated on other images; run `dvc repro train`"
-                )
+                raise UserError(f"{named} were validated on other images; run `dvc repro train`")
             found = mcnemar(int((a & ~b).sum()), int((b & ~a).sum()), len(a), level)
         table.append(
             {
@@ -183,16 +182,17 @@ def told(differences: pd.DataFrame) -> str:
     if differences.empty:
         return "One setting was trained, and there is nothing to compare it with."
     counts = differences["verdict"].value_counts()
-    shown = len(differences) - counts.get(NOT_SHOWN, 0)
+    shown, without = len(differences) - counts.get(NOT_SHOWN, 0), int(differences["low"].isna().sum())
+    holding = counts.get(NOT_SHOWN, 0) - without
     seeds, method = differences[["seeds", "method"]].iloc[0]
     how = (
         f"paired t over {seeds} seeds" if method == PAIRED_T else "one run a setting, paired over the validation images"
     )
     text = (
         f"Of {len(differences)} differences in top-1, {shown or 'none'} {'are' if shown > 1 else 'is'} shown "
-        f"({counts.get(HIGHER, 0)} {HIGHER}, {counts.get(LOWER, 0)} {LOWER}); for {counts.get(NOT_SHOWN, 0)} the "
-        f"interval holds zero: {NOT_SHOWN} ({how}; {100 * LEVEL:g} % intervals, adjusted for {len(differences)} "
-        "comparisons)."
+        f"({counts.get(HIGHER, 0)} {HIGHER}, {counts.get(LOWER, 0)} {LOWER}); for {holding} the interval holds zero: "
+        f"{NOT_SHOWN}{f'; for {without} there is no interval: the seeds differ alike' if without else ''} "
+        f"({how}; {100 * LEVEL:g} % intervals, adjusted for {len(differences)} comparisons)."
     )
     if method == PAIRED_T and seeds == 2:
         text += " Two seeds leave one degree of freedom, and intervals so wide that they can show next to nothing."

@@ -8,10 +8,8 @@ import pandas as pd
 
 from stages.core.energy import dims
 from stages.core.files import read_json
+from stages.core.names import SMALL, TEACHER, setting_name
 from stages.core.studies import Study
-
-TEACHER = "teacher"  # of floor.csv and encoding.csv, the row that is no run
-SMALL = "digits"  # the embedded dataset, on which every student comes close to the ceiling
 
 
 def setting(data: Mapping[str, Any], runs: pd.DataFrame, teacher: Mapping[str, Any]) -> str:
@@ -46,8 +44,15 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"strategy": rows["strategy"], "objective": rows["objective"], "seeds": rows["seeds"]})
     for key, name, digits in (("top1", "top-1, %", 2), ("feature_error", "feature error", 3)):
         pairs = zip(rows[f"{key}_mean"], rows[f"{key}_std"], strict=True)
-        table[name] = ["–" if pd.isna(mean) else _with_std(mean, std, digits) for mean, std in pairs]
+        table[name] = [with_std(mean, std, digits) for mean, std in pairs]
     return table
+
+
+def with_std(mean: float, std: float, digits: int) -> str:
+    """A mean ± its standard deviation; without one (a single seed) the mean alone, and a dash for what is unknown."""
+    if pd.isna(mean):
+        return "–"
+    return f"{mean:.{digits}f}" if pd.isna(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
 def with_published(rows: pd.DataFrame, paper: Mapping[str, Any]) -> pd.DataFrame:
@@ -113,8 +118,8 @@ def differences(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """differences.csv in words: what was compared, the difference with its interval, and what that shows."""
     return [
         {
-            "setting": f"{row['strategy']}-{row['objective']}",
-            "minus": f"{row['against_strategy']}-{row['against_objective']}",
+            "setting": setting_name(row["strategy"], row["objective"]),
+            "minus": setting_name(row["against_strategy"], row["against_objective"]),
             "points": f"{row['difference']:+.2f}",
             "interval": "–" if pd.isna(row["low"]) else f"{row['low']:+.2f} to {row['high']:+.2f}",
             "p, not adjusted": row["p"],
@@ -229,7 +234,7 @@ def spectral_against_mse(rows: pd.DataFrame, comparisons: Mapping[str, pd.DataFr
                 known = (strategy, objective) in top1.index
                 reached = top1.loc[(strategy, objective)] if known else None
                 row[f"top-1 with {objective}, %"] = (
-                    _with_std(reached["top1_mean"], reached["top1_std"], 2) if reached is not None else None
+                    with_std(reached["top1_mean"], reached["top1_std"], 2) if reached is not None else None
                 )
             found.append(row)
     return pd.DataFrame(found)
@@ -262,7 +267,7 @@ def studies_top1(comparisons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for study, table in comparisons.items():
         for row in table.itertuples():
-            reached = _with_std(float(row.top1_mean), float(row.top1_std), 2)  # type: ignore[arg-type]
+            reached = with_std(float(row.top1_mean), float(row.top1_std), 2)  # type: ignore[arg-type]
             rows.setdefault((study, str(row.strategy)), {})[str(row.objective)] = reached
     return pd.DataFrame(
         [{"study": study, "strategy": strategy, **reached} for (study, strategy), reached in rows.items()]
@@ -281,7 +286,3 @@ def _dims_columns(rows: pd.DataFrame) -> list[str]:
 
 def _is_model(of: Mapping[str, Any], row: Any) -> bool:
     return (of["timm"], of["D"], of.get("img_size", 224)) == (row.timm, row.D, row.img_size)
-
-
-def _with_std(mean: float, std: float, digits: int) -> str:
-    return f"{mean:.{digits}f}" if pd.isna(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"

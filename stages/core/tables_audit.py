@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from stages.core.claims import CONTRADICTED, NOT_MEASURED
 from stages.core.notebooks import Link
 
 ROOT = "../.."  # of the project, from a page or an executed notebook
@@ -34,6 +35,11 @@ def register(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def contradicted(audit: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The claims of audit.json that something measured contradicts."""
+    return [claim for claim in audit["claims"] if claim["verdict"] == CONTRADICTED]
+
+
 def by_family(audit: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     """The claims of audit.json by the first part of their id."""
     families: dict[str, list[Mapping[str, Any]]] = {}
@@ -46,7 +52,7 @@ def families(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each family of claims: how many, their verdicts, and the reason most given where nothing was measured."""
     rows = []
     for name, claims in by_family(audit).items():
-        reasons = Counter(claim["reason"] for claim in claims if claim["verdict"] == "not measured")
+        reasons = Counter(claim["reason"] for claim in claims if claim["verdict"] == NOT_MEASURED)
         counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in audit["counts"]}
         rows.append({"family": name, "claims": len(claims), **counts})
         rows[-1]["reason most given"] = reasons.most_common(1)[0][0] if reasons else None
