@@ -7,7 +7,7 @@ import timm
 import yaml
 
 from stages.compose import composed
-from stages.core import models, params
+from stages.core import models, params, schema
 from stages.core.errors import UserError
 
 GIVEN = yaml.safe_load((Path(__file__).resolve().parent.parent / "params.yaml").read_text())
@@ -393,7 +393,7 @@ def test_widening_is_refused_where_timm_would(heads):
         for blocks in (1, 2, 3, 4):
             arguments = own | {"widen_width": width, "widen_blocks": blocks} | ({"widen_heads": heads} if heads else {})
             made = outcome(partial(timm.create_model, "deit_tiny_widelast_patch16_224", **arguments))
-            assert outcome(partial(params.ModelArgs, **arguments)) == made, arguments
+            assert outcome(partial(schema.ModelArgs, **arguments)) == made, arguments
             found[made] += 1
     assert min(found.values()) > 3
 
