@@ -58,20 +58,24 @@ class Harness:
         """Kills that met a running process group."""
         return sum(counts.total() for counts in self.kills.values())
 
-    def kill(self, stage: str, *, sent: signal.Signals | None = None, saving: bool = False) -> None:
+    def kill(
+        self, stage: str, sent: signal.Signals | None = None, *, at: float | None = None, saving: bool = False
+    ) -> None:
         """Start `dvc repro` and kill its process group at a random moment of a stage, or while a checkpoint is saved.
 
+        `at` is the moment as a share of the stage's usual time, or the one from which on a checkpoint is waited for.
         A stage's time ends when DVC has saved its outputs and written dvc.lock. Where an earlier kill came after that,
         the moment is one of the next stage that runs.
         """
         command = self.project.start(*self.repro)
         stages = list(self.project.span_s)
         due = stages[stages.index(stage) :]
-        if not saving and self.random.random() < EARLY:
+        if at is None and not saving and self.random.random() < EARLY:
             command.sleep(self.random.uniform(0.0, 1.0))
         elif command.wait(lambda: command.stage() in due):
             span_s = self.project.span_s[command.stage()]
-            command.sleep(self.random.uniform(0.0, 0.5 if saving else 1.0) * span_s)
+            share = self.random.uniform(0.0, 0.5 if saving else 1.0) if at is None else at
+            command.sleep(share * span_s)
             if saving:
                 command.wait(lambda: self._frozen_while_saving(command), span_s)
         if not command.running():
@@ -138,23 +142,19 @@ class Harness:
 
     def fill_the_disk(self, stage: str) -> str:
         """What a stage says when no file may have more than half of the bytes of its largest output."""
-        outputs = [path for top in self.project.outputs(stage) for path in [top, *top.rglob("*")] if path.is_file()]
-        limit = max(path.stat().st_size for path in outputs) // 2
-        self.project.forget(stage)
         command = self.project.start(*self.repro, WORKERS="0")  # whose shared memory counts as files
         assert command.wait(lambda: command.stage() == stage), command.said
-        command.limit_files(limit)
+        command.limit_files(self.project.largest[stage] // 2)
         assert command.finish() != 0, command.said
         assert "Traceback" not in command.said, command.said
         assert not self.project.half_written(), self.project.half_written()
         assert not self.project.temporaries(), self.project.temporaries()
         return command.line(FULL)
 
-    def two_repros(self) -> str:
-        """What the second of two `dvc repro` says, while the first trains; the first ends well."""
-        self.project.forget(TRAIN)
+    def two_repros(self, stage: str) -> str:
+        """What a second `dvc repro` says while a first runs a stage that is due; the first ends well."""
         first = self.project.start(*self.repro)
-        assert first.wait(lambda: first.stage() == TRAIN), first.said
+        assert first.wait(lambda: first.stage() == stage), first.said
         second = self.project.start(*self.repro)
         assert second.finish() != 0, second.said
         assert first.finish() == 0, first.said
@@ -163,7 +163,6 @@ class Harness:
 
     def two_trainings(self) -> str:
         """What the second of two processes that train the same run says; the first ends well."""
-        self.project.forget(TRAIN)
         _, strategy, objective, seed = TRAIN.replace("@", "-").split("-")
         words = (sys.executable, "-m", "stages.train", "--strategy", strategy, "--objective", objective, "--seed", seed)
         both = [self.project.start(*words) for _ in range(2)]
@@ -173,9 +172,7 @@ class Harness:
         return both[statuses.index(1)].line("error: ")
 
     def two_runs(self) -> list[str]:
-        """How two `dvc repro` of different runs end that are started at once; then all is made by `dvc repro`."""
-        for stage in (TRAIN, OTHER):
-            self.project.forget(stage)
+        """How two `dvc repro` of different runs end that are started at once; then `dvc repro` makes the rest."""
         both = [self.project.start("dvc", "repro", stage) for stage in (TRAIN, OTHER)]
         said = [
             "finished" if command.finish() == 0 else command.line("ERROR: ").replace(str(self.project.folder), "")
@@ -211,11 +208,10 @@ def watch(harness: Harness, kills: int) -> dict[str, Any]:
             if stage == OTHER or harness.total >= kills:
                 continue
             harness.project.forget(stage)
+            if stage not in full:
+                full[stage] = harness.fill_the_disk(stage).replace(f"{harness.project.folder}/", "")
             for saving in [True] * 4 * (stage in TRAINING) + [False] * 3:
                 harness.kill(stage, saving=saving)
-            if stage not in full:
-                harness.recover()
-                full[stage] = harness.fill_the_disk(stage).partition("error: ")[2]
             harness.recover()
             print(
                 f"{harness.total} kills, {harness.saving} in the saving of a checkpoint, the last of {stage}",
@@ -239,11 +235,13 @@ def main() -> None:
         harness = Harness(project, asked.seed)
         print("reference:", {stage: round(seconds, 1) for stage, seconds in project.span_s.items()}, flush=True)
         full = watch(harness, asked.kills)
-        at_once = {
-            "two dvc repro": harness.two_repros(),
-            "two trainings of one run": harness.two_trainings(),
-            "two dvc repro of different runs": harness.two_runs(),
-        }
+        project.forget(TRAIN)
+        at_once = {"two dvc repro": harness.two_repros(TRAIN)}
+        project.forget(TRAIN)
+        at_once["two trainings of one run"] = harness.two_trainings()
+        project.forget(TRAIN)
+        project.forget(OTHER)
+        at_once["two dvc repro of different runs"] = ", ".join(harness.two_runs())
         harness.change_parameters()
         record = {
             "kills": harness.total,
