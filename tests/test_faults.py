@@ -17,10 +17,9 @@ def test_nothing_is_lost_by_a_full_disk_kills_and_a_second_command(tmp_path):
     project.copy()
     project.refer(TRAIN)
     harness = Harness(project, 0, TRAIN)
-    project.forget("prepare")
     project.forget(TRAIN)
 
-    harness.kill("prepare", signal.SIGINT, at=0.5)
+    harness.kill(TRAIN, signal.SIGINT, at=0.2)
     said = harness.fill_the_disk(TRAIN)
     assert said.startswith("error: no space left on the disk for ") and said.endswith("give the command again")
     harness.kill(TRAIN, signal.SIGKILL, at=0.0, saving=True)

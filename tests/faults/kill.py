@@ -251,6 +251,7 @@ def main() -> None:
             "stopped_with_a_checkpoint_first": harness.stopped,
             "recoveries_equal_to_the_reference": harness.compared,
             "needed_beyond_dvc_repro": dict(harness.needed),
+            "left_elsewhere": project.left_elsewhere(),
             "full_disk": full,
             "two_at_once": at_once,
             "checkpoint_of_other_parameters": "not used",

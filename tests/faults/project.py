@@ -241,6 +241,10 @@ class Project:
         tops = [self.folder / name for name in ("artifacts", "reports", ".ckpt")]
         return [path for top in tops for path in top.rglob(".*.tmp")]
 
+    def left_elsewhere(self) -> dict[str, int]:
+        """How much killed processes have left that is not this project's: DVC's temporary files, and the system's."""
+        return {"in .dvc": len([*self.folder.glob(".dvc/**/.*.tmp")]), "in TMPDIR": len([*self.temporary.iterdir()])}
+
     def strange_checkpoints(self) -> list[Path]:
         """What is among the checkpoints and should not be: more than one folder of a run, or more files in it."""
         folders = sorted(path for path in self.folder.glob(".ckpt/*") if path.is_dir())
