@@ -123,7 +123,7 @@ class Harness:
 
     def recover(self) -> None:
         """Give `dvc repro` once more, and compare everything with the reference."""
-        for _ in range(2):
+        for _ in range(1 + len(REMEDIES)):
             command = self.project.start(*self.repro)
             if command.finish() == 0:
                 break

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,9 @@ class Command:
         return bool(self.children())
 
     def send(self, sent: signal.Signals) -> None:
-        """Send a signal to the whole process group."""
-        os.killpg(self.process.pid, sent)
+        """Send a signal to the whole process group, if any of it is left."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, sent)
 
     def limit_files(self, limit: int) -> None:
         """Until the command ends, refuse what its stages write beyond `limit` bytes of a file: a quota on writes."""
