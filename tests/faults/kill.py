@@ -107,7 +107,7 @@ class Harness:
         self.moments["a stage computes" if command.computing() else "DVC looks, saves or records"] += 1
 
     def _ended(self, command: Command, stage: str) -> None:
-        """A command that ended before it was killed: the stage was complete already, or DVC's files are damaged."""
+        """A command that ended before it was killed: all was complete already, or DVC's own files are damaged."""
         if command.finish() == 0:
             self.project.forget(stage)
         else:
