@@ -33,9 +33,10 @@ TRAIN, OTHER = "train@lift-mse-0", "train@lift-none-0"
 TRAINING = ("teach", TRAIN)
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EARLY = 0.1  # share of the kills before the stage starts, while DVC looks for what to do
-REMEDIES = {  # what DVC says of its own files when it was killed while it wrote them, and what helps
+REMEDIES = {  # what DVC says when it was killed while it wrote its own files or git's index, and what helps
     r"dvc\.lock' (is invalid|validation failed)": ("git", "restore", "dvc.lock"),
     r"Unable to read RWLock-file": ("rm", ".dvc/tmp/rwlock"),
+    r"index\.lock'": ("rm", ".git/index.lock"),
 }
 FULL = "error: no space left on the disk for "
 STOPPED = "stopped by SIGTERM; the same command goes on from step"
