@@ -7,7 +7,7 @@ from stages.core.errors import UserError, run
 from stages.core.files import read_json, write_text
 from stages.core.notebooks import read_table
 from stages.core.statistics import told
-from stages.core.tables import with_std
+from stages.core.tables import comparison, premise
 from stages.paths import AUDIT, RESULTS
 from stages.record import check_finished
 
@@ -17,14 +17,13 @@ BEGIN, END = "<!-- results: python -m stages.readme -->\n", "<!-- end of results
 
 def results_table() -> str:
     """The comparison of strategies and objectives, and the audit's counts, as Markdown."""
-    rows = ["| strategy | objective | top-1 (%) | relative feature error | seeds |", "|---|---|---|---|---|"]
-    for row in read_table(RESULTS / "comparison.csv").to_dict("records"):
-        top1 = with_std(row["top1_mean"], row["top1_std"], 2)
-        error = with_std(row["feature_error_mean"], row["feature_error_std"], 3)
-        rows.append(f"| {row['strategy']} | {row['objective']} | {top1} | {error} | {row['seeds']} |")
+    table = comparison(read_table(RESULTS / "comparison.csv"))
+    lines = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
+    rows = [f"| {' | '.join(map(str, line))} |" for line in lines]
     teacher, counts = read_json(RESULTS / "teacher.json"), read_json(AUDIT)["counts"]
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     rows += ["", f"Mean ± sample standard deviation over seeds; the teacher reaches {teacher['top1']:.2f} %. "]
+    rows[-1] += f"{premise(read_table(RESULTS / 'floor.csv'), read_table(RESULTS / 'encoding.csv'))} "
     rows[-1] += f"{told(read_table(RESULTS / 'differences.csv'))} Published claims: {verdicts}."
     return "\n".join(rows) + "\n"
 

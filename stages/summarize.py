@@ -210,7 +210,7 @@ def main() -> None:
     encoding = pd.DataFrame(read_json(ENCODE / "metrics.json")["runs"]).astype({"seed": "Int64"})
     tables = {
         "runs": runs,
-        "comparison": comparison_table(runs),
+        "comparison": comparison_table(runs, encoding),
         "differences": differences_table(runs, right_predictions(runs)),
         "curves": curves[head + [column for column in curves if column not in head]],
         "backbones": backbones_table(analyses),
@@ -235,7 +235,7 @@ def main() -> None:
     headline = {
         "weights": {"teacher": teacher["weights"], shown: analyses["svd"][shown]["weights"]},
         "top1": {"teacher": round(teacher["top1"], 2), **nested_means(runs, "top1", 2)},
-        "feature_error": nested_means(runs, "relative_feature_error", 3),
+        "probe_error": nested_means(encoding[encoding["run"] != TEACHER], "probe_error", 3),
         "dims_p99": {name: {shown: analyses[name][shown]["dims_p99"].get("95")} for name in ("svd", "pca")},
     }
     write_json(REPORTS / "metrics.json", headline)

@@ -103,7 +103,7 @@ def test_every_stage_runs_without_a_network_and_reruns_only_for_cause(clone: Pat
     run(clone, "dvc", "repro", **cut_off)
     metrics = json.loads((clone / "reports/metrics.json").read_text())
     assert set(metrics["top1"]) == {"teacher", "baseline", "lift", "widen"}
-    assert set(metrics["feature_error"]["widen"]) == {"none", "mse"}
+    assert set(metrics["probe_error"]["widen"]) == {"none", "mse"}
     audit = json.loads((clone / "reports/audit.json").read_text())
     contradicted = [claim["id"] for claim in audit["claims"] if claim["verdict"] == "contradicted"]
     assert contradicted == ["cost_params/widen/params", "consistent_parameters/widen/params"]

@@ -25,11 +25,12 @@ def test_one_seed_has_no_deviation_and_a_wider_student_no_error(
     runs = read_table(root / readme.RESULTS / "runs.csv")
     runs = runs[(runs["objective"] == "none") & (runs["seed"] == 0) & (runs["strategy"] == "lift")]
     runs = runs.assign(top1=75.25, relative_feature_error=float("nan"))
-    comparison_table(runs).to_csv(tmp_path / "results/comparison.csv", index=False)
+    encoding = read_table(root / readme.RESULTS / "encoding.csv").assign(probe_error=0.125)
+    comparison_table(runs, encoding).to_csv(tmp_path / "results/comparison.csv", index=False)
     differences_table(runs, {}).to_csv(tmp_path / "results/differences.csv", index=False)
     monkeypatch.setattr(readme, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(readme, "AUDIT", root / readme.AUDIT)
-    assert "\n| lift | none | 75.25 | – | 1 |\n" in readme.results_table()
+    assert "\n| lift | none | 1 | 75.25 | 0.125 | – |\n" in readme.results_table()
 
 
 @pytest.fixture

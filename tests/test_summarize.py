@@ -4,6 +4,7 @@ import itertools
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from stages import summarize
@@ -47,6 +48,8 @@ def test_a_student_wider_than_its_teacher_has_an_accuracy_and_no_error(others):
     assert nested_means(runs, "top1", 2)["lift_448"] == {"none": 75.0}
     assert "lift_448" not in nested_means(runs, "relative_feature_error", 3)
     json.dumps(nested_means(runs, "relative_feature_error", 3), allow_nan=False)
-    row = comparison_table(runs).iloc[0]
+    encoding = pd.DataFrame({"run": runs["run"], "probe_error": 0.25})
+    row = comparison_table(runs, encoding).iloc[0]
+    assert row["probe_error_mean"] == 0.25
     assert row["top1_mean"] == 75.0 and np.isnan(row["feature_error_mean"])
     assert json.loads(runs["model_args"].iloc[0]) == {"img_size": 224, "lift_width": 448}

@@ -49,17 +49,25 @@ def runs_table(metrics: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype({"relative_feature_error": float})
 
 
-def comparison_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Top-1 (percent) and relative feature error per strategy and objective.
+def comparison_table(runs: pd.DataFrame, encoding: pd.DataFrame) -> pd.DataFrame:
+    """Top-1 (percent), the best linear projector's error and the relative feature error per strategy and objective.
 
-    Mean and sample standard deviation over seeds (empty for one seed), in the order of `runs`. The error of a student
-    narrower than its teacher is against a pooled target, and not to be compared with that of a wider one.
+    Mean and sample standard deviation over seeds (empty for one seed), in the order of `runs`. The projector's error
+    compares all strategies. The feature error of a student narrower than its teacher is against a pooled target, and
+    not to be compared with that of a wider one.
+
+    Args:
+        runs: runs.csv.
+        encoding: encoding.csv.
     """
-    groups = runs.groupby(["strategy", "objective"], sort=False)
+    measured = runs.merge(encoding[["run", "probe_error"]], on="run", how="left", validate="one_to_one")
+    groups = measured.groupby(["strategy", "objective"], sort=False)
     return groups.agg(
         seeds=("seed", "size"),
         top1_mean=("top1", "mean"),
         top1_std=("top1", "std"),
+        probe_error_mean=("probe_error", "mean"),
+        probe_error_std=("probe_error", "std"),
         feature_error_mean=("relative_feature_error", "mean"),
         feature_error_std=("relative_feature_error", "std"),
     ).reset_index()

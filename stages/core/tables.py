@@ -11,6 +11,12 @@ from stages.core.files import read_json
 from stages.core.names import SMALL, TEACHER, setting_name
 from stages.core.studies import Study
 
+COMPARED = (
+    ("top1", "top-1, %", 2),
+    ("probe_error", "best projector's error", 3),
+    ("feature_error", "feature error", 3),
+)
+
 
 def setting(data: Mapping[str, Any], runs: pd.DataFrame, teacher: Mapping[str, Any]) -> str:
     """A paragraph on data, teacher and runs, with a warning where accuracy cannot rank strategies.
@@ -42,7 +48,7 @@ def setting(data: Mapping[str, Any], runs: pd.DataFrame, teacher: Mapping[str, A
 def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     """comparison.csv with headings that name units, rounded for reading."""
     table = pd.DataFrame({"strategy": rows["strategy"], "objective": rows["objective"], "seeds": rows["seeds"]})
-    for key, name, digits in (("top1", "top-1, %", 2), ("feature_error", "feature error", 3)):
+    for key, name, digits in COMPARED:
         pairs = zip(rows[f"{key}_mean"], rows[f"{key}_std"], strict=True)
         table[name] = [with_std(mean, std, digits) for mean, std in pairs]
     return table
