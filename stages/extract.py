@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stages import arguments
-from stages.core import backbones, distributed, features, machine, models, params
+from stages.core import backbones, distributed, features, machine, models, params, schema
 from stages.core.errors import run
 from stages.core.files import atomic_folder, sha256
 from stages.core.loaders import evaluation_batches
@@ -19,7 +19,7 @@ BATCH, CPU_BATCH = 64, 4  # images at a time; a CPU is fastest while attention's
 SEED = 0  # of random weights
 
 
-def load(backbone: str, analysis: params.Analysis) -> tuple[nn.Module, dict[str, Any]]:
+def load(backbone: str, analysis: schema.Analysis) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a backbone's name, and what it is."""
     if backbone == TEACHER:
         weights = {"sha256": sha256(TEACH / "model.safetensors")}

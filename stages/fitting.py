@@ -17,9 +17,9 @@ from stages.core.evaluation import evaluate, evaluate_against_teacher
 from stages.core.files import atomic_folder, write_csv, write_json
 from stages.core.loaders import EpochSampler, TrainingBatches, evaluation_batches
 from stages.core.objectives import create_task
-from stages.core.params import Dataset, Objective, Recipe
 from stages.core.resident import Augmentation, ResidentBatches
 from stages.core.resume import CheckpointFolder, termination_noted
+from stages.core.schema import Dataset, Objective, Recipe
 from stages.core.skipping import SkippingImages
 from stages.core.training import PRECISIONS, fit
 from stages.images import image_list

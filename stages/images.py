@@ -7,8 +7,8 @@ from stages.core.errors import UserError
 from stages.core.files import read_json
 from stages.core.hub import Hub, missing_extra
 from stages.core.machine import data_root, listings
-from stages.core.params import HUB, Dataset
 from stages.core.readers import Folders, Source, Tars
+from stages.core.schema import HUB, Dataset
 from stages.paths import EMBEDDED_IMAGES, MANIFEST, index_file
 
 

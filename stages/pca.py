@@ -5,13 +5,13 @@ import numpy as np
 from stages import arguments
 from stages.core import params
 from stages.core.arrays import write_npy
-from stages.core.energy import by_threshold, dims, shares, statistics
+from stages.core.energy import by_threshold, dims, profile, shares, statistics
 from stages.core.errors import run
 from stages.core.features import describe, last_block
 from stages.core.files import atomic_folder, write_json
 from stages.core.nulls import fit_gaussian
-from stages.core.participation import gaussian_spread, ratio_percentiles, spread_metrics, token_spread
-from stages.core.pca import shared_basis
+from stages.core.participation import count, gaussian_spreads, ratio_percentiles, spread_metrics, token_spreads
+from stages.core.pca import energies_along, principal_directions
 from stages.paths import EXTRACT, PCA
 
 
@@ -21,25 +21,27 @@ def main() -> None:
     backbone = arguments.backbone(__doc__, given.backbones)
     thresholds = given.pca.thresholds
     tokens = last_block(EXTRACT / backbone)
-    basis = shared_basis(tokens)
-    cumulative = shares(basis.energies)
-    per_image = dims(cumulative, thresholds)
-    observed = token_spread(tokens, basis.basis, thresholds)
-    gaussian = gaussian_spread(
-        fit_gaussian(tokens), basis.basis, thresholds, tokens=given.pca.gaussian_tokens, seed=given.pca.seed
+    channels = tokens.shape[2]
+    eigenvalues, basis = principal_directions(tokens)
+    of_images = profile(energies_along(basis, tokens), thresholds)
+    drawn = gaussian_spreads(
+        fit_gaussian(tokens), basis, thresholds, tokens=given.pca.gaussian_tokens, seed=given.pca.seed
+    )
+    observed, gaussian = (
+        count(spreads, channels, thresholds) for spreads in (token_spreads(tokens, basis, thresholds), drawn)
     )
     metrics = {
         **describe(EXTRACT / backbone),
         "thresholds": thresholds,
-        **statistics(per_image, thresholds),
-        "dims_global": by_threshold(dims(shares(basis.eigenvalues), thresholds), thresholds),
+        **statistics(of_images.dims, thresholds),
+        "dims_global": by_threshold(dims(shares(eigenvalues), thresholds), thresholds),
         **spread_metrics(observed, gaussian, thresholds),
     }
     with atomic_folder(PCA / backbone) as folder:
-        write_npy(folder / "dims.npy", per_image.astype(np.int32))  # [images, thresholds]
-        write_npy(folder / "curve.npy", cumulative.mean(axis=0))  # mean share of the first d directions
-        write_npy(folder / "eigenvalues.npy", basis.eigenvalues)
-        write_npy(folder / "basis.npy", basis.basis)  # [channels, directions]
+        write_npy(folder / "dims.npy", of_images.dims.astype(np.int32))  # [images, thresholds]
+        write_npy(folder / "curve.npy", of_images.curve)  # mean share of the first d directions
+        write_npy(folder / "eigenvalues.npy", eigenvalues)
+        write_npy(folder / "basis.npy", basis)  # [channels, directions]
         # percentiles 0 … 100 over tokens, [(channels, pca), (observed, gaussian), 101]
         write_npy(folder / "participation.npy", ratio_percentiles(observed, gaussian))
         write_json(folder / "metrics.json", metrics)

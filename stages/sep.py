@@ -5,7 +5,7 @@ import numpy as np
 from stages import arguments
 from stages.core import intervals, nulls, params, sep
 from stages.core.arrays import write_npy
-from stages.core.energy import dims, shares
+from stages.core.energy import shares
 from stages.core.errors import run
 from stages.core.features import describe, last_block
 from stages.core.files import atomic_folder, write_json
@@ -13,22 +13,19 @@ from stages.paths import EXTRACT, SEP
 
 
 def main() -> None:
-    """Write the patterns of the full and the folded spectrum: curves, nulls, bandwidths."""
+    """Write the patterns of the full and the folded spectrum: curves, nulls, dims per image, bandwidths."""
     given = params.load().analysis
     backbone = arguments.backbone(__doc__, given.backbones)
     settings = given.sep
     tokens = last_block(EXTRACT / backbone)
     channels = tokens.shape[2]
-    spectra = sep.mean_spectra(tokens)
-    mean, with_energy = spectra.mean(), spectra.folded[spectra.tokens > 0]
+    images = sep.image_dims(tokens, settings.thresholds)
     folded = {
-        "mean": mean,
+        "mean": images.mean,
         "permuted": sep.permuted_spectra(sep.moment(tokens), settings.permutations, settings.seed),
         "white_noise": nulls.white_noise(channels),
-        "permuted_expected": nulls.permutation_expectation(mean[0], channels),
+        "permuted_expected": nulls.permutation_expectation(images.mean[0], channels),
         "gaussian": sep.spectrum_of_moment(nulls.gaussian_moment(nulls.fit_gaussian(tokens))),
-        "images_with_energy": with_energy,
-        "images_expected": nulls.permutation_expectation(with_energy[:, 0], channels),
     }
     full = {name: sep.unfold(spectrum, channels) for name, spectrum in folded.items()}
     patterns, expected, metrics = {}, {}, {}
@@ -36,8 +33,7 @@ def main() -> None:
         patterns[name] = sep.pattern(of["mean"], of["permuted"], settings.thresholds)
         expected[name] = {null: shares(of[null]) for null in nulls.EXPECTED}
         reached, by_chance = (
-            dims(shares(of[key]), settings.thresholds) / len(of["mean"])
-            for key in ("images_with_energy", "images_expected")
+            found[name][images.with_energy] / len(of["mean"]) for found in (images.observed, images.expected)
         )
         metrics[name] = {
             **patterns[name].metrics,
@@ -49,7 +45,7 @@ def main() -> None:
     told = {
         **describe(EXTRACT / backbone),
         "thresholds": settings.thresholds,
-        "zero_tokens": spectra.zero_tokens,
+        "zero_tokens": images.zero_tokens,
         "permutations": settings.permutations,
         "resamples": settings.resamples,
         "interval_level": intervals.LEVEL,
@@ -60,6 +56,7 @@ def main() -> None:
         for name, pattern in patterns.items():
             write_npy(folder / f"curve_{name}.npy", pattern.curve)
             write_npy(folder / f"nulls_{name}.npy", np.stack(list(expected[name].values())))  # [nulls.EXPECTED, bins]
+            write_npy(folder / f"dims_{name}.npy", images.observed[name].astype(np.int32))
         write_json(folder / "metrics.json", told)
 
 

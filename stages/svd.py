@@ -5,9 +5,9 @@ import numpy as np
 from stages import arguments
 from stages.core import params, svd
 from stages.core.arrays import write_npy
-from stages.core.energy import dims, shares, statistics
+from stages.core.energy import profile, statistics
 from stages.core.errors import run
-from stages.core.features import blocks, describe
+from stages.core.features import blocks, chunks, describe
 from stages.core.files import atomic_folder, write_json
 from stages.paths import EXTRACT, SVD
 
@@ -19,9 +19,8 @@ def main() -> None:
     thresholds = given.svd.thresholds
     per_block, by_block = [], []
     for block, tokens in blocks(EXTRACT / backbone).items():
-        energies = svd.energies(tokens)
-        cumulative = shares(energies)
-        per_block.append(dims(cumulative, thresholds))
+        found = profile(map(svd.energies, chunks(tokens)), thresholds)
+        per_block.append(found.dims)
         shape = {"tokens": tokens.shape[1], "channels": tokens.shape[2]}
         by_block.append({"block": block, **shape, **statistics(per_block[-1], thresholds)})
     metrics = {
@@ -32,8 +31,8 @@ def main() -> None:
     }
     with atomic_folder(SVD / backbone) as folder:
         write_npy(folder / "dims.npy", np.stack(per_block).astype(np.int32))  # [blocks, images, thresholds]
-        write_npy(folder / "curve.npy", cumulative.mean(axis=0))  # mean share of the first d dimensions
-        write_npy(folder / "spectrum.npy", energies.mean(axis=0))  # energy of each dimension, mean over images
+        write_npy(folder / "curve.npy", found.curve)  # mean share of the first d dimensions
+        write_npy(folder / "spectrum.npy", found.spectrum)  # energy of each dimension, mean over images
         write_json(folder / "metrics.json", metrics)
 
 

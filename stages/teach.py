@@ -2,7 +2,7 @@
 
 from timm.data import resolve_model_data_config
 
-from stages.core import backbones, distributed, machine, models, params
+from stages.core import backbones, distributed, machine, models, params, schema
 from stages.core.backbones import Provenance
 from stages.core.distributed import World
 from stages.core.errors import UserError, run
@@ -30,7 +30,7 @@ def teach(given: params.Params) -> None:
             take(given.dataset, given.teacher, world)
 
 
-def fit(data: params.Dataset, teacher: params.Teacher, recipe: params.Recipe, world: World) -> None:
+def fit(data: schema.Dataset, teacher: schema.Teacher, recipe: schema.Recipe, world: World) -> None:
     """Fit the teacher on the labels alone."""
     model = models.create(teacher.architecture, teacher.model_args.given(), seed=teacher.seed, **vision(data, recipe))
     fit_and_save(
@@ -52,7 +52,7 @@ def fit(data: params.Dataset, teacher: params.Teacher, recipe: params.Recipe, wo
     )
 
 
-def take(data: params.Dataset, teacher: params.Teacher, world: World) -> None:
+def take(data: schema.Dataset, teacher: schema.Teacher, world: World) -> None:
     """Take the teacher as it is, with pretrained or random weights, and evaluate it.
 
     Raises:

@@ -15,13 +15,13 @@ import torch
 from stages.core import students  # noqa: F401  registers the students with timm
 from stages.core import training as training_module
 from stages.core.dataset import ImageList
-from stages.core.distributed import World, claim, joined, launch
+from stages.core.distributed import World, claim, joined, launch, refuse_shared
 from stages.core.errors import UserError
 from stages.core.evaluation import evaluate_against_teacher
 from stages.core.features import blocks, extract
 from stages.core.listing import scan
 from stages.core.loaders import EpochSampler, TrainingBatches, evaluation_batches
-from stages.core.machine import processes
+from stages.core.machine import processes, workers
 from stages.core.objectives import create_task
 from stages.core.resume import CheckpointFolder
 from stages.core.training import fit
@@ -106,6 +106,7 @@ def trained(tmp_path, tree, monkeypatch):
     return run
 
 
+@pytest.mark.processes
 def test_two_processes_equal_one_even_if_a_worker_is_killed(trained):
     alone, weights, _ = trained("alone", 1)
     together, shared_weights, epochs = trained("together", 2, die=True)
@@ -118,6 +119,7 @@ def test_two_processes_equal_one_even_if_a_worker_is_killed(trained):
     assert epochs[1] == [0, 1, 0, 1, 2]  # the second time, the first epoch is told from the checkpoint
 
 
+@pytest.mark.processes
 def test_two_processes_extract_what_one_does(tmp_path, tree, monkeypatch):
     found = []
     for count in (1, 2):
@@ -131,12 +133,14 @@ def test_two_processes_extract_what_one_does(tmp_path, tree, monkeypatch):
         np.testing.assert_allclose(together[block], tokens, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.processes
 def test_a_workers_user_error_is_the_launchers(monkeypatch):
     monkeypatch.setenv("PROCESSES", "2")
     with pytest.raises(UserError, match=r"^one line of 2$"):
         launch(faulty_workers.refuse)
 
 
+@pytest.mark.processes
 def test_workers_that_keep_dying_end_in_one_line(monkeypatch, capfd):
     monkeypatch.setenv("PROCESSES", "2")
     monkeypatch.setattr("stages.core.distributed.RESTARTS", 0)
@@ -175,22 +179,77 @@ def test_shares_are_consecutive_and_complete(size):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+JOINED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture
+def step(monkeypatch):
+    """Be one task of a SLURM step; returns what `launch` makes of the variables."""
+
+    def run(**variables: str) -> dict[str, str]:
+        given = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "77"}
+        for name, value in (given | {"SLURM_STEP_NODELIST": "n1"} | variables).items():
+            monkeypatch.setenv(name, value)
+        for name in JOINED:
+            monkeypatch.setenv(name, "")  # so that it is put back afterwards
+            monkeypatch.delenv(name)
+        seen: list[dict[str, str]] = []
+        launch(lambda: seen.append({name: os.environ[name] for name in JOINED}))
+        return seen[0]
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [("gpu07", "gpu07"), ("gpu[03-07,12]", "gpu03"), ("a1,b2", "a1"), ("n[1,3],login1", "n1")],
 )
-def test_a_slurm_step_is_joined(monkeypatch, nodes, first):
-    step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "77"}
-    for name, value in {**step, "SLURM_STEP_NODELIST": nodes}.items():
-        monkeypatch.setenv(name, value)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "")  # so that it is put back afterwards
-        monkeypatch.delenv(name)
-    seen = []
-    launch(lambda: seen.append({name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}))
-    assert seen == [{"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": first}]
+def test_a_slurm_step_is_joined(step, nodes, first):
+    seen = step(SLURM_STEP_NODELIST=nodes)
+    assert (seen["RANK"], seen["WORLD_SIZE"], seen["MASTER_ADDR"]) == ("0", "4", first)
 
 
+@pytest.mark.parametrize(
+    ("variables", "here"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "4"}, "4"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": "0"}, "4"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": "1"}, "4"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": "2"}, "3"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1,12(x10),2", "SLURM_NODEID": "10"}, "12"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1,12(x10),2", "SLURM_NODEID": "11"}, "2"),
+        ({"SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "1"}, "2"),
+        ({}, "4"),
+    ],
+)
+def test_a_slurm_task_knows_how_many_are_on_its_machine(step, variables, here):
+    assert step(**variables)["LOCAL_WORLD_SIZE"] == here
+
+
+@pytest.mark.parametrize(
+    ("own", "on_node", "tasks", "expected"),
+    [
+        (32, "32", "4", 7),  # nothing binds the tasks: a fourth of the step's cores, but one
+        (8, "32", "4", 7),  # srun -c 8 has bound each to eight already
+        (4, "32", "8", 3),
+        (1, "4", "4", 1),
+        (64, "64", "1", 8),
+    ],
+)
+def test_loading_processes_of_a_slurm_task_keep_to_its_cores(step, monkeypatch, own, on_node, tasks, expected):
+    monkeypatch.delenv("WORKERS", raising=False)
+    monkeypatch.setattr("stages.core.machine.cores", lambda: own)
+    step(SLURM_STEP_TASKS_PER_NODE=tasks, SLURM_CPUS_ON_NODE=on_node)
+    assert workers() == expected
+
+
+def test_processes_on_one_device_are_refused():
+    refuse_shared(["GPU-a", "GPU-b", "GPU-c"])
+    with pytest.raises(UserError, match="3 processes are on 2 CUDA devices"):
+        refuse_shared(["GPU-a", "GPU-b", "GPU-a"])
+
+
+@pytest.mark.processes
 def test_a_terminated_world_saves_together_and_goes_on(trained, tmp_path, tree, monkeypatch):
     (tree / "val/cat/001.png").unlink()  # one process has a batch to evaluate on that the other has not
     monkeypatch.setenv("PROCESSES", "2")

@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
 
-from stages.core.energy import by_threshold, dims, floors, left_over, participation_ratio, shares, statistics, summary
+from stages.core.energy import (
+    by_threshold,
+    dims,
+    floors,
+    left_over,
+    participation_ratio,
+    percentiles_of_counts,
+    profile,
+    shares,
+    statistics,
+    summary,
+    summary_of_counts,
+)
 from stages.core.pca import shared_basis
 from stages.core.svd import energies
 
@@ -103,3 +115,18 @@ def test_floors_are_those_of_truncated_svds(features):
         fixed = np.square(flat - (u[:, :d] * s[:d]) @ vt[:d]).sum() / total
         parts = [np.square(x - (a[:, :d] * b[:d]) @ c[:d]).sum() for x, (a, b, c) in zip(tokens, own, strict=True)]
         np.testing.assert_allclose(found[:, d - 1], [fixed, sum(parts) / total], atol=1e-13)
+
+
+def test_a_profile_of_a_few_at_a_time_is_that_of_all(rng):
+    energies = rng.exponential(size=(7, 9))
+    found = profile(np.split(energies, [3, 4]), [50, 90])
+    np.testing.assert_array_equal(found.dims, dims(shares(energies), [50, 90]))
+    np.testing.assert_allclose(found.curve, shares(energies).mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(found.spectrum, energies.mean(axis=0), rtol=1e-14)
+
+
+@pytest.mark.parametrize("numbers", [[0], [3, 3], [1, 4, 4, 9], range(50)], ids=len)
+def test_counts_tell_what_the_numbers_do(numbers):
+    counts = np.bincount(numbers)
+    np.testing.assert_allclose(percentiles_of_counts(counts, range(101)), np.percentile(numbers, range(101)))
+    assert summary_of_counts(counts, 0.5) == pytest.approx(summary(np.array(numbers) * 0.5))

@@ -1,9 +1,13 @@
 import os
+import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from stages.core.arrays import write_npy
+from stages.core.errors import UserError
 from stages.core.files import atomic, sweep, write_text
 
 
@@ -33,3 +37,17 @@ def test_what_a_running_process_writes_is_left(tmp_path):
         sweep(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [f".a.json.{os.getpid()}.tmp"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("step", [1, 2], ids=["contiguous", "not contiguous"])
+def test_an_array_that_the_disk_does_not_hold_is_told(tmp_path, step):
+    write_npy(tmp_path / "a.npy", np.arange(3))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"^no space left on the disk for .*a.npy; free some"):
+            write_npy(tmp_path / "a.npy", np.zeros((100, 200))[:, ::step])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+    assert np.load(tmp_path / "a.npy").tolist() == [0, 1, 2]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from stages.core import intervals
 from stages.core.errors import UserError
 from stages.core.intervals import of_means, paired
 
@@ -35,6 +36,13 @@ def test_intervals_follow_the_seed(rng):
     values = rng.normal(size=(10, 2))
     assert paired(values, values[::-1], [1, 2], 50, seed=1) == paired(values, values[::-1], [1, 2], 50, seed=1)
     assert paired(values, values[::-1], [1, 2], 50, seed=1) != paired(values, values[::-1], [1, 2], 50, seed=2)
+
+
+def test_how_many_resamples_are_held_at_a_time_changes_nothing(rng, monkeypatch):
+    values = rng.normal(size=(41, 3))
+    whole = of_means(values, resamples=201, seed=0)
+    monkeypatch.setattr(intervals, "BATCH_VALUES", 2 * values.size)
+    np.testing.assert_array_equal(of_means(values, resamples=201, seed=0), whole)
 
 
 def test_one_image_has_no_interval():

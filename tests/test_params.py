@@ -1,11 +1,13 @@
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
+import timm
 import yaml
 
 from stages.compose import composed
-from stages.core import params
+from stages.core import models, params, schema
 from stages.core.errors import UserError
 
 GIVEN = yaml.safe_load((Path(__file__).resolve().parent.parent / "params.yaml").read_text())
@@ -100,7 +102,7 @@ def test_cifar100_has_the_papers_widths(tmp_path):
 
 @pytest.mark.parametrize("reader", ["folder", "tar", "hfds/mnist", "hfds/ILSVRC/imagenet-1k"])
 def test_external_datasets_compose_to_valid_params(reader, tmp_path):
-    given = load_text(tmp_path, composed("dataset=imagenet", f"dataset.reader={reader}")).dataset
+    given = load_text(tmp_path, composed("profile=imagenet", f"dataset.reader={reader}")).dataset
     assert (given.reader, given.label, given.classes) == (reader, "imagenet", 1000)
     assert round(given.image_size / given.crop_pct) == 256
     text = composed("dataset=folder", f"dataset.reader={reader}", "dataset.classes=10", "dataset.image_size=8")
@@ -244,6 +246,48 @@ def test_an_impossible_value_is_named(path, value, load):
         ("teacher.model_args.num_heads", 5, "teacher.model_args: embed_dim 96 is not a multiple of num_heads 5"),
         ("student.base.patch_size", 3, "student.base: img_size 8 is not a multiple of patch_size 3"),
         ("student.strategies.uniform.model_args.embed_dim", 58, "student.strategies.uniform: embed_dim 58"),
+        (
+            "student.strategies.widen.model_args.widen_heads",
+            7,
+            "strategies.widen.model_args: widen_heads: a block",
+        ),
+        ("student.strategies.widen.model_args.widen_width", 98, "student.strategies.widen: num_heads: a block widened"),
+        ("student.strategies.widen.model_args.widen_width", 12, "student.strategies.widen: num_heads: a block widened"),
+        (
+            "student.strategies.widen.model_args.widen_blocks",
+            7,
+            "strategies.widen: widen_blocks 7 is more than depth",
+        ),
+        (
+            "student.strategies.widen.model_args.widen_blocks",
+            5,
+            "strategies.widen: widen_blocks: 5 equal steps from",
+        ),
+        ("student.strategies.widen_linear.model_args.widen_heads", 5, "student.strategies.widen_linear"),
+        ("dataset.image_size", 10, "teacher.model_args.img_size: 8 is not dataset.image_size, 10"),
+        ("student.base.img_size", 10, "student.base.img_size: 10 is not dataset.image_size, 8"),
+        ("student.strategies.lift.model_args.img_size", 4, "student.strategies.lift.model_args.img_size: 4 is not"),
+        (
+            "student.base.patch_size",
+            4,
+            "student.base.patch_size: patches of 4 make another grid than teacher.",
+        ),
+        (
+            "student.strategies.lift.model_args.lift_width",
+            128,
+            "lift.model_args.lift_width: 128 channels are more",
+        ),
+        (
+            "student.strategies.widen.model_args.widen_width",
+            192,
+            "widen.model_args.widen_width: 192 channels are",
+        ),
+        (
+            "teacher.model_args.embed_dim",
+            48,
+            "lift.model_args.lift_width: 96 channels are more",
+        ),
+        ("student.base.embed_dim", 144, "student.base.embed_dim: 144 channels are more than the teacher's 96"),
         ("dataset.held_out", 0.1, "dataset: held_out belongs to external datasets"),
         ("recipe.augment.padding", 4, "recipe.augment: padding needs on_device: true"),
         ("recipe.warmup_epochs", 1000, "recipe: warmup_epochs 1000 leaves none of the"),
@@ -306,3 +350,89 @@ def test_what_is_not_plain_yaml_is_refused(text, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"params\.yaml is missing"):
         params.load(tmp_path / "params.yaml")
+
+
+def test_what_no_feature_loss_compares_may_differ(load, tmp_path):
+    changes = ("student.strategies.lift.model_args.lift_width=128", "student.base.patch_size=4")
+    with pytest.raises(UserError, match=r"lift_width: 128 channels.*objective\.names: mse") as caught:
+        load_text(tmp_path, composed(changes[0]))
+    assert "\n" not in str(caught.value)
+    for objective in ("none", "softkd"):
+        given = load_text(tmp_path, composed(*changes, f"objective={objective}"))
+        assert given.student.model("lift")[1]["lift_width"] == 128
+    # A strategy that is not named is not trained.
+    assert load_text(tmp_path, composed(changes[0], "strategy=widen", "objective=softkd_mse"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_args"),
+    [
+        ("cait_s24_224", {}),  # 384 wide, patches of 16: the architecture's own, which params do not know
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 48, "patch_size": 4}),  # its last map is 384 wide
+    ],
+)
+def test_widths_that_only_the_architecture_knows_are_left_to_the_training(architecture, model_args, load):
+    teacher = {**GIVEN["teacher"], "architecture": architecture, "model_args": model_args}
+    assert load("teacher", teacher).teacher.model_args.given() == model_args
+
+
+def outcome(make):
+    """Whether timm makes a model."""
+    try:
+        make()
+    except (ValueError, AssertionError, ZeroDivisionError):
+        return "refused"
+    return "made"
+
+
+@pytest.mark.parametrize("heads", [None, 2, 3, 4])
+def test_widening_is_refused_where_timm_would(heads):
+    own = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 3, "num_heads": 3}
+    found = {"refused": 0, "made": 0}
+    for width in (3, 6, 12, 15, 18, 20, 24, 26):
+        for blocks in (1, 2, 3, 4):
+            arguments = own | {"widen_width": width, "widen_blocks": blocks} | ({"widen_heads": heads} if heads else {})
+            made = outcome(partial(timm.create_model, "deit_tiny_widelast_patch16_224", **arguments))
+            assert outcome(partial(schema.ModelArgs, **arguments)) == made, arguments
+            found[made] += 1
+    assert min(found.values()) > 3
+
+
+@pytest.mark.parametrize("profile", ["digits", "cifar100", "imagenet"])
+def test_the_uniform_student_is_of_widens_size(profile, tmp_path):
+    given = load_text(tmp_path, composed(f"profile={profile}"))
+    widen, uniform = (
+        models.parameters(timm.create_model(architecture, num_classes=given.dataset.classes, **arguments))
+        for architecture, arguments in map(given.student.model, ("widen", "uniform"))
+    )
+    assert uniform == pytest.approx(widen, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ("", "begins with none of timm's policies rand, augmix, original"),
+        ("bogus", "begins with none of timm's policies rand, augmix, original"),
+        ("randaug", "begins with none of timm's policies"),
+        ("v1", "begins with none of timm's policies"),
+        ("RAND-m9", "begins with none of timm's policies"),
+        ("rand-m9-foo", "'foo' is no section of timm's rand; it takes those of rand-m9-"),
+        ("rand-m9-", "'' is no section of timm's rand"),
+        ("rand-9", "'9' is no section"),
+        ("rand-m9.5", "'m9.5' is no section"),
+        ("rand-mstdinf", "'mstdinf' is no section"),
+        ("rand-tweight", "'tweight' is no section"),
+        ("rand-n15-tweights", "'n15' is no section"),
+        ("rand-n0", "'n0' is no section"),
+        ("rand-m9\n", "is no section"),
+        ("rand-m9-m5", "says one section twice"),
+        ("augmix-m5-w0", "'w0' is no section of timm's augmix"),
+        ("augmix-a0", "'a0' is no section of timm's augmix"),
+        ("augmix-n3", "'n3' is no section of timm's augmix"),
+        ("original-m9", "'m9' is no section of timm's original"),
+    ],
+)
+def test_policies_that_timm_does_not_know_are_refused(policy, reason, load):
+    with pytest.raises(UserError, match=r"recipe\.augment\.auto_augment: ") as caught:
+        load("recipe.augment.auto_augment", policy)
+    assert reason in str(caught.value) and "\n" not in str(caught.value)

@@ -2,18 +2,34 @@ import numpy as np
 import pytest
 
 from stages.core import features as features_module
-from stages.core.energy import participation_ratio
+from stages.core.energy import participation_ratio, summary
 from stages.core.errors import UserError
 from stages.core.nulls import Gaussian, fit_gaussian
 from stages.core.participation import (
-    gaussian_spread,
+    RATIO_UNIT,
+    TokenSpread,
+    count,
+    gaussian_spreads,
     ratio_percentiles,
     spread_metrics,
-    token_spread,
+    token_spreads,
 )
 from stages.core.pca import shared_basis
 
 THRESHOLDS = [80, 90]
+
+
+def joined(spreads):
+    parts = list(spreads)
+    return TokenSpread(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("ratios", "dims")))
+
+
+def token_spread(*given):
+    return joined(token_spreads(*given))
+
+
+def gaussian_spread(*given, **options):
+    return joined(gaussian_spreads(*given, **options))
 
 
 @pytest.mark.parametrize(
@@ -82,12 +98,36 @@ def test_gaussian_tokens_are_like_their_null(rng):
     null = gaussian_spread(fit_gaussian(tokens), basis, THRESHOLDS, tokens=10_000, seed=1)
     for sample, of in ((observed.ratios, null.ratios), (observed.dims, null.dims)):
         np.testing.assert_allclose(sample.mean(axis=0), of.mean(axis=0), rtol=0.02)
-    metrics = spread_metrics(observed, null, THRESHOLDS)
-    np.testing.assert_allclose(metrics["participation_ratio"]["pca"]["observed"]["mean"], observed.ratios[:, 1].mean())
-    np.testing.assert_allclose(metrics["token_dims"]["fewest"]["90"]["gaussian"]["mean"], null.dims[:, 1, 1].mean())
-    table = ratio_percentiles(observed, null)
+
+
+def test_the_counts_tell_what_the_tokens_do(rng):
+    """Three chunks of tokens, counted one by one, against numpy on all tokens at once."""
+    tokens = [rng.normal(size=(7, 33, 12)) * 0.7 ** np.arange(12) for _ in range(3)]
+    basis = shared_basis(np.concatenate(tokens)).basis
+    spreads = [token_spread(part, basis, THRESHOLDS) for part in tokens]
+    whole, null = joined(spreads), token_spread(tokens[0] + 0.3, basis, THRESHOLDS)
+    counted = count(spreads, 12, THRESHOLDS), count([null], 12, THRESHOLDS)
+    metrics = spread_metrics(*counted, THRESHOLDS)
+    assert (metrics["tokens_with_energy"], metrics["gaussian_tokens"]) == (3 * 7 * 33, 7 * 33)
+    for kind, of in (("observed", whole), ("gaussian", null)):
+        for column, basis_name in enumerate(("channels", "pca")):
+            found = metrics["participation_ratio"][basis_name][kind]
+            assert found == pytest.approx(summary(of.ratios[:, column]), abs=RATIO_UNIT)
+        for row, order in enumerate(("leading", "fewest")):
+            for column, threshold in enumerate(THRESHOLDS):
+                assert metrics["token_dims"][order][str(threshold)][kind] == summary(of.dims[:, row, column])
+    table = ratio_percentiles(*counted)
     assert table.shape == (2, 2, 101)
-    np.testing.assert_allclose(table[0, 1, 50], np.median(null.ratios[:, 0]))
+    for place, of in enumerate((whole, null)):
+        np.testing.assert_allclose(
+            table[:, place], np.percentile(of.ratios, range(101), axis=0).T, rtol=0, atol=RATIO_UNIT
+        )
+
+
+def test_features_without_energy_have_no_spread():
+    metrics = spread_metrics(*[count(token_spreads(np.zeros((2, 3, 4)), np.eye(4), [80]), 4, [80])] * 2, [80])
+    assert metrics["tokens_with_energy"] == 0
+    assert set(metrics["participation_ratio"]["pca"]["observed"].values()) == {0.0}
 
 
 def test_chunks_change_nothing(features, monkeypatch):

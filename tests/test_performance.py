@@ -36,6 +36,8 @@ TRAINING = {
     ],
 }
 
+GREW = {"seconds": [1.0, 2.1], "peak_mib": [9.0, 9.1], "start_s": 0.0, "s_per_1000_images": 1.0}
+
 
 def test_the_page_and_the_readme_show_the_tracked_measurements(root, monkeypatch):
     monkeypatch.chdir(root)
@@ -95,6 +97,35 @@ def test_floors_are_operations_and_bytes_over_the_peaks():
 def test_ratios_stand_beside_the_rates():
     row = performance.training_table({"training-imagenet-cuda": TRAINING}).splitlines()[2]
     assert "| 4,000.0 (3,900.0-4,100.0) | 1,000.0 (900.0-1,100.0) | 3.73 | 40.0% | 10.0% | 3.5 / – |" in row
+
+
+def test_growth_shows_memory_time_and_the_line():
+    growth = {
+        "images": [1_000, 16_000],
+        "results": {
+            "svd": {
+                "seconds": [2.0, 31.0],
+                "peak_mib": [200.0, 210.0],
+                "growth": 0.05,
+                "start_s": 0.1,
+                "s_per_1000_images": 1.9,
+                "off_the_line": [0.01, -0.03],
+            }
+        },
+    }
+    row = performance.growth_table({"growth-cpu": growth}).splitlines()[2]
+    assert row == "| svd | 200.0 | 210.0 | 5.0% | 2.0 | 31.0 | 1.90 | 3.0% |"
+    assert performance.growth_table({}) == "Not measured.\n"
+
+
+@pytest.mark.parametrize("records", [{}, {"growth-cpu": None}])
+def test_the_figure_of_growth_is_drawn_the_same_every_time(records, tmp_path):
+    records = {name: {"images": [1, 2], "results": {"sep": GREW}} for name in records}
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        performance.draw_growth(records, tmp_path / folder)
+    for name in ("growth.svg", "growth.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
 def test_an_unknown_measurement_is_refused(tmp_path, monkeypatch):

@@ -306,6 +306,7 @@ def page(root: Path, name: str, given: dict[str, Path]) -> str:
     return html.read_text()
 
 
+@pytest.mark.processes
 def test_the_report_shows_the_studies(project, root, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(root))
     study(project / "reports", "imagenet_1", top1=78.3)

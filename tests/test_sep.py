@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from stages.core import features as features_module
-from stages.core.energy import shares
+from stages.core.energy import dims, shares
 from stages.core.errors import UserError
-from stages.core.sep import mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
+from stages.core.sep import image_dims, mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
 
 THRESHOLDS = [50, 70, 90]
 
@@ -128,6 +128,23 @@ def test_pattern_reads_dims_and_bandwidths_off_the_curves(features, full):
     np.testing.assert_allclose(list(found.metrics["permuted_bandwidth"].values()), of_null / bins, atol=5e-7)
     expected = [np.cumsum(mean), curves.mean(axis=0), *(np.percentile(curves, p, axis=0) for p in (5, 95))]
     np.testing.assert_allclose(found.curve, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("images_at_a_time", [2, 100])
+def test_dims_of_images_are_those_of_their_own_spectra(features, images_at_a_time, monkeypatch):
+    features[1] = 0
+    spectra = mean_spectra(features)
+    monkeypatch.setattr(features_module, "CHUNK_BYTES", images_at_a_time * 8 * features[0].size)
+    found = image_dims(features, THRESHOLDS)
+    np.testing.assert_allclose(found.mean, spectra.mean(), rtol=1e-14)
+    assert found.zero_tokens == len(features[1])
+    np.testing.assert_array_equal(found.with_energy, [True, False, True, True, True, True])
+    kept = np.delete(spectra.folded, 1, axis=0)
+    first = kept[:, :1]  # which no order of the channels changes; the others share the rest alike
+    by_chance = np.concatenate([first, np.repeat((1 - first) / 23, 23, axis=1)], axis=1)
+    for name, of, null in (("folded", kept, fold(by_chance)), ("full", unfold(kept, 24), by_chance)):
+        for sides, expected in ((found.observed, of), (found.expected, null)):
+            np.testing.assert_array_equal(sides[name][found.with_energy], dims(np.cumsum(expected, axis=1), THRESHOLDS))
 
 
 def test_chunks_change_nothing(features, monkeypatch):

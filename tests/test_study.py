@@ -89,6 +89,7 @@ def test_a_failure_names_the_step_and_what_it_said(toy):
     assert toy() == (["third"], 0)
 
 
+@pytest.mark.processes
 def test_time_up_ends_what_runs_and_says_what_is_left(toy, capfd, monkeypatch):
     program = """
         import pathlib, signal, subprocess, sys, time
@@ -138,6 +139,7 @@ def test_the_cifar100_study_has_its_core_grid(root):
     assert len(runs) == 27 and all(name.endswith("-0") for name in runs[:9])
 
 
+@pytest.mark.processes
 def test_stages_run_without_dvc_and_hydra(root):
     modules = [path.stem for path in (root / "stages").glob("*.py")]
     wanted = sorted(set(modules) - {"__init__", "compose", "report"})

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from importlib.metadata import version
 from itertools import count
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from stages.core import resume
 from stages.core.dataset import ImageList
 from stages.core.distributed import World
 from stages.core.errors import UserError
@@ -457,3 +459,19 @@ def test_an_unreadable_image_ends_training_with_its_name(train, splits, workers)
     with pytest.raises(UserError) as caught:
         train(workers=workers)
     assert str(caught.value).startswith(f"{images.folder / images.files[5]} cannot be read as an image")
+
+
+def test_other_code_and_other_libraries_make_another_run(monkeypatch, tmp_path):
+    before = resume.fingerprint({"seed": 0})
+    assert resume.fingerprint({"seed": 0}) == before != resume.fingerprint({"seed": 1})
+    monkeypatch.setattr(resume, "version", lambda name: "another" if name == "timm" else version(name))
+    assert resume.fingerprint({"seed": 0}) != before
+    monkeypatch.undo()
+    stage = tmp_path / "train.py"  # beside core, and the module that is run
+    monkeypatch.setattr(resume, "PACKAGE", tmp_path)
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=str(stage)))
+    seen = []
+    for text in ("", "# changed"):
+        stage.write_text(text)
+        seen.append(resume.fingerprint({}))
+    assert len(set(seen)) == 2

@@ -1,5 +1,6 @@
 """Reading and writing .npy files, whole or not at all, and without pickle."""
 
+import mmap
 from pathlib import Path
 from tokenize import TokenError
 
@@ -28,3 +29,12 @@ def read_npy(path: Path) -> np.ndarray:
     except (ValueError, TypeError, EOFError, SyntaxError, OverflowError, TokenError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as an array ({reason}); delete it and run `dvc repro`") from None
+
+
+def release(array: np.ndarray) -> None:
+    """Give the pages of a whole mapped file back to the system, which would count them as this process's memory.
+
+    What was written stays in the file; what is read again comes from there. Other arrays are left as they are.
+    """
+    if isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_DONTNEED)

@@ -208,10 +208,35 @@ def _adopt_slurm() -> None:
     os.environ |= {
         "RANK": os.environ["SLURM_PROCID"],
         "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": str(_tasks_here(tasks)),
         "WORLD_SIZE": str(tasks),
     }
     os.environ.setdefault("MASTER_ADDR", first)
     os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000))
+
+
+def _tasks_here(tasks: int) -> int:
+    """How many of a SLURM step's tasks run on this machine."""
+    shape = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_NTASKS_PER_NODE") or str(tasks)
+    # "4(x2),3" is three nodes: two of four tasks, one of three
+    nodes = [int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", shape) for _ in range(int(times or 1))]
+    return nodes[min(int(os.environ.get("SLURM_NODEID", "0")), len(nodes) - 1)]
+
+
+def refuse_shared(devices: Sequence[str]) -> None:
+    """Refuse processes of which several are on one CUDA device, on which NCCL cannot join them.
+
+    Args:
+        devices: what identifies each process's device.
+
+    Raises:
+        UserError: the text says how many processes are on how many devices.
+    """
+    if len(set(devices)) < len(devices):
+        raise UserError(
+            f"{len(devices)} processes are on {len(set(devices))} CUDA devices; start one process for each device, "
+            "or set DEVICE=cpu"
+        )
 
 
 @contextmanager
@@ -219,7 +244,7 @@ def joined() -> Iterator[World]:
     """Join the other processes, where there are any, for the time of the `with` block.
 
     Raises:
-        UserError: this process's device cannot be used.
+        UserError: this process's device cannot be used, or is another process's too.
     """
     rank, size, local_rank = (
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -232,5 +257,11 @@ def joined() -> Iterator[World]:
         torch.cuda.set_device(device)
     machine.share_cores(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield World(rank, size, device, dist.new_group(backend="gloo") if device.type == "cuda" else None)
+    control: Any = None
+    if device.type == "cuda":
+        control = dist.new_group(backend="gloo")
+        devices: list[Any] = [None] * size
+        dist.all_gather_object(devices, str(torch.cuda.get_device_properties(device).uuid), group=control)
+        refuse_shared(devices)
+    yield World(rank, size, device, control)
     dist.destroy_process_group()

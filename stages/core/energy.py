@@ -1,6 +1,7 @@
 """How many dimensions hold a share of the energy, and how that number is spread over images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -92,6 +93,39 @@ def dims(cumulative: np.ndarray, thresholds: Sequence[int]) -> np.ndarray:
     return (cumulative[..., None, :] < levels[:, None]).sum(axis=-1) + 1
 
 
+@dataclass(frozen=True)
+class Profile:
+    """How the energies of many images are spread over dimensions.
+
+    Attributes:
+        dims: each image's dims, [images, thresholds].
+        curve: mean cumulative shares of the first d dimensions, [dimensions].
+        spectrum: mean energy of each dimension, [dimensions].
+    """
+
+    dims: np.ndarray
+    curve: np.ndarray
+    spectrum: np.ndarray
+
+
+def profile(energies: Iterable[np.ndarray], thresholds: Sequence[int]) -> Profile:
+    """Read a profile off the energies of a few images at a time; nothing else of them is kept.
+
+    Args:
+        energies: [a few images, dimensions], at least one of them; values below 0 by rounding count as 0.
+        thresholds: percents.
+    """
+    reached = []
+    curve = spectrum = np.zeros(1)
+    for few in energies:
+        cumulative = shares(few)
+        reached.append(dims(cumulative, thresholds))
+        curve = curve + cumulative.sum(axis=0)
+        spectrum = spectrum + few.sum(axis=0)
+    counts = np.concatenate(reached)
+    return Profile(counts, curve / len(counts), spectrum / len(counts))
+
+
 def statistics(values: np.ndarray, thresholds: Sequence[int]) -> dict[str, dict[str, float]]:
     """Mean, standard deviation (population), median and percentiles (linear) over images.
 
@@ -118,6 +152,28 @@ def summary(values: np.ndarray) -> dict[str, float]:
     low, median, high = np.percentile(values, (5, 50, 95))
     found = {"mean": values.mean(), "median": median, "p5": low, "p95": high}
     return {name: round(float(value), 6) for name, value in found.items()}
+
+
+def percentiles_of_counts(counts: np.ndarray, percents: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Percentiles (linear, as numpy's) of whole numbers, by how often each of 0, 1, … occurs.
+
+    Args:
+        counts: [numbers]; where all are 0, so are the percentiles.
+        percents: from 0 to 100.
+    """
+    up_to = np.cumsum(counts)
+    if up_to[-1] == 0:
+        return np.zeros(len(percents))
+    places = np.asarray(percents) / 100 * (up_to[-1] - 1)  # among the sorted numbers
+    low, high = (np.searchsorted(up_to, at, side="right") for at in (np.floor(places), np.ceil(places)))
+    return low + (high - low) * (places - np.floor(places))
+
+
+def summary_of_counts(counts: np.ndarray, unit: float = 1) -> dict[str, float]:
+    """The `summary` of multiples of `unit`, by how often each of 0, 1, … occurs."""
+    low, median, high = percentiles_of_counts(counts, (5, 50, 95))
+    found = {"mean": counts @ np.arange(len(counts)) / max(1, counts.sum()), "median": median, "p5": low, "p95": high}
+    return {name: round(float(value) * unit, 6) for name, value in found.items()}
 
 
 def by_threshold(values: np.ndarray, thresholds: Sequence[int]) -> dict[str, float]:

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: beyond a limit on the size of files
-FULL_TEXT = re.compile(rf"os error ({'|'.join(map(str, sorted(FULL)))})\)|requested and \d+ written")  # Rust, numpy
+FULL_TEXT = re.compile(  # Rust; numpy, of a contiguous array and of another
+    rf"os error ({'|'.join(map(str, sorted(FULL)))})\)|requested and \d+ written|problem writing element \d+ to file"
+)
 
 
 class UserError(Exception):

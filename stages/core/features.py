@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.core.arrays import read_npy
+from stages.core.arrays import read_npy, release
 from stages.core.errors import UserError
 from stages.core.files import read_json, write_json
 
@@ -76,6 +76,7 @@ def extract(
                     image = done + int(np.argmin(finite))
                     raise UserError(f"block {block} gives a feature that is not finite for image {image} of the sample")
                 array[done : done + len(found)] = found
+                release(array)
             done += len(batch)
     for array in arrays:
         array.flush()  # type: ignore[attr-defined]
@@ -149,7 +150,7 @@ def _read(folder: Path, images: int, entry: Mapping[str, int]) -> np.ndarray:
 
 
 def chunks(features: np.ndarray) -> Iterator[np.ndarray]:
-    """Whole images in float64, [images of the chunk, tokens, channels].
+    """Whole images in float64, [images of the chunk, tokens, channels]; of a mapped file no more is held.
 
     The squares of all float32 values, and their sums, are well inside float64's range: no scaling is needed.
 
@@ -161,6 +162,7 @@ def chunks(features: np.ndarray) -> Iterator[np.ndarray]:
     per_chunk = max(1, CHUNK_BYTES // (8 * features.shape[1] * features.shape[2]))
     for start in range(0, len(features), per_chunk):
         chunk = np.asarray(features[start : start + per_chunk], dtype=np.float64)
+        release(features)
         finite = np.isfinite(chunk).all((1, 2))
         if not finite.all():
             raise UserError(f"image {start + int(np.argmin(finite))} of the sample has a feature that is not finite")

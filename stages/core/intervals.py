@@ -9,7 +9,8 @@ from stages.core.energy import by_threshold
 from stages.core.errors import UserError
 
 LEVEL = 95  # percent
-BATCH = 100  # resamples held in memory at a time
+BATCH = 100  # resamples held in memory at a time, or fewer:
+BATCH_VALUES = 2**20  # values held in memory at a time
 
 
 def of_means(values: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +36,7 @@ def of_means(values: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray,
         np.mean,
         axis=0,
         n_resamples=resamples,
-        batch=BATCH,
+        batch=max(1, min(BATCH, BATCH_VALUES // values.size)),
         confidence_level=LEVEL / 100,
         method="percentile",
         rng=np.random.default_rng(seed),

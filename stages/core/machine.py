@@ -2,17 +2,18 @@
 
 DATA_ROOT     folder of an external dataset; for hfds/NAME: of copies of datasets
 WEIGHTS       folder of pretrained weights that the user brings
-DEVICE        torch device; default: every visible CUDA device, else the CPU
+DEVICE        cpu, cuda or cuda:N; default: every visible CUDA device, else the CPU
 PROCESSES     how many processes train or extract together; default: one per visible CUDA device
 GPUS          how many of the visible CUDA devices a run takes for itself, waiting until so many are free; default: all
 DEVICE_BATCH  the most images that a process takes at a time; default: its whole part of the global batch
 COMPILE       1 or 0: whether torch.compile is used; default: on CUDA devices
 WORKERS       image-loading processes of each process; default: its CPU cores but one, at most 8
 CHECKPOINT_MINUTES  between two checkpoints within an epoch; default: 10
-FRESH         1: ignore the checkpoint of an interrupted run
+FRESH         1 or 0: whether the checkpoint of an interrupted run is ignored; default: 0
 """
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,18 +39,22 @@ def device(local_rank: int = 0) -> "torch.device":
     """The torch device of a process: the one that `DEVICE` names, else the CUDA device of its rank, else the CPU.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: `DEVICE` names no device, or it cannot be used here.
     """
     import torch  # here, so that stages that only read paths stay fast
 
-    name = os.environ.get("DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda":
-        name = f"cuda:{local_rank}"
+    asked = os.environ.get("DEVICE")
+    if asked and not re.fullmatch(r"cpu|cuda(:\d{1,3})?", asked, re.ASCII):
+        raise UserError(f"DEVICE={asked} is no device to compute on; use cpu, cuda, cuda:0, cuda:1, …, or unset it")
+    name = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda":  # SLURM may show each task its own devices alone, all of them counted from 0
+        name = f"cuda:{local_rank % max(1, torch.cuda.device_count())}"
     try:
         chosen = torch.device(name)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"DEVICE={name} cannot be used: {str(error).splitlines()[0]}") from None
+        told = f"DEVICE={asked}" if asked else f"the device {name}"
+        raise UserError(f"{told} cannot be used: {str(error).splitlines()[0]}") from None
     return chosen
 
 
@@ -61,7 +66,7 @@ def processes() -> int:
     """
     import torch
 
-    cuda = torch.cuda.is_available() and os.environ.get("DEVICE", "cuda") == "cuda"
+    cuda = torch.cuda.is_available() and (os.environ.get("DEVICE") or "cuda") == "cuda"
     devices = torch.cuda.device_count() if cuda else 1
     asked = _count("PROCESSES", devices)
     if asked == 0 or (cuda and asked > devices):
@@ -88,9 +93,12 @@ def device_batch() -> int | None:
 
 
 def compiled(device: "torch.device") -> bool:
-    """Whether models are to be compiled for `device`."""
-    value = os.environ.get("COMPILE")
-    return device.type == "cuda" if value is None else value not in ("", "0")
+    """Whether models are to be compiled for `device`.
+
+    Raises:
+        UserError: `COMPILE` is neither 0 nor 1.
+    """
+    return _flag("COMPILE", device.type == "cuda")
 
 
 def cores() -> int:
@@ -108,17 +116,30 @@ def workers() -> int:
 
 
 def _own_cores() -> int:
-    """The CPU cores of this process, when several share the machine."""
-    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """The CPU cores of this process, when several share the machine.
+
+    SLURM may have bound each task to cores of its own, out of those that it gave the step.
+    """
+    shared = int(os.environ.get("SLURM_CPUS_ON_NODE", cores()))
+    return max(1, min(cores(), shared // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _count(name: str, default: int) -> int:
     value = os.environ.get(name)
-    if value is None:
+    if not value:
         return default
     if not value.isdecimal():
         raise UserError(f"{name}={value} is not a number; use 1, 2, …, or unset it")
     return int(value)
+
+
+def _flag(name: str, default: bool) -> bool:
+    value = os.environ.get(name)
+    if not value:
+        return default
+    if value not in ("0", "1"):
+        raise UserError(f"{name}={value} is neither 0 nor 1; use one of them, or unset it")
+    return value == "1"
 
 
 def share_cores(device: "torch.device") -> None:
@@ -156,5 +177,9 @@ def checkpoint_s() -> float:
 
 
 def fresh() -> bool:
-    """Whether `FRESH=1` asks to ignore checkpoints."""
-    return os.environ.get("FRESH", "") not in ("", "0")
+    """Whether `FRESH=1` asks to ignore checkpoints.
+
+    Raises:
+        UserError: `FRESH` is neither 0 nor 1.
+    """
+    return _flag("FRESH", False)

@@ -10,7 +10,6 @@ from typing import Any
 
 from stages.core.names import BASELINE, LABELS_ALONE, TEACHER, setting_name
 from stages.core.needs import Claim, Results, Student, unmet
-from stages.paths import REFERENCE
 
 BACKBONES = "svd_and_pca_dims"  # the family of paper.yaml whose rows name the backbones' timm models
 IMAGE_SIZE = 224  # where a row says nothing else
@@ -150,7 +149,7 @@ def _cost(claim: Claim, results: Results, key: str) -> Measured:
 
 
 def _published(claim: Claim, results: Results) -> Measured:
-    return Measured(claim.of["value"], f"{(REFERENCE / 'paper.yaml').as_posix()}: {claim.of['other']}")
+    return Measured(claim.of["value"], f"reports/reference/paper.yaml: {claim.of['other']}")
 
 
 def _over_backbones(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stages.core.names import BASELINE, SMALL
-from stages.paths import RESULTS
 
 Run = Mapping[str, Any]  # a row of runs.csv; None where a cell is empty
 WIDER = 2  # the least ratio of the teacher's width to the student's for the paper's words to be of such a pair
@@ -86,7 +85,7 @@ class Results:
     cost: Mapping[str, Mapping[str, Any]]
     teacher: Mapping[str, Any]
     differences: Sequence[Mapping[str, Any]] = ()
-    folder: str = RESULTS.as_posix()
+    folder: str = "reports/results"
 
 
 @dataclass(frozen=True)

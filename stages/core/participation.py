@@ -1,17 +1,25 @@
 """How many coordinates a single token's energy is spread over, whatever their order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from stages.core.energy import PERCENTILES, dims, participation_ratio, shares, summary
+from stages.core.energy import (
+    PERCENTILES,
+    dims,
+    participation_ratio,
+    percentiles_of_counts,
+    shares,
+    summary_of_counts,
+)
 from stages.core.features import chunks
 from stages.core.nulls import Gaussian
 
 BASES = ("channels", "pca")
 ORDERS = ("leading", "fewest")
+RATIO_UNIT = 1e-3  # of participation ratios, to which they are rounded before they are counted
 BATCH = 1000  # tokens of the Gaussian null in one pass
 
 
@@ -29,8 +37,8 @@ class TokenSpread:
     dims: np.ndarray
 
 
-def token_spread(features: np.ndarray, basis: np.ndarray, thresholds: Sequence[int]) -> TokenSpread:
-    """Measure each token in its own channels and in a basis.
+def token_spreads(features: np.ndarray, basis: np.ndarray, thresholds: Sequence[int]) -> Iterator[TokenSpread]:
+    """Measure each token in its own channels and in a basis, a chunk of images at a time.
 
     Args:
         features: [images, tokens, channels].
@@ -40,31 +48,52 @@ def token_spread(features: np.ndarray, basis: np.ndarray, thresholds: Sequence[i
     Raises:
         UserError: a feature is not finite.
     """
-    ratios, counts = [], []
     for chunk in chunks(features):
         tokens = chunk.reshape(-1, chunk.shape[2])
         tokens = tokens[np.einsum("tc,tc->t", tokens, tokens) > 0]
         tokens = tokens / np.abs(tokens).max(axis=1, keepdims=True)  # squares of squares stay in range
         directions = np.square(tokens @ basis)
-        ratios.append(np.stack([participation_ratio(np.square(tokens)), participation_ratio(directions)], axis=1))
+        ratios = np.stack([participation_ratio(np.square(tokens)), participation_ratio(directions)], axis=1)
         largest_first = np.sort(directions, axis=1)[:, ::-1]
         orders = (directions, largest_first)
-        counts.append(np.stack([dims(shares(energies), thresholds) for energies in orders], axis=1))
-    return TokenSpread(np.concatenate(ratios), np.concatenate(counts))
+        yield TokenSpread(ratios, np.stack([dims(shares(energies), thresholds) for energies in orders], axis=1))
 
 
-def gaussian_spread(
+def gaussian_spreads(
     gaussian: Gaussian, basis: np.ndarray, thresholds: Sequence[int], *, tokens: int, seed: int
-) -> TokenSpread:
+) -> Iterator[TokenSpread]:
     """The same of independent Gaussian tokens: what mean and covariance alone make of it."""
     drawn = gaussian.sample(tokens, seed)
-    whole = len(drawn) // BATCH * BATCH
-    parts = [part.reshape(-1, size, drawn.shape[1]) for part, size in ((drawn[:whole], BATCH), (drawn[whole:], 1))]
-    spreads = [token_spread(part, basis, thresholds) for part in parts if part.size]
-    return TokenSpread(*(np.concatenate([getattr(part, name) for part in spreads]) for name in ("ratios", "dims")))
+    for start in range(0, tokens, BATCH):
+        yield from token_spreads(drawn[None, start : start + BATCH], basis, thresholds)
 
 
-def spread_metrics(observed: TokenSpread, gaussian: TokenSpread, thresholds: Sequence[int]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SpreadCounts:
+    """How many tokens have each spread: what is held of any number of tokens.
+
+    Attributes:
+        ratios: of the participation ratios in multiples of RATIO_UNIT, [2, multiples].
+        dims: of the dims from 0 on, [2, thresholds, channels + 1].
+    """
+
+    ratios: np.ndarray
+    dims: np.ndarray
+
+
+def count(spreads: Iterable[TokenSpread], channels: int, thresholds: Sequence[int]) -> SpreadCounts:
+    """Count the tokens of several sets, all of so many channels; ratios are rounded to RATIO_UNIT."""
+    ratios = np.zeros((len(BASES), round(channels / RATIO_UNIT) + 1), dtype=np.int64)
+    counts = np.zeros((len(ORDERS), len(thresholds), channels + 1), dtype=np.int64)
+    for spread in spreads:
+        for column, multiples in enumerate(np.rint(spread.ratios / RATIO_UNIT).astype(np.int64).T):
+            ratios[column] += np.bincount(multiples, minlength=ratios.shape[1])
+        for place in np.ndindex(counts.shape[:2]):
+            counts[place] += np.bincount(spread.dims[:, *place], minlength=channels + 1)
+    return SpreadCounts(ratios, counts)
+
+
+def spread_metrics(observed: SpreadCounts, gaussian: SpreadCounts, thresholds: Sequence[int]) -> dict[str, Any]:
     """Mean, median and 5 % and 95 % percentiles over tokens, observed and of the Gaussian null.
 
     Returns:
@@ -73,15 +102,15 @@ def spread_metrics(observed: TokenSpread, gaussian: TokenSpread, thresholds: Seq
     """
     both = {"observed": observed, "gaussian": gaussian}
     return {
-        "tokens_with_energy": len(observed.ratios),
-        "gaussian_tokens": len(gaussian.ratios),
+        "tokens_with_energy": int(observed.ratios[0].sum()),
+        "gaussian_tokens": int(gaussian.ratios[0].sum()),
         "participation_ratio": {
-            basis: {name: summary(of.ratios[:, column]) for name, of in both.items()}
-            for column, basis in enumerate(BASES)
+            basis: {name: summary_of_counts(of.ratios[row], RATIO_UNIT) for name, of in both.items()}
+            for row, basis in enumerate(BASES)
         },
         "token_dims": {
             order: {
-                str(threshold): {name: summary(of.dims[:, row, column]) for name, of in both.items()}
+                str(threshold): {name: summary_of_counts(of.dims[row, column]) for name, of in both.items()}
                 for column, threshold in enumerate(thresholds)
             }
             for row, order in enumerate(ORDERS)
@@ -89,7 +118,7 @@ def spread_metrics(observed: TokenSpread, gaussian: TokenSpread, thresholds: Seq
     }
 
 
-def ratio_percentiles(observed: TokenSpread, gaussian: TokenSpread) -> np.ndarray:
+def ratio_percentiles(observed: SpreadCounts, gaussian: SpreadCounts) -> np.ndarray:
     """The percentiles 0 … 100 of the participation ratios, [bases, (observed, gaussian), 101]."""
-    pairs = [[of.ratios[:, column] for of in (observed, gaussian)] for column in range(len(BASES))]
-    return np.stack([np.stack([np.percentile(values, PERCENTILES) for values in pair]) for pair in pairs])
+    pairs = [[percentiles_of_counts(of.ratios[row], PERCENTILES) for of in (observed, gaussian)] for row in range(2)]
+    return np.array(pairs) * RATIO_UNIT

@@ -1,5 +1,6 @@
 """Dataset PCA: how many directions of one shared basis hold every image's energy (paper, dataset-level PCA)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,8 @@ class SharedBasis:
     energies: np.ndarray
 
 
-def shared_basis(features: np.ndarray) -> SharedBasis:
-    """Fit one basis to all images' tokens and project each image on it, in two passes over the features.
+def principal_directions(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The eigenvalues and the basis of a `SharedBasis`, in one pass over the features.
 
     Args:
         features: [images, tokens, channels].
@@ -37,6 +38,27 @@ def shared_basis(features: np.ndarray) -> SharedBasis:
         flat = chunk.reshape(-1, channels)
         moment += flat.T @ flat
     eigenvalues, vectors = np.linalg.eigh(moment / (images * tokens))
-    basis = vectors[:, ::-1]
-    energies = np.concatenate([np.square(chunk @ basis).sum(axis=1) for chunk in chunks(features)])
-    return SharedBasis(np.maximum(eigenvalues[::-1], 0.0), basis, energies)
+    return np.maximum(eigenvalues[::-1], 0.0), vectors[:, ::-1]
+
+
+def energies_along(basis: np.ndarray, features: np.ndarray) -> Iterator[np.ndarray]:
+    """‖Xᵢ v_k‖² of a chunk of images at a time, [images of the chunk, channels].
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    for chunk in chunks(features):
+        yield np.square(chunk @ basis).sum(axis=1)
+
+
+def shared_basis(features: np.ndarray) -> SharedBasis:
+    """Fit one basis to all images' tokens and project each image on it, in two passes over the features.
+
+    Args:
+        features: [images, tokens, channels].
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    eigenvalues, basis = principal_directions(features)
+    return SharedBasis(eigenvalues, basis, np.concatenate(list(energies_along(basis, features))))

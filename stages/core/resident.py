@@ -67,7 +67,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Crop, flip, colour and erasing, the fields of `Augment` in stages/core/params.py.
+    """Crop, flip, colour and erasing, the fields of `Augment` in stages/core/schema.py.
 
     A crop is a box of `scale` of the image's area and an aspect ratio of `ratio`, cut to fit, anywhere on the image
     with `padding` black pixels around it; it is resized to the image's size. Colour is brightness, contrast and

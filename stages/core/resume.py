@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,22 +23,22 @@ import torch
 from stages.core.errors import UserError
 from stages.core.files import atomic, sha256
 
+PACKAGE = Path(__file__).resolve().parent.parent  # by file: a stage's own module is called __main__, or otherwise
+LIBRARIES = ("torch", "torchvision", "timm")
 DIGEST_BYTES = hashlib.sha256().digest_size
 DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that decides a run's result, and of the project's code that is loaded.
+    """SHA-256 of everything that decides a run's result: the project's code that is loaded and the libraries, too.
 
     Args:
         identity: resolved parameters and the digests of inputs; must be JSON.
     """
-    code = {
-        name: sha256(Path(module.__file__))
-        for name, module in sorted(sys.modules.items())
-        if name.startswith("stages.core.") and module.__file__
-    }
-    versions = {"torch": torch.__version__}
+    loaded = {Path(file).resolve() for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
+    files = sorted(file for file in loaded if file.is_relative_to(PACKAGE))
+    code = {file.relative_to(PACKAGE).as_posix(): sha256(file) for file in files}
+    versions = {name: version(name) for name in LIBRARIES}
     return hashlib.sha256(json.dumps([identity, code, versions], sort_keys=True).encode()).hexdigest()
 
 

@@ -17,6 +17,7 @@ import scipy.fft
 
 from stages.core.energy import by_threshold, dims, shares
 from stages.core.features import chunks
+from stages.core.nulls import permutation_expectation
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,56 @@ def permuted_spectra(moment: np.ndarray, permutations: int, seed: int) -> np.nda
     rng = np.random.default_rng(seed)
     orders = (rng.permutation(len(moment)) for _ in range(permutations))
     return np.stack([spectrum_of_moment(moment[np.ix_(order, order)]) for order in orders])
+
+
+@dataclass(frozen=True)
+class ImageDims:
+    """What is kept of each image's own mean spectrum, and the mean over all tokens.
+
+    Attributes:
+        mean: folded spectrum over all tokens with energy, [⌊D/2⌋+1].
+        zero_tokens: tokens of no energy, which are left out.
+        with_energy: whether an image has any, [images].
+        observed: by spectrum (folded, full): dims of each image's mean spectrum, [images, thresholds].
+        expected: the same of what it would be on average under random orders of the channels.
+    """
+
+    mean: np.ndarray
+    zero_tokens: int
+    with_energy: np.ndarray
+    observed: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray]
+
+
+def image_dims(features: np.ndarray, thresholds: Sequence[int]) -> ImageDims:
+    """Reduce each image's mean spectrum to its dims, a chunk of images at a time.
+
+    Args:
+        features: [images, tokens, channels].
+        thresholds: percents.
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    channels = features.shape[2]
+    counts: list[np.ndarray] = []
+    reached: dict[tuple[str, str], list[np.ndarray]] = {}
+    total, zero_tokens = np.zeros(channels // 2 + 1), 0
+    for spectra in map(mean_spectra, chunks(features)):
+        total += spectra.tokens @ spectra.folded
+        zero_tokens += spectra.zero_tokens
+        counts.append(spectra.tokens)
+        for kind, folded in (
+            ("observed", spectra.folded),
+            ("expected", permutation_expectation(spectra.folded[:, 0], channels)),
+        ):
+            for name, of in (("folded", folded), ("full", unfold(folded, channels))):
+                reached.setdefault((kind, name), []).append(dims(shares(of), thresholds))
+    used = np.concatenate(counts)
+    observed, expected = (
+        {name: np.concatenate(reached[kind, name]) for name in ("folded", "full")} for kind in ("observed", "expected")
+    )
+    return ImageDims(total / max(1, used.sum()), zero_tokens, used > 0, observed, expected)
 
 
 @dataclass(frozen=True)

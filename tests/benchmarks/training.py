@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stages.core import machine, models, objectives, params, training
+from stages.core import machine, models, objectives, schema, training
 from stages.core.distributed import World
 from stages.core.objectives import feature_target, renormalization
 from stages.core.students import forward_with_map
@@ -98,7 +98,7 @@ class Forgetful:
 
 
 def create_task(
-    student: nn.Module, teacher: nn.Module, objective: params.Objective, device: torch.device, precision: str
+    student: nn.Module, teacher: nn.Module, objective: schema.Objective, device: torch.device, precision: str
 ) -> TrainingTask:
     return objectives.create_task(
         student,
@@ -111,7 +111,7 @@ def create_task(
 
 
 def ours(
-    student: nn.Module, teacher: nn.Module, objective: params.Objective, batches: Resident, given: argparse.Namespace
+    student: nn.Module, teacher: nn.Module, objective: schema.Objective, batches: Resident, given: argparse.Namespace
 ) -> list[float]:
     """Seconds of each measured epoch of `fit`, warmed up by the first one."""
     device = batches.images.device
@@ -138,7 +138,7 @@ def ours(
 
 
 def textbook(
-    student: nn.Module, teacher: nn.Module, objective: params.Objective, batches: Resident, given: argparse.Namespace
+    student: nn.Module, teacher: nn.Module, objective: schema.Objective, batches: Resident, given: argparse.Namespace
 ) -> list[float]:
     """Seconds of each measured epoch of the textbook step, warmed up by one."""
     device = batches.images.device
@@ -223,10 +223,10 @@ def main() -> None:
     given.precision = "bfloat16" if given.device.type == "cuda" else "float32"
     batch = given.batch or scale["batch"]
     objective = {
-        "none": params.Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0),
-        "mse": params.Objective(alpha=0.0, tau=1.0, feature="mse", feature_weight=0.2),
-        "softkd": params.Objective(alpha=0.9, tau=1.0, feature=None, feature_weight=0.0),
-        "softkd_mse": params.Objective(alpha=0.9, tau=1.0, feature="mse", feature_weight=0.2),
+        "none": schema.Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0),
+        "mse": schema.Objective(alpha=0.0, tau=1.0, feature="mse", feature_weight=0.2),
+        "softkd": schema.Objective(alpha=0.9, tau=1.0, feature=None, feature_weight=0.0),
+        "softkd_mse": schema.Objective(alpha=0.9, tau=1.0, feature="mse", feature_weight=0.2),
     }[given.objective]
     size = scale["base"]["img_size"]
     generator = torch.Generator().manual_seed(0)

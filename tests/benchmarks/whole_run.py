@@ -18,7 +18,7 @@ from typing import Any
 
 import measuring
 
-from stages.core import params
+from stages.core import params, schema
 from stages.core.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def repro(folder: Path) -> dict[str, float]:
     return {"repro_s": round(taken[0], 1), "unchanged_s": round(taken[1], 2), "largest_process_gib": round(memory, 2)}
 
 
-def stepping(metrics: Path, recipe: params.Recipe, images: int) -> float:
+def stepping(metrics: Path, recipe: schema.Recipe, images: int) -> float:
     """Seconds that the steps of a run took."""
     trained = recipe.epochs * (images // recipe.global_batch) * recipe.global_batch
     return trained / read_json(metrics)["train_images_per_s"]

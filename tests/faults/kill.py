@@ -33,9 +33,10 @@ TRAIN, OTHER = "train@lift-mse-0", "train@lift-none-0"
 TRAINING = ("teach", TRAIN)
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EARLY = 0.1  # share of the kills before the stage starts, while DVC looks for what to do
-REMEDIES = {  # what DVC says of its own files when it was killed while it wrote them, and what helps
+REMEDIES = {  # what DVC says when it was killed while it wrote its own files or git's index, and what helps
     r"dvc\.lock' (is invalid|validation failed)": ("git", "restore", "dvc.lock"),
     r"Unable to read RWLock-file": ("rm", ".dvc/tmp/rwlock"),
+    r"index\.lock'": ("rm", ".git/index.lock"),
 }
 FULL = "error: no space left on the disk for "
 STOPPED = "stopped by SIGTERM; the same command goes on from step"
@@ -58,20 +59,24 @@ class Harness:
         """Kills that met a running process group."""
         return sum(counts.total() for counts in self.kills.values())
 
-    def kill(self, stage: str, *, sent: signal.Signals | None = None, saving: bool = False) -> None:
+    def kill(
+        self, stage: str, sent: signal.Signals | None = None, *, at: float | None = None, saving: bool = False
+    ) -> None:
         """Start `dvc repro` and kill its process group at a random moment of a stage, or while a checkpoint is saved.
 
+        `at` is the moment as a share of the stage's usual time, or the one from which on a checkpoint is waited for.
         A stage's time ends when DVC has saved its outputs and written dvc.lock. Where an earlier kill came after that,
         the moment is one of the next stage that runs.
         """
         command = self.project.start(*self.repro)
         stages = list(self.project.span_s)
         due = stages[stages.index(stage) :]
-        if not saving and self.random.random() < EARLY:
+        if at is None and not saving and self.random.random() < EARLY:
             command.sleep(self.random.uniform(0.0, 1.0))
         elif command.wait(lambda: command.stage() in due):
             span_s = self.project.span_s[command.stage()]
-            command.sleep(self.random.uniform(0.0, 0.5 if saving else 1.0) * span_s)
+            share = self.random.uniform(0.0, 0.5 if saving else 1.0) if at is None else at
+            command.sleep(share * span_s)
             if saving:
                 command.wait(lambda: self._frozen_while_saving(command), span_s)
         if not command.running():
@@ -103,7 +108,7 @@ class Harness:
         self.moments["a stage computes" if command.computing() else "DVC looks, saves or records"] += 1
 
     def _ended(self, command: Command, stage: str) -> None:
-        """A command that ended before it was killed: the stage was complete already, or DVC's files are damaged."""
+        """A command that ended before it was killed: all was complete already, or DVC's own files are damaged."""
         if command.finish() == 0:
             self.project.forget(stage)
         else:
@@ -119,7 +124,7 @@ class Harness:
 
     def recover(self) -> None:
         """Give `dvc repro` once more, and compare everything with the reference."""
-        for _ in range(2):
+        for _ in range(1 + len(REMEDIES)):
             command = self.project.start(*self.repro)
             if command.finish() == 0:
                 break
@@ -138,23 +143,22 @@ class Harness:
 
     def fill_the_disk(self, stage: str) -> str:
         """What a stage says when no file may have more than half of the bytes of its largest output."""
-        outputs = [path for top in self.project.outputs(stage) for path in [top, *top.rglob("*")] if path.is_file()]
-        limit = max(path.stat().st_size for path in outputs) // 2
-        self.project.forget(stage)
-        command = self.project.start(*self.repro, WORKERS="0")  # whose shared memory counts as files
+        alone = (
+            {} if stage in TRAINING else {"WORKERS": "0"}
+        )  # their shared memory is files, too: too small for a batch
+        command = self.project.start(*self.repro, **alone)
         assert command.wait(lambda: command.stage() == stage), command.said
-        command.limit_files(limit)
+        command.limit_files(self.project.largest[stage] // 2)
         assert command.finish() != 0, command.said
         assert "Traceback" not in command.said, command.said
         assert not self.project.half_written(), self.project.half_written()
         assert not self.project.temporaries(), self.project.temporaries()
         return command.line(FULL)
 
-    def two_repros(self) -> str:
-        """What the second of two `dvc repro` says, while the first trains; the first ends well."""
-        self.project.forget(TRAIN)
+    def two_repros(self, stage: str) -> str:
+        """What a second `dvc repro` says while a first runs a stage that is due; the first ends well."""
         first = self.project.start(*self.repro)
-        assert first.wait(lambda: first.stage() == TRAIN), first.said
+        assert first.wait(lambda: first.stage() == stage), first.said
         second = self.project.start(*self.repro)
         assert second.finish() != 0, second.said
         assert first.finish() == 0, first.said
@@ -163,7 +167,6 @@ class Harness:
 
     def two_trainings(self) -> str:
         """What the second of two processes that train the same run says; the first ends well."""
-        self.project.forget(TRAIN)
         _, strategy, objective, seed = TRAIN.replace("@", "-").split("-")
         words = (sys.executable, "-m", "stages.train", "--strategy", strategy, "--objective", objective, "--seed", seed)
         both = [self.project.start(*words) for _ in range(2)]
@@ -173,9 +176,7 @@ class Harness:
         return both[statuses.index(1)].line("error: ")
 
     def two_runs(self) -> list[str]:
-        """How two `dvc repro` of different runs end that are started at once; then all is made by `dvc repro`."""
-        for stage in (TRAIN, OTHER):
-            self.project.forget(stage)
+        """How two `dvc repro` of different runs end that are started at once; then `dvc repro` makes the rest."""
         both = [self.project.start("dvc", "repro", stage) for stage in (TRAIN, OTHER)]
         said = [
             "finished" if command.finish() == 0 else command.line("ERROR: ").replace(str(self.project.folder), "")
@@ -211,11 +212,10 @@ def watch(harness: Harness, kills: int) -> dict[str, Any]:
             if stage == OTHER or harness.total >= kills:
                 continue
             harness.project.forget(stage)
+            if stage not in full:
+                full[stage] = harness.fill_the_disk(stage).replace(f"{harness.project.folder}/", "")
             for saving in [True] * 4 * (stage in TRAINING) + [False] * 3:
                 harness.kill(stage, saving=saving)
-            if stage not in full:
-                harness.recover()
-                full[stage] = harness.fill_the_disk(stage).partition("error: ")[2]
             harness.recover()
             print(
                 f"{harness.total} kills, {harness.saving} in the saving of a checkpoint, the last of {stage}",
@@ -239,11 +239,13 @@ def main() -> None:
         harness = Harness(project, asked.seed)
         print("reference:", {stage: round(seconds, 1) for stage, seconds in project.span_s.items()}, flush=True)
         full = watch(harness, asked.kills)
-        at_once = {
-            "two dvc repro": harness.two_repros(),
-            "two trainings of one run": harness.two_trainings(),
-            "two dvc repro of different runs": harness.two_runs(),
-        }
+        project.forget(TRAIN)
+        at_once = {"two dvc repro": harness.two_repros(TRAIN)}
+        project.forget(TRAIN)
+        at_once["two trainings of one run"] = harness.two_trainings()
+        project.forget(TRAIN)
+        project.forget(OTHER)
+        at_once["two dvc repro of different runs"] = ", ".join(harness.two_runs())
         harness.change_parameters()
         record = {
             "kills": harness.total,
@@ -253,6 +255,7 @@ def main() -> None:
             "stopped_with_a_checkpoint_first": harness.stopped,
             "recoveries_equal_to_the_reference": harness.compared,
             "needed_beyond_dvc_repro": dict(harness.needed),
+            "left_elsewhere": project.left_elsewhere(),
             "full_disk": full,
             "two_at_once": at_once,
             "checkpoint_of_other_parameters": "not used",

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,9 @@ class Command:
         return bool(self.children())
 
     def send(self, sent: signal.Signals) -> None:
-        """Send a signal to the whole process group."""
-        os.killpg(self.process.pid, sent)
+        """Send a signal to the whole process group, if any of it is left."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, sent)
 
     def limit_files(self, limit: int) -> None:
         """Until the command ends, refuse what its stages write beyond `limit` bytes of a file: a quota on writes."""
@@ -144,6 +146,7 @@ class Project:
         }
         self.reference: dict[str, str] = {}
         self.records: dict[str, Any] = {}  # of dvc.lock
+        self.largest: dict[str, int] = {}  # bytes of the largest file among a stage's outputs
         self.span_s: dict[str, float] = {}  # of each stage, DVC's saving of its outputs included
 
     def copy(self) -> None:
@@ -182,6 +185,7 @@ class Project:
         self.span_s = {name: after - at for (name, at), (_, after) in pairwise(moments)}
         self.records = self.locked()
         self.reference = self.contents()
+        self.largest = {stage: max(path.stat().st_size for path in self.files(stage)) for stage in self.records}
         assert set(self.span_s) <= set(self.records)
 
     def locked(self) -> dict[str, Any]:
@@ -193,15 +197,17 @@ class Project:
         """The paths of a stage's outputs."""
         return [self.folder / out["path"] for out in self.records[stage]["outs"]]
 
+    def files(self, stage: str) -> list[Path]:
+        """The files of a stage's outputs that are there."""
+        tops = self.outputs(stage)
+        return [path for top in tops for path in ([top] if top.is_file() else sorted(top.rglob("*"))) if path.is_file()]
+
     def contents(self, *stages: str) -> dict[str, str]:
         """Digest of every file of the outputs of some stages, or all; speed and DVCLive's times apart."""
         found = {}
-        for stage in stages or self.records:
-            for top in self.outputs(stage):
-                for path in [top] if top.is_file() else sorted(top.rglob("*")):
-                    if path.is_file():
-                        content = OF_THE_CLOCK.sub(b"", path.read_bytes())
-                        found[path.relative_to(self.folder).as_posix()] = hashlib.sha256(content).hexdigest()
+        for path in (path for stage in stages or self.records for path in self.files(stage)):
+            content = OF_THE_CLOCK.sub(b"", path.read_bytes())
+            found[path.relative_to(self.folder).as_posix()] = hashlib.sha256(content).hexdigest()
         return found
 
     def forget(self, stage: str) -> None:
@@ -229,13 +235,17 @@ class Project:
         return [
             name
             for name, digest in self.contents().items()
-            if self.reference.get(name) != digest and not any(map(TEMPORARY.fullmatch, Path(name).parts))
+            if self.reference.get(name) != digest and not re.search(r"(^|/)\.[^/]+\.tmp(/|$)", name)
         ]
 
     def temporaries(self) -> list[Path]:
         """Temporary files and folders, the stages' and DVC's, that are among outputs and checkpoints."""
         tops = [self.folder / name for name in ("artifacts", "reports", ".ckpt")]
         return [path for top in tops for path in top.rglob(".*.tmp")]
+
+    def left_elsewhere(self) -> dict[str, int]:
+        """How much killed processes have left that is not this project's: DVC's temporary files, and the system's."""
+        return {"in .dvc": len([*self.folder.glob(".dvc/**/.*.tmp")]), "in TMPDIR": len([*self.temporary.iterdir()])}
 
     def strange_checkpoints(self) -> list[Path]:
         """What is among the checkpoints and should not be: more than one folder of a run, or more files in it."""

@@ -1,0 +1,36 @@
+"""timm's augmentation policies as text (timm/data/auto_augment.py), checked without torch and before any image.
+
+timm itself passes over some sections that it does not understand, and learns of others at the first image.
+"""
+
+import re
+
+NUMBER = r"\d{1,3}(\.\d{1,6})?"
+SECTIONS = {  # of each policy: a pattern and an example
+    "rand": (
+        rf"m\d{{1,3}}|n([1-9]|1[0-4])|p(0(\.\d{{1,6}})?|1(\.0)?)|mstd{NUMBER}|mmax[1-9]\d{{0,2}}|inc[01]|t(weights|3aw?)",
+        "rand-m9-n2-p0.5-mstd0.5-mmax10-inc1-tweights",
+    ),
+    "augmix": (rf"m\d{{1,3}}|w[1-9]|d\d|a(?!0(\.0+)?$){NUMBER}|b[01]|mstd{NUMBER}", "augmix-m3-w3-d2-a1-b0-mstd0.5"),
+    **{name: (f"mstd{NUMBER}", f"{name}-mstd0.5") for name in ("original", "originalr", "v0", "v0r", "3a")},
+}
+
+
+def check_policy(text: str) -> str:
+    """Return a policy that timm takes and that works on every image.
+
+    Raises:
+        ValueError: it is none; the text says why.
+    """
+    policy, *sections = text.split("-")
+    if policy not in SECTIONS:
+        raise ValueError(f"begins with none of timm's policies {', '.join(SECTIONS)}; null for none")
+    pattern, example = SECTIONS[policy]
+    keys = []
+    for section in sections:
+        if not re.fullmatch(pattern, section, re.ASCII):
+            raise ValueError(f"{section!r} is no section of timm's {policy}; it takes those of {example}")
+        keys.append("t" if section.startswith("t") else section.rstrip("0123456789."))
+    if len(set(keys)) < len(keys):
+        raise ValueError("says one section twice")
+    return text
