@@ -22,15 +22,15 @@ from stages.core.needs import Results
 from stages.paths import AUDIT, MANIFEST, REFERENCE, RESULTS, STUDIES
 
 # Columns of runs.csv that the audit reads as something else than text.
+INTEGERS = ("width", "teacher_width", "epochs", "epoch_steps", "global_batch", "warmup_epochs", "repeats")
+NUMBERS = (
+    *("top1", "alpha", "tau", "feature_weight", "lr", "weight_decay", "warmup_lr", "min_lr", "label_smoothing"),
+    *("clip_grad", "random_erasing"),
+)
 RUN_KINDS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(
-        ("width", "teacher_width", "epochs", "epoch_steps", "global_batch", "warmup_epochs", "repeats"), int
-    ),
-    **dict.fromkeys(
-        ("top1", "alpha", "tau", "feature_weight", "lr", "weight_decay", "label_smoothing", "clip_grad"), float
-    ),
-    "random_erasing": float,
     "model_args": json.loads,
+    **dict.fromkeys(INTEGERS, int),
+    **dict.fromkeys(NUMBERS, float),
 }
 
 

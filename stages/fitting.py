@@ -32,6 +32,8 @@ RECIPE = {
     "lr",
     "weight_decay",
     "warmup_epochs",
+    "warmup_lr",
+    "min_lr",
     "label_smoothing",
     "clip_grad",
 }

@@ -190,8 +190,15 @@ def study(root: Path, name: str, *, top1: float, dataset: str = "imagenet", para
     run = {"strategy": "widen", "objective": "softkd_mse", "top1": top1, "width": 384, "teacher_width": 384}
     run |= {"architecture": "deit_tiny_widelast_patch16_224", "model_args": "{}", "teacher_weights": "pretrained"}
     run |= {"alpha": 0.9, "tau": 1.0, "feature": "mse", "feature_weight": 0.2, "epochs": 300, "epoch_steps": ""}
-    run |= {"global_batch": 2048, "lr": 0.002, "weight_decay": 0.05, "warmup_epochs": 5, "label_smoothing": 0.1}
-    run |= {"clip_grad": "", "repeats": 3, "auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25}
+    run |= {"global_batch": 2048, "lr": 0.002, "weight_decay": 0.05, "warmup_epochs": 5, "warmup_lr": 1e-6}
+    run |= {
+        "min_lr": 1e-5,
+        "label_smoothing": 0.1,
+        "clip_grad": "",
+        "repeats": 3,
+        "auto_augment": "rand-m9-mstd0.5-inc1",
+        "random_erasing": 0.25,
+    }
     with (folder / "results/runs.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, run)
         writer.writeheader()

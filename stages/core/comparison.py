@@ -26,6 +26,8 @@ RUN_COLUMNS = (
     "lr",
     "weight_decay",
     "warmup_epochs",
+    "warmup_lr",
+    "min_lr",
     "label_smoothing",
     "clip_grad",
     "repeats",

@@ -173,7 +173,7 @@ def _recipe(claim: Claim) -> dict[str, Any]:
         "global_batch": recipe["global_batch"],
         "lr": recipe["lr"],
         "weight_decay": recipe["weight_decay"],
-        "warmup_epochs": recipe["schedule"]["warmup_epochs"],
+        **{key: recipe["schedule"][key] for key in ("warmup_epochs", "warmup_lr", "min_lr")},
         "label_smoothing": recipe["label_smoothing"],
         "clip_grad": None,
         "repeats": recipe["repeated_augmentation"],
