@@ -54,7 +54,7 @@ def create(
     torch.manual_seed(seed)
     try:
         model = timm.create_model(architecture, num_classes=classes, pretrained_cfg_overlay=config, **arguments)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+    except (ArithmeticError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"timm cannot make {architecture} with {arguments}: {error}") from None
     batch_talking_heads(model)
     if position_std is not None:
