@@ -1,4 +1,4 @@
-"""Make reports/performance.md and README's wall time from the benchmarks' JSON: python -m stages.performance."""
+"""Make reports/performance.md and README's times from the benchmarks' JSON: python -m stages.performance."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -190,6 +190,19 @@ def draw_growth(found: Measured, folder: Path) -> None:
     save(figure, folder, "growth")
 
 
+def default_run(found: Measured) -> str:
+    """How long `dvc repro` of the default takes, and how much memory, in words."""
+    record = found.get("whole_run-cpu", {})
+    if "repro_s" not in record:
+        return "`dvc repro` of the default: not measured.\n"
+    machine = record["hardware"]
+    return (
+        f"`dvc repro` of the default takes {record['repro_s'] / 60:.1f} min from nothing and "
+        f"{record['unchanged_s']:.1f} s with nothing changed, on {machine['cores']} cores ({machine['cpu']}); its "
+        f"largest process takes {record['largest_process_gib']:.1f} GiB.\n"
+    )
+
+
 def share(value: Mapping[str, float]) -> str:
     """A share of the whole, in percent."""
     return f"{value['median']:.0%} ({value['min']:.0%}-{value['max']:.0%})"
@@ -289,6 +302,7 @@ Last-block features of generated 500×375 JPEGs; the plain loop takes one image 
 {extraction_table(found)}
 ## A whole default run
 
+{default_run(found)}
 A stage's process from start to end, and its optimizer steps alone. Outside are imports, loading, evaluation and saving.
 
 {whole_run_table(found)}
@@ -308,20 +322,21 @@ its line the one of least relative squares.
 {wall_time(found)}"""
 
 
-def with_wall_time(text: str, found: Measured) -> str:
-    """README's text with the paragraph between its two markers replaced."""
+def with_times(text: str, found: Measured) -> str:
+    """README's text with what stands between its two markers replaced."""
     if BEGIN not in text or END not in text:
         raise UserError(f"{README} has lost the markers {BEGIN.strip()} and {END.strip()}; put them back")
-    return text[: text.index(BEGIN) + len(BEGIN)] + wall_time(found) + text[text.index(END) :]
+    told = f"{default_run(found)}\n{wall_time(found)}"
+    return text[: text.index(BEGIN) + len(BEGIN)] + told + text[text.index(END) :]
 
 
 def main() -> None:
-    """Rewrite the page, its figure and README's paragraph."""
+    """Rewrite the page, its figures and README's paragraphs."""
     found = measured()
     draw_roofline(found, PERFORMANCE)
     draw_growth(found, PERFORMANCE)
     write_text(PAGE, page(found))
-    write_text(README, with_wall_time(README.read_text(encoding="utf-8"), found))
+    write_text(README, with_times(README.read_text(encoding="utf-8"), found))
 
 
 if __name__ == "__main__":

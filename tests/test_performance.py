@@ -44,7 +44,7 @@ def test_the_page_and_the_readme_show_the_tracked_measurements(root, monkeypatch
     found = performance.measured()
     assert performance.PAGE.read_text() == performance.page(found), "run: python -m stages.performance"
     text = performance.README.read_text()
-    assert text == performance.with_wall_time(text, found), "run: python -m stages.performance"
+    assert text == performance.with_times(text, found), "run: python -m stages.performance"
 
 
 def cells(page: str, title: str) -> dict[str, list[str]]:
@@ -81,6 +81,16 @@ def test_only_what_was_measured_is_shown_as_such():
         "training-imagenet-cuda",
     }
     assert rows["imagenet, cuda"][0] == "widen" and rows["training-imagenet-cuda"][1] == "2026-01-01"
+
+
+def test_a_measured_default_run_is_told_in_words():
+    record = {"repro_s": 321.0, "unchanged_s": 1.44, "largest_process_gib": 1.03}
+    record |= {"hardware": {"cores": 2, "cpu": "A CPU"}}
+    assert performance.default_run({"whole_run-cpu": record}) == (
+        "`dvc repro` of the default takes 5.3 min from nothing and 1.4 s with nothing changed, on 2 cores (A CPU); its "
+        "largest process takes 1.0 GiB.\n"
+    )
+    assert "not measured" in performance.default_run({})
 
 
 def test_a_measured_gpu_gives_the_wall_time():
