@@ -53,8 +53,8 @@ class Command:
 
     @property
     def said(self) -> str:
-        """All lines so far."""
-        return "\n".join(line for _, line in self.lines)
+        """All lines so far, and the exit status."""
+        return "\n".join([*(line for _, line in list(self.lines)), f"exit status: {self.process.poll()}"])
 
     def line(self, text: str) -> str:
         """The first line that holds `text`."""
@@ -82,6 +82,8 @@ class Command:
             if condition():
                 return True
             time.sleep(0.002)
+        if not self.running():
+            self._reader.join(60)  # what it said last is read
         return bool(condition())
 
     def sleep(self, seconds: float) -> None:
@@ -224,9 +226,9 @@ class Project:
                 for entry in json.loads(listing.read_text()):
                     _object(cache, entry["md5"]).unlink(missing_ok=True)
             listing.unlink(missing_ok=True)
-        for run in cache.glob("runs/*/*/*"):
-            if yaml.safe_load(run.read_text())["cmd"] == record["cmd"]:
-                run.unlink()
+        for run in list(cache.glob("runs/*/*/*")):
+            if run.is_file() and yaml.safe_load(run.read_text())["cmd"] == record["cmd"]:
+                shutil.rmtree(run.parent)  # DVC fails on an empty folder here
         for checkpoints in self.folder.glob(f".ckpt/{stage.rpartition('@')[2]}-*"):
             shutil.rmtree(checkpoints)
 
