@@ -186,7 +186,7 @@ class Harness:
         return said
 
     def change_parameters(self) -> None:
-        """Kill a training while it saves, and see that one of another learning rate does not go on from there."""
+        """Stop a training, which saves first, and see that one of another learning rate does not go on from there."""
         changed = ("recipe.lr=0.001",)
         self.project.compose(*changed)
         self.project.run("dvc", "repro", TRAIN)
@@ -194,8 +194,8 @@ class Harness:
         assert uninterrupted != {name: self.project.reference[name] for name in uninterrupted}
         self.project.forget(TRAIN)
         self.project.compose()
-        self.kill(TRAIN, sent=signal.SIGKILL, saving=True)
-        assert list(self.project.folder.glob(".ckpt/lift-mse-0-*/checkpoint.pt")), "nothing was saved before the kill"
+        self.kill(TRAIN, signal.SIGTERM, at=0.0, saving=True)
+        assert list(self.project.folder.glob(".ckpt/lift-mse-0-*/checkpoint.pt")), "nothing was saved"
         self.project.compose(*changed)
         self.project.run("dvc", "repro", TRAIN)
         assert self.project.contents(TRAIN) == uninterrupted, "a stale checkpoint was used"

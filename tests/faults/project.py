@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -53,8 +53,8 @@ class Command:
 
     @property
     def said(self) -> str:
-        """All lines so far."""
-        return "\n".join(line for _, line in self.lines)
+        """All lines so far, and the exit status."""
+        return "\n".join([*(line for _, line in list(self.lines)), f"exit status: {self.process.poll()}"])
 
     def line(self, text: str) -> str:
         """The first line that holds `text`."""
@@ -82,6 +82,8 @@ class Command:
             if condition():
                 return True
             time.sleep(0.002)
+        if not self.running():
+            self._reader.join(60)  # what it said last is read
         return bool(condition())
 
     def sleep(self, seconds: float) -> None:
@@ -216,17 +218,15 @@ class Project:
         So that `dvc repro` has nothing to take its results from, and computes them.
         """
         cache = self.folder / ".dvc/cache"
-        record = self.locked()[stage]
-        for out in record["outs"]:
-            _remove(self.folder / out["path"])
-            listing = _object(cache, out["md5"])
-            if listing.suffix == ".dir" and listing.is_file():
-                for entry in json.loads(listing.read_text()):
-                    _object(cache, entry["md5"]).unlink(missing_ok=True)
-            listing.unlink(missing_ok=True)
-        for run in cache.glob("runs/*/*/*"):
-            if yaml.safe_load(run.read_text())["cmd"] == record["cmd"]:
-                run.unlink()
+        locked = self.locked()
+        record = locked.pop(stage)
+        for path in self.outputs(stage):
+            _remove(path)
+        for unshared in _objects(cache, [record]) - _objects(cache, locked.values()):
+            unshared.unlink(missing_ok=True)
+        for run in list(cache.glob("runs/*/*/*")):
+            if run.is_file() and yaml.safe_load(run.read_text())["cmd"] == record["cmd"]:
+                shutil.rmtree(run.parent)  # DVC fails on an empty folder here
         for checkpoints in self.folder.glob(f".ckpt/{stage.rpartition('@')[2]}-*"):
             shutil.rmtree(checkpoints)
 
@@ -258,6 +258,18 @@ class Project:
         """Whether a process is writing a checkpoint at this moment."""
         found = [TEMPORARY.fullmatch(path.name) for path in self.folder.glob(".ckpt/*/.*.tmp")]
         return any(match and psutil.pid_exists(int(match[1])) for match in found)
+
+
+def _objects(cache: Path, records: Iterable[dict[str, Any]]) -> set[Path]:
+    """The files of DVC's cache that hold the outputs of some stages."""
+    found = set()
+    for out in (out for record in records for out in record["outs"]):
+        digests = [out["md5"]]
+        listing = _object(cache, out["md5"])
+        if listing.suffix == ".dir" and listing.is_file():
+            digests += [entry["md5"] for entry in json.loads(listing.read_text())]
+        found |= {_object(cache, digest) for digest in digests}
+    return found
 
 
 def _object(cache: Path, digest: str) -> Path:
