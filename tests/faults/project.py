@@ -257,7 +257,15 @@ class Project:
     def saving(self) -> bool:
         """Whether a process is writing a checkpoint at this moment."""
         found = [TEMPORARY.fullmatch(path.name) for path in self.folder.glob(".ckpt/*/.*.tmp")]
-        return any(match and psutil.pid_exists(int(match[1])) for match in found)
+        return any(match and _runs(int(match[1])) for match in found)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process is there and was not killed."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _objects(cache: Path, records: Iterable[dict[str, Any]]) -> set[Path]:
