@@ -8,6 +8,8 @@ from threadpoolctl import threadpool_limits
 from stages.core.features import chunks
 from stages.core.machine import cores
 
+SOLVED = 8  # images at a time in one thread; it decides memory and speed
+
 
 def energies(features: np.ndarray) -> np.ndarray:
     """Squared singular values of each image's tokens X, not centred, largest first.
@@ -24,10 +26,12 @@ def energies(features: np.ndarray) -> np.ndarray:
     Raises:
         UserError: a feature is not finite.
     """
-    # A batch of matrices per core, each solved in one thread: one matrix is too small to share out.
+    # A few matrices per core at a time, each solved in one thread: one matrix is too small to share out.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores()) as pool:
         found = [
-            part for chunk in chunks(features) for part in pool.map(_gram_eigenvalues, np.array_split(chunk, cores()))
+            part
+            for chunk in chunks(features)
+            for part in pool.map(_gram_eigenvalues, np.array_split(chunk, -(-len(chunk) // SOLVED)))
         ]
     return np.concatenate(found)
 
