@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from stages.compose import composed
 from stages.core.errors import UserError, run
 from stages.core.files import read_json, write_text
 from stages.core.notebooks import read_table
@@ -41,6 +40,8 @@ def check_default() -> None:
     Raises:
         UserError: params.yaml is another, or the results are not up to date with it.
     """
+    from stages.compose import composed  # here: no other part of the module needs Hydra
+
     if PARAMS.read_text(encoding="utf-8") != composed():
         raise UserError(
             f"{PARAMS} is not the composed default, whose results {README} shows; "

@@ -1,5 +1,6 @@
 """README's table of results: what is tracked, of the default run, and of nothing else."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from stages import readme
 from stages.core.comparison import comparison_table
 from stages.core.errors import UserError
+from stages.core.files import read_json
 from stages.core.notebooks import read_table
 from stages.core.statistics import differences_table
 
@@ -62,3 +64,18 @@ def test_results_that_are_not_up_to_date_are_not_written(project: Path, monkeypa
     with pytest.raises(UserError, match=r"not up to date \(train@lift-mse-1\); run `dvc repro`"):
         readme.main()
     assert (project / "README.md").read_text() == before
+
+
+def test_the_promises_name_tests_that_are_there_and_figures_that_were_recorded(root: Path) -> None:
+    section = (root / "README.md").read_text(encoding="utf-8").partition("## What it promises")[2].partition("\n## ")[0]
+    named = re.findall(r"`((?:tests|reports)/[\w/]+\.\w+)`", section)
+    assert len(named) > 10 and [name for name in named if not (root / name).is_file()] == []
+    faults = read_json(root / "reports/faults.json")
+    assert faults["kills"] >= 100 and faults["while_a_checkpoint_was_written"] >= 10
+    assert (
+        f"{faults['kills']} kills, {faults['while_a_checkpoint_was_written']} of them while a checkpoint was written; "
+        f"{faults['recoveries_equal_to_the_reference']} recoveries, all equal to the uninterrupted run bit for bit"
+    ) in section
+    growth = read_json(root / "reports/performance/growth-cpu.json")["results"].values()
+    memory, time = max(one["growth"] for one in growth), max(abs(off) for one in growth for off in one["off_the_line"])
+    assert f"peak memory within {memory:.1%}, times within {time:.1%} of a line".replace("%", " %") in section
