@@ -406,33 +406,3 @@ def test_the_uniform_student_is_of_widens_size(profile, tmp_path):
         for architecture, arguments in map(given.student.model, ("widen", "uniform"))
     )
     assert uniform == pytest.approx(widen, rel=0.03)
-
-
-@pytest.mark.parametrize(
-    ("policy", "reason"),
-    [
-        ("", "begins with none of timm's policies rand, augmix, original"),
-        ("bogus", "begins with none of timm's policies rand, augmix, original"),
-        ("randaug", "begins with none of timm's policies"),
-        ("v1", "begins with none of timm's policies"),
-        ("RAND-m9", "begins with none of timm's policies"),
-        ("rand-m9-foo", "'foo' is no section of timm's rand; it takes those of rand-m9-"),
-        ("rand-m9-", "'' is no section of timm's rand"),
-        ("rand-9", "'9' is no section"),
-        ("rand-m9.5", "'m9.5' is no section"),
-        ("rand-mstdinf", "'mstdinf' is no section"),
-        ("rand-tweight", "'tweight' is no section"),
-        ("rand-n15-tweights", "'n15' is no section"),
-        ("rand-n0", "'n0' is no section"),
-        ("rand-m9\n", "is no section"),
-        ("rand-m9-m5", "says one section twice"),
-        ("augmix-m5-w0", "'w0' is no section of timm's augmix"),
-        ("augmix-a0", "'a0' is no section of timm's augmix"),
-        ("augmix-n3", "'n3' is no section of timm's augmix"),
-        ("original-m9", "'m9' is no section of timm's original"),
-    ],
-)
-def test_policies_that_timm_does_not_know_are_refused(policy, reason, load):
-    with pytest.raises(UserError, match=r"recipe\.augment\.auto_augment: ") as caught:
-        load("recipe.augment.auto_augment", policy)
-    assert reason in str(caught.value) and "\n" not in str(caught.value)
