@@ -311,8 +311,8 @@ A stage's process from start to end, and its optimizer steps alone. Outside are 
 The stages on generated 500×375 JPEGs and a CaiT-S24 cut to one block: 196 tokens of 384 channels an image. Memory is a
 process's largest resident set, pages of mapped files included, and what a stage keeps of each image: its dims, with
 their nulls and differences at most 35 numbers (4.3 MiB of 16,000 images). Time is the stage's own, without imports, and
-its line the one of least relative squares. Peaks of equal runs scatter, those of `extract` by a tenth: runs of few images
-are repeated, and the greatest peak and the median time stand here.
+its line the one of least relative squares. Peaks of equal runs scatter, those of `extract` by a tenth: runs of few
+images are repeated, and the greatest peak and the median time stand here.
 
 {growth_table(found)}
 ![Time and peak memory against images](performance/growth.svg)
