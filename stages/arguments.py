@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from stages.core.errors import UserError
+from stages.core.base.errors import UserError
 
 
 def choice(parser: argparse.ArgumentParser, option: str, known: Sequence[str], place: str) -> None:

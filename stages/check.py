@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
-from stages.core import params
-from stages.core.errors import run
-from stages.core.files import write_text
+from stages.core.base.errors import run
+from stages.core.base.files import write_text
+from stages.core.config import params
+from stages.paths import PARAMS
 
 MARKER = Path("reports/params.ok")
 
 
 def main() -> None:
     """Write the marker that the first stage of the pipeline waits for; its content never changes."""
-    params.load()
-    write_text(MARKER, "params.yaml agrees with stages/core/params.py\n")
+    params.load(PARAMS)
+    write_text(MARKER, "params.yaml agrees with stages/core/config/params.py\n")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ Needs neither data nor weights, so that the published costs can be audited anywh
 
 import timm
 
-from stages.core import models
-from stages.core.errors import run
-from stages.core.files import atomic_folder, write_json
+from stages.core.base.errors import run
+from stages.core.base.files import atomic_folder, write_json
+from stages.core.models.cost import flops, parameters
 from stages.paths import COST
 
 STUDENTS = {
@@ -26,8 +26,8 @@ def main() -> None:
         model = timm.create_model(architecture)
         counts[strategy] = {
             "architecture": architecture,
-            "parameters": models.parameters(model),
-            "flops": models.flops(model, IMAGE_SIZE),
+            "parameters": parameters(model),
+            "flops": flops(model, IMAGE_SIZE),
         }
     with atomic_folder(COST) as folder:
         write_json(folder / "metrics.json", counts)

@@ -7,24 +7,29 @@ takes less time than the imports of a process for each.
 from itertools import product
 from typing import Any
 
-from stages.core import machine, maps, models, params
-from stages.core.arrays import write_npy
-from stages.core.encoding import measure
-from stages.core.errors import run
-from stages.core.files import atomic_folder, prune, write_json
-from stages.core.loaders import evaluation_batches
-from stages.core.names import TEACHER, run_name
-from stages.core.objectives import has_target, renormalization
-from stages.core.similarity import similarity
-from stages.images import image_list
-from stages.paths import ENCODE, TEACH, TRAIN
+from stages.core.analysis import last_block
+from stages.core.analysis.encoding import measure
+from stages.core.analysis.similarity import similarity
+from stages.core.base.arrays import write_npy
+from stages.core.base.errors import run
+from stages.core.base.files import atomic_folder, prune, write_json
+from stages.core.base.names import TEACHER, run_name
+from stages.core.config import params
+from stages.core.data.batches import evaluation_batches
+from stages.core.data.dataset import image_list
+from stages.core.models import folders
+from stages.core.models.normalization import renormalization
+from stages.core.runtime import machine
+from stages.core.train import map_errors
+from stages.core.train.losses import has_target
+from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, TEACH, TRAIN
 
 BATCH = 64  # images at a time; it decides memory, not results
 
 
 def main() -> None:
     """Write the measures of every run that params name and of the teacher, and the teacher's floors."""
-    given = params.load()
+    given = params.load(PARAMS)
     analysis = given.analysis
     options: dict[str, Any] = {
         "svd_thresholds": analysis.svd.thresholds,
@@ -38,13 +43,13 @@ def main() -> None:
     prune(TRAIN, names)
     device = machine.device()
     machine.share_cores(device)
-    sample = image_list(given.dataset, "sample")
-    teacher = models.load(TEACH).to(device)
-    first = models.load(TRAIN / names[0])
+    sample = image_list(given.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
+    teacher = folders.load(TEACH).to(device)
+    first = folders.load(TRAIN / names[0])
     # Every student sees images by `dataset`, under one transform; the teacher sees the same ones, as in training.
     batches = evaluation_batches(sample, first, batch=BATCH, workers=machine.workers())
-    target = maps.last_maps(teacher, batches, device, renormalization(first, teacher, device))
-    taught = maps.tokens_of(target)
+    target = last_block.last_maps(teacher, batches, device, renormalization(first, teacher, device))
+    taught = last_block.tokens_of(target)
     own, floors = measure(taught, **options)
     images, channels, rows, columns = target.shape
     shape = {"images": images, "rows": rows, "columns": columns}
@@ -53,20 +58,20 @@ def main() -> None:
             "run": TEACHER,
             "strategy": TEACHER,
             "width": channels,
-            "rank": maps.map_rank(teacher),
+            "rank": last_block.map_rank(teacher),
             **shape,
             **own,
             "cka": similarity(taught, taught).cka,
         }
     ]
     for name, (strategy, objective, seed) in zip(names, keys, strict=True):
-        student = models.load(TRAIN / name).to(device)
-        found = maps.last_maps(student, batches, device)
-        tokens = maps.tokens_of(found)
+        student = folders.load(TRAIN / name).to(device)
+        found = last_block.last_maps(student, batches, device)
+        tokens = last_block.tokens_of(found)
         near = similarity(tokens, taught)
         comparable = has_target(target, found)
-        losses = maps.spectral_against_mse(found, target) if comparable else None
-        least, most = maps.ratio_bounds(rows, columns)
+        losses = map_errors.spectral_against_mse(found, target) if comparable else None
+        least, most = map_errors.ratio_bounds(rows, columns)
         measured.append(
             {
                 "run": name,
@@ -74,12 +79,12 @@ def main() -> None:
                 "objective": objective,
                 "seed": seed,
                 "width": found.shape[1],
-                "rank": maps.map_rank(student),
+                "rank": last_block.map_rank(student),
                 **shape,
                 **measure(tokens, **options)[0],
                 "cka": near.cka,
                 "probe_error": near.probe_error,
-                "relative_feature_error": maps.relative_error(found, target) if comparable else None,
+                "relative_feature_error": map_errors.relative_error(found, target) if comparable else None,
                 "spectral_over_mse": losses and losses.ratio,
                 "spectral_over_mse_least": least,
                 "spectral_over_mse_most": most,

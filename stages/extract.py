@@ -7,13 +7,16 @@ import torch
 from torch import nn
 
 from stages import arguments
-from stages.core import backbones, distributed, features, machine, models, params, schema
-from stages.core.errors import run
-from stages.core.files import atomic_folder, sha256
-from stages.core.loaders import evaluation_batches
-from stages.core.names import TEACHER
-from stages.images import image_list
-from stages.paths import EXTRACT, TEACH
+from stages.core.base.errors import run
+from stages.core.base.files import atomic_folder, sha256
+from stages.core.base.names import TEACHER
+from stages.core.config import params, schema
+from stages.core.data.batches import evaluation_batches
+from stages.core.data.dataset import image_list
+from stages.core.features import extraction
+from stages.core.models import backbones, folders
+from stages.core.runtime import distributed, machine
+from stages.paths import EXTRACT, MANIFEST, PARAMS, PREPARE, TEACH
 
 BATCH, CPU_BATCH = 64, 4  # images at a time; a CPU is fastest while attention's tensors stay in its cache
 SEED = 0  # of random weights
@@ -23,7 +26,7 @@ def load(backbone: str, analysis: schema.Analysis) -> tuple[nn.Module, dict[str,
     """The model of a backbone's name, and what it is."""
     if backbone == TEACHER:
         weights = {"sha256": sha256(TEACH / "model.safetensors")}
-        return models.load(TEACH), models.provenance(TEACH) | weights
+        return folders.load(TEACH), folders.provenance(TEACH) | weights
     img_size = analysis.img_size.get(backbone)
     if analysis.weights == "random":
         model, provenance = backbones.random(backbone, {}, seed=SEED, img_size=img_size)
@@ -39,13 +42,13 @@ def batch_size(device: torch.device) -> int:
 
 def main() -> None:
     """Write the features of the backbone that the command line names, by every GPU that is visible."""
-    given = params.load()
+    given = params.load(PARAMS)
     distributed.launch(extract, given, arguments.backbone(__doc__, given.analysis.backbones))
 
 
 def extract(given: params.Params, backbone: str) -> None:
     """One process's part of the extraction."""
-    sample = image_list(given.dataset, "sample")
+    sample = image_list(given.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
     with distributed.joined() as world:
         model, provenance = load(backbone, given.analysis)
         model = model.to(world.device)
@@ -53,7 +56,7 @@ def extract(given: params.Params, backbone: str) -> None:
             sample, model, batch=batch_size(world.device), workers=machine.workers(), world=world
         )
         with atomic_folder(EXTRACT / backbone) if world.primary else nullcontext() as own:
-            features.extract(
+            extraction.extract(
                 model,
                 batches,
                 world.broadcast(own),

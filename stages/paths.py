@@ -1,10 +1,13 @@
-"""Where the stages leave their results."""
+"""Where the stages find their parameters, and leave their results."""
 
 from pathlib import Path
+
+PARAMS = Path("params.yaml")
 
 ARTIFACTS = Path("artifacts")
 PREPARE = ARTIFACTS / "prepare"
 TEACH = ARTIFACTS / "teach"
+WEIGHTS = ARTIFACTS / "weights"  # one file per backbone
 EXTRACT = ARTIFACTS / "extract"  # one folder per backbone in these five
 SVD = ARTIFACTS / "svd"
 PCA = ARTIFACTS / "pca"
@@ -23,10 +26,3 @@ REFERENCE = REPORTS / "reference"
 AUDIT = REPORTS / "audit.json"
 FIGURES = REPORTS / "figures"
 STUDIES = REPORTS / "studies"  # one folder per recorded study
-
-EMBEDDED_IMAGES = PREPARE / "images"
-
-
-def index_file(part: str) -> Path:
-    """The list of the files of "train", "val" or "sample" (the analysis sample), one relative path a line."""
-    return PREPARE / f"{part}.txt"

@@ -3,21 +3,21 @@
 import numpy as np
 
 from stages import arguments
-from stages.core import params
-from stages.core.arrays import write_npy
-from stages.core.energy import by_threshold, dims, profile, shares, statistics
-from stages.core.errors import run
-from stages.core.features import describe, last_block
-from stages.core.files import atomic_folder, write_json
-from stages.core.nulls import fit_gaussian
-from stages.core.participation import count, gaussian_spreads, ratio_percentiles, spread_metrics, token_spreads
-from stages.core.pca import energies_along, principal_directions
-from stages.paths import EXTRACT, PCA
+from stages.core.analysis.energy import by_threshold, dims, profile, shares, statistics
+from stages.core.analysis.nulls import fit_gaussian
+from stages.core.analysis.participation import count, gaussian_spreads, ratio_percentiles, spread_metrics, token_spreads
+from stages.core.analysis.pca import energies_along, principal_directions
+from stages.core.base.arrays import write_npy
+from stages.core.base.errors import run
+from stages.core.base.files import atomic_folder, write_json
+from stages.core.config import params
+from stages.core.features.store import describe, last_block
+from stages.paths import EXTRACT, PARAMS, PCA
 
 
 def main() -> None:
     """Write dims per image and token in the shared basis, the global dims, participation ratios, and the mean curve."""
-    given = params.load().analysis
+    given = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, given.backbones)
     thresholds = given.pca.thresholds
     tokens = last_block(EXTRACT / backbone)

@@ -3,42 +3,43 @@
 import shutil
 from contextlib import suppress
 
-from stages.core import dataset, params
-from stages.core.digits import export_digits
-from stages.core.errors import UserError, run
-from stages.core.files import read_json, write_json, write_text
-from stages.images import survey
-from stages.paths import EMBEDDED_IMAGES, MANIFEST, index_file
+from stages.core.base.errors import UserError, run
+from stages.core.base.files import read_json, write_json, write_text
+from stages.core.config import params
+from stages.core.data.dataset import embedded_images, survey
+from stages.core.data.digits import export_digits
+from stages.core.data.splits import analysis_sample, index_file
+from stages.paths import MANIFEST, PARAMS, PREPARE
 
 
 def main() -> None:
     """Bring artifacts/prepare and the manifest up to date with params and the images."""
-    given = params.load()
+    given = params.load(PARAMS)
     data = given.dataset
     recorded = read_json(MANIFEST) if MANIFEST.is_file() else {}
 
     surveyed = None
     if data.reader != "digits":
-        surveyed = survey(data)
-        shutil.rmtree(EMBEDDED_IMAGES, ignore_errors=True)
+        surveyed = survey(data, PREPARE)
+        shutil.rmtree(embedded_images(PREPARE), ignore_errors=True)
     else:
         with suppress(UserError):  # what is there is damaged or of other params: make it anew
-            surveyed = survey(data)
+            surveyed = survey(data, PREPARE)
         if surveyed is None or surveyed[1] != recorded:
             export_digits(
-                EMBEDDED_IMAGES,
+                embedded_images(PREPARE),
                 train_split=data.train_split,
                 val_split=data.val_split,
                 val_images=data.val_images or 0,
                 seed=data.split_seed,
             )
-            surveyed = survey(data)
+            surveyed = survey(data, PREPARE)
 
     splits, manifest = surveyed
-    sample = dataset.analysis_sample(splits["val"], given.analysis.images_per_class)
+    sample = analysis_sample(splits["val"], given.analysis.images_per_class)
     for key, split in splits.items():
-        write_text(index_file(key), "\n".join(split.files) + "\n")
-    write_text(index_file("sample"), "\n".join(sample) + "\n")
+        write_text(index_file(PREPARE, key), "\n".join(split.files) + "\n")
+    write_text(index_file(PREPARE, "sample"), "\n".join(sample) + "\n")
     write_json(MANIFEST, manifest)
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.core.errors import run
-from stages.core.rendering import Page, index, render, title
+from stages.core.base.errors import run
+from stages.core.report.rendering import Page, index, render, title
 from stages.paths import AUDIT, FIGURES, HTML, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
 
 TEMPLATES = Path("notebooks")

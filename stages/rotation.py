@@ -5,23 +5,24 @@ import math
 import numpy as np
 
 from stages import arguments
-from stages.core import params, subspaces, svd
-from stages.core.arrays import read_npy, write_npy
-from stages.core.dataset import read_index
-from stages.core.energy import PERCENTILES, dims, shares, summary
-from stages.core.errors import UserError, run
-from stages.core.features import describe, last_block
-from stages.core.files import atomic_folder, write_json
-from stages.paths import EXTRACT, PCA, ROTATION, index_file
+from stages.core.analysis import subspaces, svd
+from stages.core.analysis.energy import PERCENTILES, dims, shares, summary
+from stages.core.base.arrays import read_npy, write_npy
+from stages.core.base.errors import UserError, run
+from stages.core.base.files import atomic_folder, write_json
+from stages.core.config import params
+from stages.core.data.splits import index_file, read_index
+from stages.core.features.store import describe, last_block
+from stages.paths import EXTRACT, PARAMS, PCA, PREPARE, ROTATION
 
 
 def main() -> None:
     """Write principal angles and overlaps within and across classes, with the shared basis, and of random subspaces."""
-    given = params.load().analysis
+    given = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, given.backbones)
     rotation = given.rotation
     tokens = last_block(EXTRACT / backbone)
-    classes = [file.partition("/")[0] for file in read_index(index_file("sample"))]
+    classes = [file.partition("/")[0] for file in read_index(index_file(PREPARE, "sample"))]
     if len(classes) != len(tokens):
         raise UserError(f"the features are of {len(tokens)} images, the sample has {len(classes)}; run `dvc repro`")
     energies = svd.energies(tokens)

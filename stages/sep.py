@@ -3,18 +3,19 @@
 import numpy as np
 
 from stages import arguments
-from stages.core import intervals, nulls, params, sep
-from stages.core.arrays import write_npy
-from stages.core.energy import shares
-from stages.core.errors import run
-from stages.core.features import describe, last_block
-from stages.core.files import atomic_folder, write_json
-from stages.paths import EXTRACT, SEP
+from stages.core.analysis import intervals, nulls, sep
+from stages.core.analysis.energy import shares
+from stages.core.base.arrays import write_npy
+from stages.core.base.errors import run
+from stages.core.base.files import atomic_folder, write_json
+from stages.core.config import params
+from stages.core.features.store import describe, last_block
+from stages.paths import EXTRACT, PARAMS, SEP
 
 
 def main() -> None:
     """Write the patterns of the full and the folded spectrum: curves, nulls, dims per image, bandwidths."""
-    given = params.load().analysis
+    given = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, given.backbones)
     settings = given.sep
     tokens = last_block(EXTRACT / backbone)

@@ -3,18 +3,19 @@
 import numpy as np
 
 from stages import arguments
-from stages.core import params, svd
-from stages.core.arrays import write_npy
-from stages.core.energy import profile, statistics
-from stages.core.errors import run
-from stages.core.features import blocks, chunks, describe
-from stages.core.files import atomic_folder, write_json
-from stages.paths import EXTRACT, SVD
+from stages.core.analysis import svd
+from stages.core.analysis.energy import profile, statistics
+from stages.core.base.arrays import write_npy
+from stages.core.base.errors import run
+from stages.core.base.files import atomic_folder, write_json
+from stages.core.config import params
+from stages.core.features.store import blocks, chunks, describe
+from stages.paths import EXTRACT, PARAMS, SVD
 
 
 def main() -> None:
     """Write dims per image and block, and the mean energy curve of the last block."""
-    given = params.load().analysis
+    given = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, given.backbones)
     thresholds = given.svd.thresholds
     per_block, by_block = [], []

@@ -2,23 +2,26 @@
 
 from timm.data import resolve_model_data_config
 
-from stages.core import backbones, distributed, machine, models, params, schema
-from stages.core.backbones import Provenance
-from stages.core.distributed import World
-from stages.core.errors import UserError, run
-from stages.core.evaluation import evaluate
-from stages.core.files import atomic_folder, read_json, write_json
-from stages.core.loaders import evaluation_batches
-from stages.fitting import NO_DISTILLATION, fit_and_save, vision
-from stages.images import image_list
-from stages.paths import MANIFEST, TEACH
+from stages.core.base.errors import UserError, run
+from stages.core.base.files import atomic_folder, read_json, write_json
+from stages.core.config import params, schema
+from stages.core.data.batches import evaluation_batches
+from stages.core.data.dataset import image_list
+from stages.core.models import backbones, folders
+from stages.core.models.backbones import Provenance
+from stages.core.models.cost import flops, parameters
+from stages.core.runtime import distributed, machine
+from stages.core.runtime.distributed import World
+from stages.core.train.evaluation import evaluate
+from stages.core.train.fitting import NO_DISTILLATION, fit_and_save, vision
+from stages.paths import MANIFEST, PARAMS, PREPARE, TEACH
 
 BATCH = 128  # images at a time; it decides memory, not results
 
 
 def main() -> None:
     """Make the teacher that params describe, on every GPU that is visible."""
-    distributed.launch(teach, params.load())
+    distributed.launch(teach, params.load(PARAMS))
 
 
 def teach(given: params.Params) -> None:
@@ -32,13 +35,15 @@ def teach(given: params.Params) -> None:
 
 def fit(data: schema.Dataset, teacher: schema.Teacher, recipe: schema.Recipe, world: World) -> None:
     """Fit the teacher on the labels alone."""
-    model = models.create(teacher.architecture, teacher.model_args.given(), seed=teacher.seed, **vision(data, recipe))
+    model = folders.create(teacher.architecture, teacher.model_args.given(), seed=teacher.seed, **vision(data, recipe))
     fit_and_save(
         model.to(world.device),
         None,
         TEACH,
         world=world,
         run="teach",
+        train_images=image_list(data, "train", prepared=PREPARE, manifest_file=MANIFEST),
+        val_images=image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),
         data=data,
         recipe=recipe,
         objective=NO_DISTILLATION,
@@ -71,20 +76,26 @@ def take(data: schema.Dataset, teacher: schema.Teacher, world: World) -> None:
         )
     model = model.to(world.device)
     size = list(resolve_model_data_config(model)["input_size"])
-    validation = evaluation_batches(image_list(data, "val"), model, batch=BATCH, workers=machine.workers(), world=world)
+    validation = evaluation_batches(
+        image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),
+        model,
+        batch=BATCH,
+        workers=machine.workers(),
+        world=world,
+    )
     metrics = {
         **provenance.record(),
         **({"seed": teacher.seed} if teacher.weights == "random" else {}),
         "input_size": size,
         **evaluate(model, validation, world),
-        "parameters": models.parameters(model),
-        "flops": models.flops(model, size[-1]),
+        "parameters": parameters(model),
+        "flops": flops(model, size[-1]),
         "device": world.device.type,
     }
     if not world.primary:
         return
     with atomic_folder(TEACH) as out:
-        models.save(model, out, provenance.record())
+        folders.save(model, out, provenance.record())
         write_json(out / "metrics.json", metrics)
 
 

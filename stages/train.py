@@ -3,18 +3,21 @@
 import argparse
 
 from stages import arguments
-from stages.core import distributed, models, params
-from stages.core.errors import run
-from stages.core.files import read_json, sha256
-from stages.core.names import run_name
-from stages.core.objectives import check_compatible
-from stages.fitting import fit_and_save, vision
-from stages.paths import MANIFEST, TEACH, TRAIN
+from stages.core.base.errors import run
+from stages.core.base.files import read_json, sha256
+from stages.core.base.names import run_name
+from stages.core.config import params
+from stages.core.data.dataset import image_list
+from stages.core.models import folders
+from stages.core.runtime import distributed
+from stages.core.train.fitting import fit_and_save, vision
+from stages.core.train.task import check_compatible
+from stages.paths import MANIFEST, PARAMS, PREPARE, TEACH, TRAIN
 
 
 def main() -> None:
     """Train the student that the command line names, by params.yaml, on every GPU that is visible."""
-    given = params.load()
+    given = params.load(PARAMS)
     parser = argparse.ArgumentParser(description=__doc__)
     arguments.choice(parser, "strategy", list(given.student.strategies), "student.strategies")
     arguments.choice(parser, "objective", list(given.objective.definitions), "objective.definitions")
@@ -29,8 +32,8 @@ def train(given: params.Params, strategy: str, objective_name: str, seed: int) -
     architecture, model_args = given.student.model(strategy)
     name = run_name(strategy, objective_name, seed)
     with distributed.joined() as world:
-        teacher = models.load(TEACH).to(world.device)
-        student = models.create(architecture, model_args, seed=seed, **vision(data, given.recipe)).to(world.device)
+        teacher = folders.load(TEACH).to(world.device)
+        student = folders.create(architecture, model_args, seed=seed, **vision(data, given.recipe)).to(world.device)
         check_compatible(student, teacher, data.image_size, feature=objective.feature is not None)
         fit_and_save(
             student,
@@ -38,6 +41,8 @@ def train(given: params.Params, strategy: str, objective_name: str, seed: int) -
             TRAIN / name,
             world=world,
             run=name,
+            train_images=image_list(data, "train", prepared=PREPARE, manifest_file=MANIFEST),
+            val_images=image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),
             data=data,
             recipe=given.recipe,
             objective=objective,
@@ -58,7 +63,7 @@ def train(given: params.Params, strategy: str, objective_name: str, seed: int) -
                 "architecture": architecture,
                 "model_args": model_args,
                 "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
-                "teacher_weights": models.provenance(TEACH)["weights"],
+                "teacher_weights": folders.provenance(TEACH)["weights"],
                 "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
             },
         )

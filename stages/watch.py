@@ -6,22 +6,22 @@ not at hand, in a clone that only renders reports, say, the record stays.
 
 import sys
 
-from stages.core import params
-from stages.core.errors import run
-from stages.core.files import read_json, write_json
-from stages.images import survey, unavailable
-from stages.paths import SOURCE
+from stages.core.base.errors import run
+from stages.core.base.files import read_json, write_json
+from stages.core.config import params
+from stages.core.data.dataset import survey, unavailable
+from stages.paths import PARAMS, PREPARE, SOURCE
 
 
 def main() -> None:
     """Bring the digests of the dataset's images up to date."""
-    data = params.load().dataset
+    data = params.load(PARAMS).dataset
     recorded = read_json(SOURCE) if SOURCE.is_file() else {}
     reason = unavailable(data)
     if reason and recorded.get("dataset") == data.label:
         print(f"watch: {SOURCE} stays as recorded: {reason}", file=sys.stderr)
         return
-    _, manifest = survey(data)
+    _, manifest = survey(data, PREPARE)
     write_json(SOURCE, {"dataset": data.label, **{part: manifest[part]["sha256"] for part in ("train", "val")}})
 
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from stages.core import students  # noqa: F401  registers the students with timm
+from stages.core.models import students  # noqa: F401  registers the students with timm
 
 torch.set_num_threads(1)
-collect_ignore = [] if find_spec("datasets") else ["test_hub.py"]  # the test extra installs it
+collect_ignore = [] if find_spec("datasets") else ["data/test_hub.py"]  # the test extra installs it
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10}
 STUDENTS = {

@@ -18,19 +18,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from stages.core import params
-from stages.core.arrays import read_npy, write_npy
-from stages.core.dataset import ImageList
-from stages.core.decoding import decode
-from stages.core.energy import dims, shares
-from stages.core.errors import UnreadableImageError, UserError
-from stages.core.features import describe, last_block
-from stages.core.files import read_json, write_json
-from stages.core.listing import scan
-from stages.core.pca import shared_basis
-from stages.core.rendering import render
-from stages.core.sep import mean_spectra, moment, spectrum_of_moment
-from stages.core.svd import energies
+from stages.core.analysis.energy import dims, shares
+from stages.core.analysis.pca import shared_basis
+from stages.core.analysis.sep import mean_spectra, moment, spectrum_of_moment
+from stages.core.analysis.svd import energies
+from stages.core.base.arrays import read_npy, write_npy
+from stages.core.base.errors import UnreadableImageError, UserError
+from stages.core.base.files import read_json, write_json
+from stages.core.config import params
+from stages.core.data.decoding import decode
+from stages.core.data.image_list import ImageList
+from stages.core.data.listing import scan
+from stages.core.features.store import describe, last_block
+from stages.core.report.rendering import render
 
 GIVEN = yaml.safe_load((Path(__file__).resolve().parent.parent / "params.yaml").read_text())
 WITH_FILES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

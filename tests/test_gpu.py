@@ -4,14 +4,17 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from stages.core.dataset import ImageList
-from stages.core.distributed import World
-from stages.core.listing import scan
-from stages.core.loaders import EpochSampler, TrainingBatches, evaluation_batches
-from stages.core.objectives import FEATURE_LOSSES, create_task
-from stages.core.resident import Augmentation, ResidentBatches
-from stages.core.resume import CheckpointFolder
-from stages.core.training import fit
+from stages.core.data.batches import evaluation_batches
+from stages.core.data.image_list import ImageList
+from stages.core.data.listing import scan
+from stages.core.runtime.distributed import World
+from stages.core.train.batches import TrainingBatches
+from stages.core.train.checkpoints import CheckpointFolder
+from stages.core.train.loop import fit
+from stages.core.train.losses import FEATURE_LOSSES
+from stages.core.train.resident import Augmentation, ResidentBatches
+from stages.core.train.sampler import EpochSampler
+from stages.core.train.task import create_task
 
 pytestmark = [
     pytest.mark.gpu,

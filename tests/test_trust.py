@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from stages.core import params
-from stages.core.arrays import read_npy
-from stages.core.errors import UserError
-from stages.core.files import read_yaml
+from stages.core.base.arrays import read_npy
+from stages.core.base.errors import UserError
+from stages.core.base.files import read_yaml
+from stages.core.config import params
 
 GIVEN = (Path(__file__).resolve().parent.parent / "params.yaml").read_text()
 ELSEWHERE = ["../x", "/etc/x", "a/b", "..", ".", "", "a\nb", "~", "a b", "$(touch x)", "`touch x`", "a;b", "é"]

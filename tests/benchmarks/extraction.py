@@ -20,11 +20,12 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
-from stages.core import features, machine
-from stages.core.dataset import ImageList
-from stages.core.distributed import World
-from stages.core.loaders import evaluation_batches
-from stages.core.talking_heads import batch_talking_heads
+from stages.core.data.batches import evaluation_batches
+from stages.core.data.image_list import ImageList
+from stages.core.features import store as features
+from stages.core.models.talking_heads import batch_talking_heads
+from stages.core.runtime import machine
+from stages.core.runtime.distributed import World
 from stages.extract import batch_size
 
 JPEG = (500, 375)  # as most of ImageNet's

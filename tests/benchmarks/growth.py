@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 from extraction import jpegs
 
-from stages.core import backbones, models
+from stages.core.models import backbones, folders
 from stages.paths import TEACH
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +101,7 @@ def lay_out(folder: Path, images: int) -> None:
             os.link(made / of[index % len(of)], link)
     (folder / TEACH).mkdir(parents=True)
     model, provenance = backbones.random(*MODEL, seed=0)
-    models.save(model, folder / TEACH, provenance.record())
+    folders.save(model, folder / TEACH, provenance.record())
 
 
 def write_params(folder: Path, images: int) -> None:

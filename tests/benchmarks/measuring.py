@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from stages.core.files import write_json
-from stages.core.provenance import hardware, versions
+from stages.core.base.files import write_json
+from stages.tools.provenance import hardware, versions
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 MATRIX = {"cuda": 8192, "cpu": 1536}  # rows and columns of the product whose rate is the peak

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from stages.core.energy import dims, shares
-from stages.core.sep import mean_spectra, moment, permuted_spectra, unfold
-from stages.core.svd import energies
+from stages.core.analysis.energy import dims, shares
+from stages.core.analysis.sep import mean_spectra, moment, permuted_spectra, unfold
+from stages.core.analysis.svd import energies
 
 THRESHOLDS = [80, 90, 95, 99]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.core.dataset import describe
-from stages.core.listing import scan
+from stages.core.data.listing import scan
+from stages.core.data.splits import describe
 
 CLASSES, IMAGES = 250, 200
 IMAGENET = 1_331_167

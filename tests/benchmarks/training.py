@@ -1,7 +1,7 @@
 """Training throughput against the textbook step: python tests/benchmarks/training.py --scale digits --out FILE.
 
 Both train the same student under the same teacher on the same images, which are on the device already. Ours is
-`stages.core.training.fit` itself, with its task, optimizer, schedule and checks. The textbook step is that of released
+`stages.core.train.loop.fit` itself, with its task, optimizer, schedule and checks. The textbook step is that of released
 distillation code: eager, unfused attention, fp16 autocast with a loss scaler on a GPU (float32 on a CPU), the teacher
 under `no_grad`, `loss.item()` and a wait for the device at each step. They can take turns (--turns), so that a busy
 machine slows both.
@@ -29,11 +29,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stages.core import machine, models, objectives, schema, training
-from stages.core.distributed import World
-from stages.core.objectives import feature_target, renormalization
-from stages.core.students import forward_with_map
-from stages.core.talking_heads import batch_talking_heads
+from stages.core.config import schema
+from stages.core.models.cost import flops
+from stages.core.models.normalization import renormalization
+from stages.core.models.students import forward_with_map
+from stages.core.models.talking_heads import batch_talking_heads
+from stages.core.runtime import machine
+from stages.core.runtime.distributed import World
+from stages.core.train import loop as training
+from stages.core.train import task as objectives
+from stages.core.train.losses import feature_target
 
 SCALES = {
     "digits": {
@@ -245,11 +250,11 @@ def main() -> None:
             return student.to(given.device), teacher.to(given.device).eval()
 
         student, teacher = pair()
-        flops = 3 * models.flops(student, size)
+        operations = 3 * flops(student, size)
         if objective.alpha or objective.feature:
-            flops += models.flops(teacher, size)
+            operations += flops(teacher, size)
         task = create_task(student, teacher, objective, given.device, given.precision)
-        found: dict[str, Any] = {"student": name, "flops_per_image": flops}
+        found: dict[str, Any] = {"student": name, "flops_per_image": operations}
         found["eager_bytes_per_image"] = traffic(task, images, labels, given.precision)
         taken: dict[str, list[float]] = {"ours": [], "textbook": []}
         peaks: dict[str, float] = {}
@@ -257,7 +262,7 @@ def main() -> None:
             for which, train in (("ours", ours), ("textbook", textbook)):
                 student, teacher = pair()
                 if which == "ours":
-                    batch_talking_heads(teacher)  # as `models.load` does
+                    batch_talking_heads(teacher)  # as `folders.load` does
                 if given.device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(given.device)
                 taken[which] += train(student, teacher, objective, Resident(images, labels, given.steps), given)

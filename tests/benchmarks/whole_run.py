@@ -18,8 +18,8 @@ from typing import Any
 
 import measuring
 
-from stages.core import params, schema
-from stages.core.files import read_json
+from stages.core.base.files import read_json
+from stages.core.config import params, schema
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ("widen", "mse", 0)

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stages.core.files import write_json
-from stages.core.provenance import hardware, versions
+from stages.core.base.files import write_json
+from stages.tools.provenance import hardware, versions
 
 from .project import Command, Project
 

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import yaml
 
-from stages.core.files import TEMPORARY
+from stages.core.base.files import TEMPORARY
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 300  # that any command may take
@@ -168,7 +168,7 @@ class Project:
 
     def compose(self, *parameters: str) -> None:
         """Compose params.yaml, with some parameters other than the small ones."""
-        self.run(sys.executable, "-m", "stages.compose", *self.parameters, *parameters)
+        self.run(sys.executable, "-m", "stages.tools.compose", *self.parameters, *parameters)
 
     def start(self, *words: str, **variables: str) -> Command:
         """Start a command in the copy."""

@@ -1,0 +1,15 @@
+"""What token matrices look like: dimensions, shared directions, spectra, and what chance makes of them."""
+
+__all__ = [
+    "encoding",
+    "energy",
+    "intervals",
+    "last_block",
+    "nulls",
+    "participation",
+    "pca",
+    "sep",
+    "similarity",
+    "subspaces",
+    "svd",
+]

@@ -1,0 +1,225 @@
+"""Spectral Energy Pattern: how a single token's energy spreads over channel frequencies (paper, SEP).
+
+For a token x of D channels, F = |DFT(x)|² and SEP(d) = Σ_{k≤d} F_k / Σ F in frequency order, averaged over
+tokens. Two spectra:
+
+* full: all D bins, as the authors' release computes it. For real x, F_k = F_{D-k}: the curve is symmetric
+  and reaches one half near D/2 whatever x is.
+* folded: the ⌊D/2⌋+1 distinct bins, mirrored ones added up, so that the total energy is the same.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.fft
+
+from stages.core.analysis.energy import by_threshold, dims, shares
+from stages.core.analysis.nulls import permutation_expectation
+from stages.core.features.store import chunks
+
+
+@dataclass(frozen=True)
+class MeanSpectra:
+    """Normalised power spectra, averaged over the tokens of each image.
+
+    Attributes:
+        folded: each image's mean folded spectrum, summing to 1, or 0 without a token of any energy;
+            [images, ⌊D/2⌋+1].
+        tokens: tokens with energy of each image, [images].
+        zero_tokens: tokens of no energy, which are left out.
+    """
+
+    folded: np.ndarray
+    tokens: np.ndarray
+    zero_tokens: int
+
+    def mean(self) -> np.ndarray:
+        """The mean folded spectrum over all tokens with energy, [⌊D/2⌋+1]."""
+        return self.tokens @ self.folded / max(1, self.tokens.sum())
+
+
+def mean_spectra(features: np.ndarray) -> MeanSpectra:
+    """Average the tokens' normalised power spectra |DFT(x)|² / Σ|DFT(x)|² over each image.
+
+    By Parseval Σ F = D ‖x‖², so that dividing by the token's own energy normalises its spectrum, and
+    the sum over tokens is one matrix product.
+
+    Args:
+        features: [images, tokens, channels].
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    folded, counts = [], []
+    for tokens, energies in _images(features):
+        weights = np.divide(1.0, energies, out=np.zeros_like(energies), where=energies > 0)
+        half = scipy.fft.rfft(tokens, axis=-1)
+        power = weights @ (half.real**2 + half.imag**2) / tokens.shape[-1]
+        counts.append(np.count_nonzero(energies))
+        folded.append(_add_mirrored(power, tokens.shape[-1]) / max(1, counts[-1]))
+    used = np.array(counts)
+    return MeanSpectra(np.stack(folded), used, int(features.shape[0] * features.shape[1] - used.sum()))
+
+
+def moment(features: np.ndarray) -> np.ndarray:
+    """M = mean of x xᵀ / ‖x‖² over all tokens with energy, [D, D], with trace 1.
+
+    The mean spectrum of all tokens, under any order of their channels, follows from it.
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    channels = features.shape[2]
+    total, used = np.zeros((channels, channels)), 0
+    for tokens, energies in _images(features):
+        kept = tokens[energies > 0] / np.sqrt(energies[energies > 0, None])
+        total += kept.T @ kept
+        used += len(kept)
+    return total / max(1, used)
+
+
+def spectrum_of_moment(moment: np.ndarray) -> np.ndarray:
+    """The mean folded spectrum of tokens with moment M: diag(W M Wᴴ) / D with W the DFT matrix.
+
+    diag(W M Wᴴ) is the DFT of M's sums along cyclic diagonals, so that it costs O(D²), not O(D³).
+
+    Args:
+        moment: [D, D].
+
+    Returns:
+        [⌊D/2⌋+1], summing to M's trace.
+    """
+    size = len(moment)
+    doubled = np.concatenate([moment, moment], axis=1)  # row a, column a + lag: no wrapping around
+    rows, columns = doubled.strides
+    diagonals = np.lib.stride_tricks.as_strided(doubled, (size, size), (rows + columns, columns), writeable=False)
+    return _add_mirrored(scipy.fft.rfft(diagonals.sum(axis=0)).real / size, size)
+
+
+def permuted_spectra(moment: np.ndarray, permutations: int, seed: int) -> np.ndarray:
+    """Mean folded spectra of the same tokens under random orders of their channels.
+
+    The order of a network's channels means nothing; what a curve shows beyond these shows an order.
+
+    Args:
+        moment: M of the tokens, [D, D].
+        permutations: how many random orders.
+        seed: of the orders.
+
+    Returns:
+        [permutations, ⌊D/2⌋+1].
+    """
+    rng = np.random.default_rng(seed)
+    orders = (rng.permutation(len(moment)) for _ in range(permutations))
+    return np.stack([spectrum_of_moment(moment[np.ix_(order, order)]) for order in orders])
+
+
+@dataclass(frozen=True)
+class ImageDims:
+    """What is kept of each image's own mean spectrum, and the mean over all tokens.
+
+    Attributes:
+        mean: folded spectrum over all tokens with energy, [⌊D/2⌋+1].
+        zero_tokens: tokens of no energy, which are left out.
+        with_energy: whether an image has any, [images].
+        observed: by spectrum (folded, full): dims of each image's mean spectrum, [images, thresholds].
+        expected: the same of what it would be on average under random orders of the channels.
+    """
+
+    mean: np.ndarray
+    zero_tokens: int
+    with_energy: np.ndarray
+    observed: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray]
+
+
+def image_dims(features: np.ndarray, thresholds: Sequence[int]) -> ImageDims:
+    """Reduce each image's mean spectrum to its dims, a chunk of images at a time.
+
+    Args:
+        features: [images, tokens, channels].
+        thresholds: percents.
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    channels = features.shape[2]
+    counts: list[np.ndarray] = []
+    reached: dict[tuple[str, str], list[np.ndarray]] = {}
+    total, zero_tokens = np.zeros(channels // 2 + 1), 0
+    for spectra in map(mean_spectra, chunks(features)):
+        total += spectra.tokens @ spectra.folded
+        zero_tokens += spectra.zero_tokens
+        counts.append(spectra.tokens)
+        for kind, folded in (
+            ("observed", spectra.folded),
+            ("expected", permutation_expectation(spectra.folded[:, 0], channels)),
+        ):
+            for name, of in (("folded", folded), ("full", unfold(folded, channels))):
+                reached.setdefault((kind, name), []).append(dims(shares(of), thresholds))
+    used = np.concatenate(counts)
+    observed, expected = (
+        {name: np.concatenate(reached[kind, name]) for name in ("folded", "full")} for kind in ("observed", "expected")
+    )
+    return ImageDims(total / max(1, used.sum()), zero_tokens, used > 0, observed, expected)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The Spectral Energy Pattern of a set of tokens under one spectrum.
+
+    Attributes:
+        metrics: bins; dims and bandwidth (dims / bins) at each threshold, and the mean bandwidth under
+            permuted channels.
+        curve: mean energy share of the first d frequencies: observed, then the mean and the 5 % and 95 %
+            percentiles under permuted channels, [4, bins].
+    """
+
+    metrics: dict[str, Any]
+    curve: np.ndarray
+
+
+def pattern(mean: np.ndarray, permuted: np.ndarray, thresholds: Sequence[int]) -> Pattern:
+    """Read a pattern off mean spectra: b(α) is the smallest d with SEP(d) ≥ α, over the number of bins.
+
+    Args:
+        mean: over all tokens, [bins].
+        permuted: over all tokens under random orders of the channels, [permutations, bins].
+        thresholds: percents.
+    """
+    bins = len(mean)
+    observed, null = shares(mean), shares(permuted)
+    reached = dims(observed, thresholds)
+    return Pattern(
+        metrics={
+            "bins": bins,
+            "dims": by_threshold(reached, thresholds),
+            "bandwidth": by_threshold(reached / bins, thresholds),
+            "permuted_bandwidth": by_threshold(dims(null, thresholds).mean(axis=0) / bins, thresholds),
+        },
+        curve=np.stack([observed, null.mean(axis=0), *np.percentile(null, (5, 95), axis=0)]),
+    )
+
+
+def unfold(folded: np.ndarray, channels: int) -> np.ndarray:
+    """The full spectrum of D bins from its folded form, [..., ⌊D/2⌋+1] to [..., D]."""
+    mirrored = folded[..., 1 : (channels + 1) // 2]
+    half = folded.copy()
+    half[..., 1 : (channels + 1) // 2] = mirrored / 2
+    return np.concatenate([half, mirrored[..., ::-1] / 2], axis=-1)
+
+
+def _add_mirrored(half: np.ndarray, channels: int) -> np.ndarray:
+    """The folded spectrum from the bins 0 … ⌊D/2⌋: those with a mirror image count twice."""
+    folded = half.copy()
+    folded[..., 1 : (channels + 1) // 2] *= 2
+    return folded
+
+
+def _images(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each image's tokens [tokens, D] in float64, and their energies ‖x‖² [tokens]."""
+    for chunk in chunks(features):
+        for tokens in chunk:
+            yield tokens, np.einsum("tc,tc->t", tokens, tokens)

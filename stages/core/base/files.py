@@ -1,0 +1,181 @@
+"""Reading and writing files so that nothing is half-written and nothing that can execute is loaded.
+
+Every write goes to a temporary name in the same folder and is renamed once complete. What a killed process has left
+there is removed by the next one that writes beside it.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stages.core.base.errors import UserError, full_disk_told
+
+TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # .NAME.PROCESS.tmp
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` unless the body raises."""
+    with full_disk_told(path):
+        temporary = _temporary(path)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; it takes the place of `path` unless the body raises."""
+    with full_disk_told(path):
+        temporary = _temporary(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` for this process, where nothing is; what dead processes left beside it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove(temporary)  # a dead process may have had this one's number
+    return temporary
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files and folders in `folder` whose process does not run any more."""
+    with os.scandir(folder) as entries:
+        left = [(Path(entry.path), match) for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
+    for path, match in left:
+        if not _alive(int(match[1])):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    with suppress(OSError):  # killed, and its parent does not ask how it ended, as in a container without an init
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file's content, or a folder's names."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8; a file that already holds it is left alone."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        sweep(path.parent)
+        return
+    with atomic(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON; a NaN or an infinity in it raises ValueError."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write `rows` under a header line: `columns`, or the keys of the first row."""
+    header = list(columns if columns is not None else rows[0])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+class Record(dict[str, Any]):
+    """An object of a JSON file, which says so when it lacks a key: the file is from another version of the project."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path) -> None:
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.path} has no {key!r}: another version wrote it; delete it and run `dvc repro`")
+
+    def __reduce__(self) -> Any:
+        return Record, (dict(self), self.path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a key that is looked up in it and is not there raises UserError too.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or holds something else than an object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), object_hook=lambda content: Record(content, path))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); delete it and run `dvc repro`") from None
+    if not isinstance(found, Record):
+        raise UserError(f"{path} holds no object but {type(found).__name__}; delete it and run `dvc repro`")
+    return found
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file with the safe loader.
+
+    Raises:
+        UserError: the file is missing or is not YAML.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # a safe loader, only faster
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def prune(folder: Path, keep: Sequence[str]) -> None:
+    """Remove what is not in `keep` (what params no longer name), so that dvc.lock says the same in every clone."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in keep:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,3 @@
+"""params.yaml, typed: unknown keys, wrong types and impossible values end here, before any work."""
+
+__all__ = ["params", "policies", "schema"]

@@ -1,0 +1,97 @@
+"""Where the images of the dataset are, and which of them a stage reads."""
+
+from pathlib import Path
+from typing import Any
+
+from stages.core.base.errors import UserError
+from stages.core.base.files import read_json
+from stages.core.config.schema import HUB, Dataset
+from stages.core.data.hub import Hub, missing_extra
+from stages.core.data.image_list import ImageList
+from stages.core.data.readers import Folders, Source, Tars
+from stages.core.data.splits import Split, check_classes, check_splits, describe, hold_out, index_file, read_index
+from stages.core.runtime.machine import data_root, listings
+
+
+def unavailable(data: Dataset) -> str | None:
+    """Why this machine has no way to the images of the dataset section of params, or None."""
+    if data.reader.startswith(HUB):
+        return missing_extra()
+    if data.reader != "digits" and data_root() is None:
+        return "DATA_ROOT is not set; set it to the dataset's folder, which holds the splits"
+    return None
+
+
+def embedded_images(prepared: Path) -> Path:
+    """Where the images of an embedded dataset are written out, in the folder that `prepare` makes."""
+    return prepared / "images"
+
+
+def source(data: Dataset, prepared: Path) -> Source:
+    """The images of the dataset section of params.
+
+    Args:
+        data: the section.
+        prepared: the folder that `prepare` makes.
+
+    Raises:
+        UserError: they are external, and DATA_ROOT is not set or no folder, or an extra is missing.
+    """
+    reason = unavailable(data)
+    if reason:
+        raise UserError(reason)
+    if data.reader == "digits":
+        return Folders(embedded_images(prepared))
+    root = data_root()
+    if root is not None and not root.is_dir():
+        raise UserError(f"DATA_ROOT={root} is no folder; set it to the dataset's folder, which holds the splits")
+    if data.reader.startswith(HUB):
+        return Hub(data.reader.removeprefix(HUB), root, data.columns)
+    assert root is not None  # else unavailable
+    return Tars(root, listings()) if data.reader == "tar" else Folders(root)
+
+
+def survey(data: Dataset, prepared: Path) -> tuple[dict[str, Split], dict[str, Any]]:
+    """List the images of "train" and "val", refuse what cannot be used, and describe it: the manifest.
+
+    Args:
+        data: the dataset section of params.
+        prepared: the folder that `prepare` makes.
+
+    Raises:
+        UserError: the images cannot be had, or cannot be trained on and judged by; the text says why.
+    """
+    names = {"train": data.train_split, "val": data.val_split}
+    images = source(data, prepared)
+    if data.held_out is None:
+        splits = {key: images.scan(name) for key, name in names.items()}
+        check_splits(splits["train"], splits["val"], classes=data.classes)
+    else:
+        whole = images.scan(data.train_split)
+        check_classes(whole, classes=data.classes)
+        splits = dict(zip(names, hold_out(whole, data.held_out, data.split_seed), strict=True))
+    keys = {"classes", "train_split", "val_split", "val_images", "split_seed", "held_out"}
+    # Figures of a held-out part are no figures of the dataset: no published claim is judged by them.
+    label = data.label if data.held_out is None else f"{data.label}, held-out part"
+    manifest = {"dataset": label, **data.model_dump(include=keys, exclude_none=True)}
+    manifest["class_names"] = list(splits["val"].classes)
+    for key, split in splits.items():
+        manifest[key] = describe(split, embedded_images(prepared) / names[key] if data.reader == "digits" else None)
+    return splits, manifest
+
+
+def image_list(data: Dataset, part: str, *, prepared: Path, manifest_file: Path) -> ImageList:
+    """The images of "train", "val" or "sample", as `prepare` indexed them.
+
+    Args:
+        data: the dataset section of params.
+        part: "train", "val" or "sample".
+        prepared: the folder that `prepare` makes.
+        manifest_file: the manifest that it writes.
+
+    Raises:
+        UserError: an index or the manifest is missing, or the images cannot be had.
+    """
+    manifest = read_json(manifest_file)
+    split = manifest["train_split" if part == "train" or "held_out" in manifest else "val_split"]
+    return source(data, prepared).open(split, read_index(index_file(prepared, part)), manifest["class_names"])

@@ -1,0 +1,40 @@
+"""From the bytes of an image file to an RGB image."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from stages.core.base.errors import UnreadableImageError
+
+SIXTEEN_BITS_AS_32 = {"PNG", "PPM"}  # formats of whose 16-bit greys Pillow makes 32-bit pixels
+
+
+def decode(content: bytes, name: str) -> Image.Image:
+    """Decode an image to RGB, 8 bits a channel.
+
+    As timm does, this leaves EXIF orientation alone and drops transparency. 16-bit greys are scaled to
+    8 bits (Pillow's own conversion would clip them to white).
+
+    Args:
+        content: the whole file.
+        name: what an error calls it.
+
+    Raises:
+        UnreadableImageError: truncated, damaged, no image, or pixels of no known range; the text names it.
+    """
+    try:
+        # Broken EXIF and palettes with transparency make Pillow warn, once per image and epoch.
+        with warnings.catch_warnings(action="ignore", category=UserWarning), Image.open(io.BytesIO(content)) as image:
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS_AS_32):
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            if image.mode in ("I", "F"):
+                raise ValueError("32-bit pixels of no known range; convert it to 8 bits")
+            return image.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # on damaged bytes Pillow's plugins raise almost anything
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no image format that Pillow knows" if unknown else " ".join(str(error).split()) or repr(error)
+        raise UnreadableImageError(f"{name} cannot be read as an image ({reason}); replace or remove it") from None

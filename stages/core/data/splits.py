@@ -1,0 +1,206 @@
+"""Datasets as lists of images: splits and what must hold of them, the manifest and the analysis sample.
+
+A dataset is a folder ROOT/SPLIT/CLASS/…/IMAGE, or what `stages.core.data.readers` makes look like one. Its
+manifest holds counts and digests, no absolute path, no time and no order of a file system, so that it is
+equal on every machine that holds the same images.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.core.base.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split.
+
+    Attributes:
+        classes: class names in the order of timm's readers; a class's label is its position.
+        files: paths relative to the split's folder, with forward slashes, sorted; the first part is the class.
+        sizes: bytes of each file.
+        inodes: device and inode of each file, [files, 2], links followed; of archives, theirs.
+    """
+
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    sizes: tuple[int, ...]
+    inodes: np.ndarray = field(compare=False)
+
+    def labels(self) -> list[int]:
+        """The label of each file."""
+        return labels(self.files, self.classes)
+
+    def per_class(self) -> dict[str, int]:
+        """Images of each class."""
+        counts = np.bincount(self.labels(), minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
+
+def in_label_order(classes: Sequence[str]) -> list[str]:
+    """Class names as timm's readers sort them: numbers by value, the rest without regard to case."""
+
+    def key(name: str) -> tuple[list[str | int], str]:
+        parts = re.split(r"(\d+)", name.lower())
+        return [int(part) if part.isdecimal() else part for part in parts], name
+
+    return sorted(classes, key=key)
+
+
+def labels(files: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """The label of each file: the position of its first folder in `classes`."""
+    position = {name: label for label, name in enumerate(classes)}
+    return [position[file.partition("/")[0]] for file in files]
+
+
+def checked(split: Split, place: str) -> Split:
+    """Return `split`, found at `place`.
+
+    Raises:
+        UserError: a file is empty, a name cannot be printed, or two images have one name.
+    """
+    if 0 in split.sizes:
+        raise UserError(f"{place}/{split.files[split.sizes.index(0)]} is empty; replace or remove it")
+    for name in split.files:
+        if not name.isprintable():
+            raise UserError(f"{place}/{name!r} has a control or undecodable character in its name; rename it")
+    for name, following in pairwise(split.files):
+        if name == following:
+            raise UserError(f"{place} holds two images called {name}; rename one")
+    return split
+
+
+def check_classes(split: Split, *, classes: int) -> None:
+    """Refuse a split whose number of classes is not `classes`.
+
+    Raises:
+        UserError: it is another.
+    """
+    if len(split.classes) != classes:
+        raise UserError(
+            f"the dataset has {len(split.classes)} classes, dataset.classes says {classes}; set it to match"
+        )
+
+
+def check_splits(train: Split, val: Split, *, classes: int) -> None:
+    """Refuse splits that cannot be trained on and judged by.
+
+    Raises:
+        UserError: the splits share images or are copies of each other, their classes differ, or their
+            number of classes is not `classes`.
+    """
+    if train.classes != val.classes:
+        only = sorted(set(train.classes) ^ set(val.classes))
+        raise UserError(f"train and validation have different classes: only one of them has {', '.join(only[:8])}")
+    check_classes(train, classes=classes)
+    alike = train.inodes[np.isin(train.inodes[:, 1], val.inodes[:, 1])]  # few: the rest need no set of tuples
+    shared = len({*map(tuple, alike.tolist())} & {*map(tuple, val.inodes.tolist())})
+    if shared:
+        raise UserError(f"train and validation share {shared} files (the same file or linked); separate them")
+    if (train.files, train.sizes) == (val.files, val.sizes):
+        raise UserError("train and validation hold files of the same names and sizes: one is a copy of the other")
+
+
+def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """Divide a split, class by class at random, into what is left to train on and `share` of it, to validate on.
+
+    Both keep the inodes of the whole.
+
+    Raises:
+        UserError: a class has too few images to be divided.
+    """
+    label_of = np.array(split.labels())
+    held = np.zeros(len(label_of), dtype=bool)
+    for label, name in enumerate(split.classes):
+        own = np.flatnonzero(label_of == label)
+        wanted = round(share * len(own))
+        if not 0 < wanted < len(own):
+            raise UserError(
+                f"class {name} has {len(own)} training images, of which dataset.held_out {share:g} leaves none on one "
+                "side; change it"
+            )
+        held[np.random.default_rng((seed, label)).permutation(own)[:wanted]] = True
+    rest, part = (
+        replace(
+            split,
+            files=tuple(split.files[index] for index in np.flatnonzero(chosen)),
+            sizes=tuple(split.sizes[index] for index in np.flatnonzero(chosen)),
+        )
+        for chosen in (~held, held)
+    )
+    return rest, part
+
+
+def digest(split: Split, folder: Path | None = None) -> str:
+    """SHA-256 over the sorted lines "path size" of a split; with `folder`, over the contents too.
+
+    Sizes notice a file added, removed or replaced by one of another size without reading any image,
+    which is what a dataset of a million files allows.
+    """
+    total = hashlib.sha256()
+    for name, size in zip(split.files, split.sizes, strict=True):
+        total.update(f"{name} {size}\n".encode())
+        if folder is not None:
+            total.update((folder / name).read_bytes())
+    return total.hexdigest()
+
+
+def describe(split: Split, folder: Path | None = None) -> dict[str, Any]:
+    """A split's entry in the manifest: images, bytes, fewest and most images of a class, digest."""
+    counts = split.per_class().values()
+    return {
+        "images": len(split.files),
+        "bytes": sum(split.sizes),
+        "images_per_class": {"min": min(counts), "max": max(counts)},
+        "digest_of": "paths and sizes" if folder is None else "paths, sizes and contents",
+        "sha256": digest(split, folder),
+    }
+
+
+def analysis_sample(split: Split, images_per_class: int) -> list[str]:
+    """The first `images_per_class` images of each class, by file name (the paper takes one).
+
+    Raises:
+        UserError: a class has fewer images.
+    """
+    taken: dict[str, list[str]] = {name: [] for name in split.classes}
+    for file in split.files:
+        of_class = taken[file.partition("/")[0]]
+        if len(of_class) < images_per_class:
+            of_class.append(file)
+    for name, files in taken.items():
+        if len(files) < images_per_class:
+            raise UserError(
+                f"class {name} has {len(files)} validation images, fewer than analysis.images_per_class "
+                f"{images_per_class}; lower it"
+            )
+    return [file for files in taken.values() for file in files]
+
+
+def index_file(folder: Path, part: str) -> Path:
+    """The list of the files of "train", "val" or "sample" (the analysis sample), one relative path a line.
+
+    Args:
+        folder: what `prepare` makes.
+        part: "train", "val" or "sample".
+    """
+    return folder / f"{part}.txt"
+
+
+def read_index(index: Path) -> list[str]:
+    """The files that an index lists, one a line.
+
+    Raises:
+        UserError: the index is missing.
+    """
+    try:
+        return index.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{index} is missing; run `dvc repro prepare` to make it") from None

@@ -1,0 +1,14 @@
+"""From runs to differences, from differences to verdicts on published claims."""
+
+__all__ = [
+    "analysis_tables",
+    "claims",
+    "comparison",
+    "measures",
+    "register",
+    "requirements",
+    "results",
+    "statistics",
+    "studies",
+    "verdicts",
+]

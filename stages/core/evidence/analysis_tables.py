@@ -1,0 +1,143 @@
+"""Tables of what the analyses found, from the folders in which they leave it.
+
+The folders are those of the stages of the same names; each holds a folder for every backbone.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stages.core.analysis import nulls, participation
+from stages.core.analysis.energy import PERCENTILES, floors
+from stages.core.base.arrays import read_npy
+from stages.core.base.files import read_json
+from stages.core.base.names import TEACHER
+
+
+def by_backbone(folder: Path, backbones: Sequence[str]) -> dict[str, Any]:
+    """Each backbone's metrics.json."""
+    return {backbone: read_json(folder / backbone / "metrics.json") for backbone in backbones}
+
+
+def dims_table(svd: Path, pca: Path, backbones: Sequence[str]) -> pd.DataFrame:
+    """Dims of each image's last block: in its own basis (svd) and in the shared one (pca)."""
+    parts = []
+    for backbone in backbones:
+        thresholds = read_json(svd / backbone / "metrics.json")["thresholds"]
+        own = pd.DataFrame(read_npy(svd / backbone / "dims.npy")[-1], columns=thresholds)
+        shared = pd.DataFrame(
+            read_npy(pca / backbone / "dims.npy"),
+            columns=read_json(pca / backbone / "metrics.json")["thresholds"],
+        )
+        both = pd.concat({"svd": own.stack(), "pca": shared.stack()}, axis=1).astype("Int64")
+        both.index.names = ["image", "threshold"]
+        parts.append(both.reset_index().assign(backbone=backbone))
+    return pd.concat(parts)[["backbone", "image", "threshold", "svd", "pca"]]
+
+
+def energy_table(svd: Path, pca: Path, backbones: Sequence[str]) -> pd.DataFrame:
+    """Mean cumulative energy share of the first `dims` dimensions, per image (svd) and shared (pca)."""
+    parts = []
+    for backbone in backbones:
+        curves = {
+            name: pd.Series(np.array(read_npy(folder / backbone / "curve.npy")))
+            for name, folder in (("svd", svd), ("pca", pca))
+        }
+        table = pd.DataFrame(curves)
+        parts.append(table.assign(backbone=backbone, dims=table.index + 1))
+    return pd.concat(parts)[["backbone", "dims", "svd", "pca"]]
+
+
+def floor_table(svd: Path, pca: Path, encode: Path, backbones: Sequence[str]) -> pd.DataFrame:
+    """The smallest relative error of a rank-d approximation: of one fixed projector, and of one for each image.
+
+    The teacher's is of its tokens on the images as the students see them, so that what `encode` measures is above it.
+    """
+    found = {TEACHER: read_npy(encode / "floors.npy")} | {
+        backbone: floors(read_npy(pca / backbone / "eigenvalues.npy"), read_npy(svd / backbone / "spectrum.npy"))
+        for backbone in backbones
+        if backbone != TEACHER
+    }
+    parts = []
+    for backbone, (fixed, per_image) in found.items():
+        table = pd.DataFrame({"fixed": fixed, "per_image": per_image})
+        parts.append(table.assign(backbone=backbone, dims=table.index + 1))
+    return pd.concat(parts)[["backbone", "dims", "fixed", "per_image"]]
+
+
+def sep_table(sep: Path, backbones: Sequence[str]) -> pd.DataFrame:
+    """SEP curves, observed, under permuted channels and of the other nulls."""
+    parts = []
+    for backbone, spectrum in product(backbones, ("full", "folded")):
+        columns = ["observed", "permuted_mean", "permuted_p5", "permuted_p95"]
+        table = pd.DataFrame(np.array(read_npy(sep / backbone / f"curve_{spectrum}.npy")).T, columns=columns)
+        table[list(nulls.EXPECTED)] = np.array(read_npy(sep / backbone / f"nulls_{spectrum}.npy")).T
+        table.insert(0, "share_of_bins", (table.index + 1) / len(table))
+        table.insert(0, "frequency", table.index + 1)
+        table.insert(0, "spectrum", spectrum)
+        table.insert(0, "backbone", backbone)
+        parts.append(table)
+    return pd.concat(parts)
+
+
+def participation_table(pca: Path, backbones: Sequence[str]) -> pd.DataFrame:
+    """Percentiles over tokens of the participation ratio, observed and of Gaussian tokens."""
+    parts = []
+    for backbone in backbones:
+        ratios = read_npy(pca / backbone / "participation.npy")
+        for basis, (observed, gaussian) in zip(participation.BASES, ratios, strict=True):
+            columns = {"percentile": PERCENTILES, "observed": observed, "gaussian": gaussian}
+            parts.append(pd.DataFrame({"backbone": backbone, "basis": basis, **columns}))
+    return pd.concat(parts)
+
+
+def angles_table(rotation: Path, backbones: Sequence[str]) -> pd.DataFrame:
+    """Principal angles between subspaces in degrees, smallest first: mean and 5 % and 95 % percentiles over pairs."""
+    parts = []
+    for backbone in backbones:
+        kinds = read_json(rotation / backbone / "metrics.json")["kinds"]
+        for kind, (mean, low, high) in zip(kinds, read_npy(rotation / backbone / "angles.npy"), strict=True):
+            columns = {"angle": np.arange(len(mean)) + 1, "mean": mean, "p5": low, "p95": high}
+            parts.append(pd.DataFrame({"backbone": backbone, "kind": kind, **columns}))
+    return pd.concat(parts)
+
+
+def overlap_table(rotation: Path, backbones: Sequence[str]) -> pd.DataFrame:
+    """Percentiles over pairs of the overlap of subspaces."""
+    parts = []
+    for backbone in backbones:
+        kinds = read_json(rotation / backbone / "metrics.json")["kinds"]
+        for kind, overlap in zip(kinds, read_npy(rotation / backbone / "overlap.npy"), strict=True):
+            columns = {"percentile": PERCENTILES, "overlap": overlap}
+            parts.append(pd.DataFrame({"backbone": backbone, "kind": kind, **columns}))
+    return pd.concat(parts)
+
+
+def backbones_table(analyses: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per backbone in the columns of the paper's tables: dims at each threshold.
+
+    svd_95 is the 99th percentile over images of the dimensions that hold 95 % of one image's energy, dataset_95 that
+    of the shared basis, sep_90 the frequencies at which the mean SEP curve (full spectrum) reaches 90 %.
+    """
+    rows = []
+    for backbone, svd in analyses["svd"].items():
+        pca, sep = analyses["pca"][backbone], analyses["sep"][backbone]
+        rows.append(
+            {
+                "backbone": backbone,
+                "timm": svd["architecture"],
+                "weights": svd["weights"],
+                "img_size": svd["input_size"][-1],
+                "images": svd["images"],
+                "tokens": svd["tokens"],
+                "D": svd["channels"],
+                **{f"svd_{level}": value for level, value in svd["dims_p99"].items()},
+                **{f"dataset_{level}": value for level, value in pca["dims_p99"].items()},
+                **{f"sep_{level}": value for level, value in sep["dims"].items()},
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,108 @@
+"""Recorded studies: finished reproductions frozen in one folder each, to be read beside the current run.
+
+A study's folder holds `record.json` (when, from which commit, with which versions and hardware) and copies of
+`CONTENT`: the parameters, the pipeline's record and everything that was reported.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.core.base.errors import UserError
+from stages.core.base.files import atomic_folder, read_json, write_json
+
+RECORD = "record.json"
+CONTENT = ("params.yaml", "dvc.lock", "metrics.json", "results", "figures", "audit.json", "data.json")
+CURRENT = "current"  # what the verdicts call the run that is no study
+
+
+@dataclass(frozen=True)
+class Study:
+    """One recorded study.
+
+    Attributes:
+        name: of the study and its folder.
+        folder: where it lies.
+        record: the content of record.json.
+    """
+
+    name: str
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def results(self) -> Path:
+        """The folder that `summarize` wrote."""
+        return self.folder / "results"
+
+    @property
+    def data(self) -> Path:
+        """The manifest of its images."""
+        return self.folder / "data.json"
+
+
+def place(root: Path, name: str, *, replace: bool) -> Path:
+    """The folder of a study to be recorded.
+
+    Args:
+        root: the folder of all studies.
+        name: of letters, digits, dots and underscores.
+        replace: allow a name that is taken.
+
+    Raises:
+        UserError: the name cannot be a study's, or is taken by a study, or by something else.
+    """
+    if name == CURRENT or name.startswith("."):
+        raise UserError(f"a study cannot be called {name}; give it a name of its own")
+    folder = root / name
+    if folder.exists() and not (folder / RECORD).is_file():
+        raise UserError(f"{folder} is no study; choose another name")
+    if folder.exists() and not replace:
+        raise UserError(f"{folder} is recorded already; choose another name, or replace it with --replace")
+    return folder
+
+
+def freeze(sources: Mapping[str, Path], record: Mapping[str, Any], folder: Path) -> None:
+    """Copy a finished reproduction into a study's folder, whole or not at all; what was there is replaced.
+
+    Args:
+        sources: where each entry of `CONTENT` lies now.
+        record: goes to record.json.
+        folder: see `place`.
+
+    Raises:
+        UserError: a source is missing.
+    """
+    missing = [path.as_posix() for path in sources.values() if not path.exists()]
+    if missing:
+        raise UserError(f"{', '.join(missing)} is missing; run `dvc repro` to make it")
+    with atomic_folder(folder) as temporary:
+        for name in CONTENT:
+            if sources[name].is_dir():
+                shutil.copytree(sources[name], temporary / name)
+            else:
+                shutil.copyfile(sources[name], temporary / name)
+        write_json(temporary / RECORD, record)
+
+
+def read(root: Path) -> list[Study]:
+    """Every study below a folder, by name; none where there is no such folder.
+
+    Raises:
+        UserError: a study's folder lacks something.
+    """
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    found = []
+    for folder in folders:
+        if folder.name.startswith("."):  # a recording that was cut short
+            continue
+        missing = [name for name in (RECORD, *CONTENT) if not (folder / name).exists()]
+        if missing:
+            raise UserError(
+                f"{folder} is no whole study, {', '.join(missing)} is missing; "
+                f"restore it with `git restore {folder}`, or delete it"
+            )
+        found.append(Study(folder.name, folder, read_json(folder / RECORD)))
+    return found

@@ -1,0 +1,237 @@
+"""Teachers and backbones of any timm name: with weights that the user brings, from the hub, or random.
+
+Weights are looked for in a folder of the user's, as NAME.safetensors, NAME.pth, NAME.bin, or a folder NAME/
+with one such file and perhaps timm's config.json; then in the hub's cache; then on the hub. Only tensors are
+loaded: a checkpoint that holds anything else is refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from safetensors import SafetensorError
+from timm.data import resolve_input_data_config
+from timm.models import resolve_model_input_args
+from torch import nn
+
+from stages.core.base.errors import UserError
+from stages.core.base.files import read_json, sha256
+from stages.core.models import students  # noqa: F401  registers the students with timm
+from stages.core.models.talking_heads import batch_talking_heads
+
+SUFFIXES = (".safetensors", ".pth", ".bin")  # in the order in which they are looked for
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_TIMEOUT_S = 10
+# What timm and torch raise for a file that is damaged, unsafe, or of another model.
+UNFIT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model's weights come from.
+
+    Attributes:
+        architecture: the timm name, with its tag where one was given.
+        weights: "fit", "pretrained" or "random".
+        source: the brought file, hub repository and commit, or address; None where there is none.
+        sha256: of the weights' file, where it is known.
+    """
+
+    architecture: str
+    weights: str
+    source: str | None = None
+    sha256: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """A mapping for JSON."""
+        return asdict(self)
+
+
+def random(
+    name: str, arguments: Mapping[str, Any], *, seed: int, img_size: int | None = None
+) -> tuple[nn.Module, Provenance]:
+    """A timm model with random weights and the architecture's own data configuration: for dry runs.
+
+    Args:
+        name: a timm name, with or without a tag.
+        arguments: of the architecture.
+        seed: of the weights.
+        img_size: of the input; None keeps the model's own.
+
+    Raises:
+        UserError: timm knows no such model, or it does not take the arguments.
+    """
+    check_name(name)
+    torch.manual_seed(seed)
+    try:
+        model = _create(name, arguments, img_size, pretrained=False)
+    except UNFIT as error:
+        raise UserError(f"timm cannot make {name} with {_asked(arguments, img_size)}: {_line(error)}") from None
+    return model, Provenance(name, "random")
+
+
+def pretrained(
+    name: str, arguments: Mapping[str, Any], *, folder: Path | None, img_size: int | None = None
+) -> tuple[nn.Module, Provenance]:
+    """A timm model with pretrained weights, its own head, and its own data configuration.
+
+    Args:
+        name: a timm name, with or without a tag.
+        arguments: of the architecture.
+        folder: where the user keeps weights, or None.
+        img_size: of the input; None keeps the model's own.
+
+    Raises:
+        UserError: timm knows no such model; the weights cannot be had, and the text says which file to bring and
+            where to put it; or they do not fit the model.
+    """
+    check_name(name)
+    brought = None if folder is None else _brought(name, folder)
+    if brought is not None and folder is not None:
+        path, source, opened = brought, f"WEIGHTS/{brought.relative_to(folder).as_posix()}", name
+        if path.parent != folder and (path.parent / "config.json").is_file():
+            _check_architecture(name, path.parent / "config.json")
+            opened = f"local-dir:{path.parent}"
+    else:
+        found = _from_hub(name, folder)
+        if found is None:
+            return _from_address(name, arguments, folder, img_size)
+        path, opened = found, name
+        source = f"{timm.get_pretrained_cfg(name).hf_hub_id}@{path.parent.name}"
+    try:
+        model = _create(
+            opened,
+            arguments,
+            img_size,
+            pretrained=True,
+            pretrained_cfg_overlay={"file": str(path), "source": "", "custom_load": False},
+        )
+    except UNFIT as error:
+        asked = _asked(arguments, img_size)
+        raise UserError(f"{path} does not hold the weights of {name} with {asked}: {_line(error)}") from None
+    return model, Provenance(name, "pretrained", source, sha256(path))
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        UserError: the text names the nearest ones.
+    """
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = get_close_matches(architecture, timm.list_models(), 3)
+        raise UserError(f"timm knows no model {architecture}" + (f"; it knows {', '.join(near)}" if near else ""))
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise UserError(f"timm knows no weights {tag} of {architecture}; it knows {', '.join(tags) or 'none'}")
+
+
+def _create(name: str, arguments: Mapping[str, Any], img_size: int | None, **options: Any) -> nn.Module:
+    img_size = img_size or arguments.get("img_size")
+    size = {} if img_size is None else {"img_size": img_size}
+    model = timm.create_model(**resolve_model_input_args(name, size, **arguments), **options)
+    batch_talking_heads(model)
+    # timm keeps the input size of the checkpoint there; what reads images needs that of this model
+    model.pretrained_cfg = model.default_cfg = model.pretrained_cfg | resolve_input_data_config(model, size)
+    return model.eval()
+
+
+def _brought(name: str, folder: Path) -> Path | None:
+    if not folder.is_dir():
+        raise UserError(f"WEIGHTS={folder} is no folder; set it to the folder that holds your weights")
+    for suffix in SUFFIXES:
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    inside = folder / name
+    if not inside.is_dir():
+        return None
+    for suffix in SUFFIXES:
+        files = sorted(inside.glob(f"*{suffix}"))
+        usual = [file for file in files if file.name in HUB_FILES]
+        if len(usual or files) == 1:
+            return (usual or files)[0]
+        if files:
+            names = ", ".join(file.name for file in files)
+            raise UserError(f"{inside} holds {names}: keep the one to load")
+    raise UserError(f"{inside} holds no weights; put a file {', '.join(f'*{suffix}' for suffix in SUFFIXES)} there")
+
+
+def _check_architecture(name: str, config: Path) -> None:
+    found = read_json(config)
+    of = found.get("architecture") if isinstance(found, dict) else None
+    if of != name.partition(".")[0]:
+        raise UserError(f"{config} is of architecture {of}, not of {name}; bring the folder of the right one")
+
+
+def _from_hub(name: str, folder: Path | None) -> Path | None:
+    """The weights' file in the hub's cache, fetched there if need be; None for weights that are not on the hub."""
+    config = timm.get_pretrained_cfg(name)
+    repository = config.hf_hub_id if config else None
+    if not repository:
+        return None
+    for file in HUB_FILES:
+        cached = try_to_load_from_cache(repository, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    try:
+        # One request without retries: it ends in seconds where there is no network. Public files need no token.
+        info = HfApi(token=False).model_info(repository, timeout=HUB_TIMEOUT_S)
+        listed = {sibling.rfilename for sibling in info.siblings or []}
+        file = next(file for file in HUB_FILES if file in listed)
+        return Path(hf_hub_download(repository, file, token=False))
+    except Exception as error:  # of whichever HTTP library the hub's client is built on
+        address = f"https://huggingface.co/{repository}/resolve/main/{HUB_FILES[0]}"
+        raise _missing(name, folder, address, error) from None
+
+
+def _from_address(
+    name: str, arguments: Mapping[str, Any], folder: Path | None, img_size: int | None
+) -> tuple[nn.Module, Provenance]:
+    """Weights that timm fetches from a plain address."""
+    config = timm.get_pretrained_cfg(name)
+    address = config.url if config else None
+    if not address:
+        raise UserError(f"timm knows no weights of {name}; bring them as {_place(name, folder, SUFFIXES[0])}")
+    try:
+        model = _create(name, arguments, img_size, pretrained=True)
+    except UNFIT as error:
+        raise _missing(name, folder, address, error) from None
+    return model, Provenance(name, "pretrained", address)
+
+
+def _missing(name: str, folder: Path | None, address: str, error: Exception) -> UserError:
+    suffix = Path(address).suffix
+    place = _place(name, folder, suffix if suffix in SUFFIXES else ".pth")
+    return UserError(f"no weights of {name} ({_line(error, 120)}); download {address} and put it at {place}")
+
+
+def _place(name: str, folder: Path | None, suffix: str) -> str:
+    at = f"{'WEIGHTS' if folder is None else folder}/{name}{suffix}"
+    return at + (", where the environment variable WEIGHTS names a folder of yours" if folder is None else "")
+
+
+def _asked(arguments: Mapping[str, Any], img_size: int | None) -> str:
+    asked = {**arguments, **({} if img_size is None else {"img_size": img_size})}
+    return ", ".join(f"{key} {value}" for key, value in asked.items()) or "its own arguments"
+
+
+def _line(error: Exception, length: int = 300) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= length else text[:length].rsplit(" ", 1)[0] + " …"

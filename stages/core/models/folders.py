@@ -1,0 +1,99 @@
+"""timm models: made by name, saved to and loaded from folders that `timm.create_model("local-dir:…")` opens."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.models import save_for_hf
+from torch import nn
+
+from stages.core.base.errors import UserError
+from stages.core.base.files import read_json
+from stages.core.models import students  # noqa: F401  registers the students with timm
+from stages.core.models.talking_heads import batch_talking_heads
+
+
+def create(
+    architecture: str,
+    arguments: dict[str, Any],
+    *,
+    classes: int,
+    seed: int,
+    image_size: int,
+    crop_pct: float,
+    interpolation: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    position_std: float | None = None,
+) -> nn.Module:
+    """Make a timm model with random weights that knows its own evaluation transform.
+
+    Args:
+        architecture: a name that timm knows.
+        arguments: of the architecture.
+        classes: outputs of the head.
+        seed: of the weights.
+        image_size, crop_pct, interpolation, mean, std: the model's data configuration.
+        position_std: standard deviation of the initial position embedding; None keeps timm's 0.02.
+
+    Raises:
+        UserError: timm knows no such architecture, or it does not take the arguments.
+    """
+    config = {
+        "input_size": (3, image_size, image_size),
+        "crop_pct": crop_pct,
+        "interpolation": interpolation,
+        "mean": tuple(mean),
+        "std": tuple(std),
+        "num_classes": classes,
+    }
+    torch.manual_seed(seed)
+    try:
+        model = timm.create_model(architecture, num_classes=classes, pretrained_cfg_overlay=config, **arguments)
+    except (ArithmeticError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"timm cannot make {architecture} with {arguments}: {error}") from None
+    batch_talking_heads(model)
+    if position_std is not None:
+        nn.init.trunc_normal_(model.pos_embed, std=position_std, a=-2 * position_std, b=2 * position_std)
+    return model
+
+
+def save(model: nn.Module, folder: Path, provenance: Mapping[str, Any] | None = None) -> None:
+    """Write config.json and model.safetensors, from which `load` and timm make the same model.
+
+    `provenance` says in config.json what the model is; timm passes over it.
+    """
+    config = None if provenance is None else {"provenance": dict(provenance)}
+    save_for_hf(model, str(folder), model_config=config, safe_serialization=True)
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """What `save` was told that the model is.
+
+    Raises:
+        UserError: the folder is missing or was not written by `save`.
+    """
+    config = read_json(folder / "config.json")
+    if "provenance" not in config:
+        raise UserError(
+            f"{folder / 'config.json'} does not say where its weights come from; run `dvc repro` to make it"
+        )
+    return config["provenance"]
+
+
+def load(folder: Path) -> nn.Module:
+    """Open a folder written by `save`, in evaluation mode.
+
+    Raises:
+        UserError: the folder is missing or does not hold such a model.
+    """
+    read_json(folder / "config.json")
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (OSError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        raise UserError(f"{folder} holds no model that timm can open ({error}); run `dvc repro` to make it") from None
+    batch_talking_heads(model)
+    return model.eval()

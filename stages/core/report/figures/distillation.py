@@ -1,0 +1,270 @@
+"""Figures of the trained students; each function returns a figure and its caption.
+
+Every number in a caption is read from the data that the figure draws. Any subset of strategies, objectives and
+seeds will do.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stages.core.evidence.statistics import told
+from stages.core.report.style import GREY, looks, new_figure
+
+OBJECTIVES = ("none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral")
+LOG_SPAN = 20.0  # a range of values wider than this factor gets a logarithmic axis
+
+
+def accuracy(runs: pd.DataFrame, teacher: Mapping[str, Any], differences: pd.DataFrame) -> tuple[Figure, str]:
+    """Top-1 of every strategy and objective: a point for each seed, a bar at their mean.
+
+    Args:
+        runs: runs.csv.
+        teacher: teacher.json.
+        differences: differences.csv.
+    """
+    figure, panel = _by_objective(runs, "top1", "top-1 accuracy on the validation images, %")
+    if teacher.get("top1") is not None:
+        panel.axhline(teacher["top1"], color=GREY, ls=":", label="teacher")
+    panel.set_ylim(top=min(panel.get_ylim()[1], 100.2))
+    panel.set_title("Top-1 accuracy by objective and strategy")
+    _legend_beside(panel)
+    caption = (
+        f"Top-1 accuracy of {_seeds(runs)}: points are seeds, bars their means. The means are "
+        f"{_range(_means(runs, 'top1'))} %{_spread(runs, 'top1')}. {told(differences)}"
+    )
+    if teacher.get("top1") is not None:
+        caption += f" The dotted line is the teacher, {teacher['top1']:.2f} %."
+    return figure, caption
+
+
+def feature_error(runs: pd.DataFrame) -> tuple[Figure, str]:
+    """Relative feature error ‖S − T‖² / ‖T‖² of every strategy and objective, as in `accuracy`.
+
+    Args:
+        runs: runs.csv.
+    """
+    known = runs.dropna(subset=["relative_feature_error"])
+    figure, panel = _by_objective(known, "relative_feature_error", "relative feature error ‖S − T‖² / ‖T‖²")
+    panel.set_title("Distance from the teacher's last-block features")
+    values = known["relative_feature_error"]
+    logarithmic = bool(len(values)) and values.min() > 0 and values.max() / values.min() > LOG_SPAN
+    if logarithmic:
+        panel.set_yscale("log")
+    else:
+        panel.set_ylim(bottom=0)
+    panel.axhline(1, color=GREY, ls=":", label="a map of zeros")
+    _legend_beside(panel)
+    if known.empty:
+        return figure, "No run has a relative feature error."
+    means = _means(known, "relative_feature_error")
+    caption = (
+        f"Relative feature error on the validation images, {_seeds(known)}; points are seeds, bars their means"
+        f"{', on a logarithmic axis' if logarithmic else ''}. A map of zeros has error 1 (dotted). "
+        f"The means are {_range(means)}. "
+        "A student narrower than its teacher is measured against the teacher's channels pooled to its width, "
+        "which is another target: compare its error across objectives only, not with the other strategies'."
+    )
+    return figure, caption
+
+
+def curves(epochs: pd.DataFrame) -> tuple[Figure, str]:
+    """Validation top-1 by epoch: a column for each objective, a line for each strategy, seeds faint behind it.
+
+    Args:
+        epochs: curves.csv.
+    """
+    objectives = _objectives(epochs)
+    columns = min(3, len(objectives))
+    lines = -(-len(objectives) // columns)
+    figure = new_figure(max(5.5, 3.6 * columns), 3.1 * lines + 0.7)
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    drawn = looks(epochs["strategy"])
+    handles = {}
+    for panel, objective in zip(panels.flat, objectives, strict=False):
+        panel.set_title(f"objective: {objective}")
+        for strategy, style in drawn.items():
+            rows = epochs[(epochs["strategy"] == strategy) & (epochs["objective"] == objective)]
+            if rows.empty:
+                continue
+            for _, one in rows.sort_values("epoch").groupby("seed"):
+                panel.plot(one["epoch"], one["top1"], color=style.color, lw=0.7, alpha=0.35)
+            mean = rows.groupby("epoch")["top1"].mean()
+            every = max(1, len(mean) // 6)
+            (handles[strategy],) = panel.plot(
+                mean.index,
+                mean,
+                color=style.color,
+                ls=style.linestyle,
+                marker=style.marker,
+                markevery=every,
+                label=strategy,
+            )
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    for panel in panels.flat[len(objectives) :]:
+        panel.remove()
+    for position, panel in enumerate(panels.flat[: len(objectives)]):
+        if position % columns == 0:
+            panel.set_ylabel("validation top-1, %")
+        if position + columns >= len(objectives):
+            panel.set_xlabel("epoch")
+            panel.tick_params(labelbottom=True)
+    figure.legend(
+        handles.values(),
+        handles,
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        title="strategy (mean of seeds)",
+    )
+    figure.suptitle("Validation accuracy while training")
+    last = epochs["epoch"].max()
+    final = epochs[epochs["epoch"] == last]
+    middle = epochs[epochs["epoch"] == epochs["epoch"].min() + (last - epochs["epoch"].min()) // 2]
+    caption = (
+        f"Validation top-1 after each epoch, {_seeds(epochs)}: thick lines are means, faint ones single seeds. "
+        f"Half-way (epoch {middle['epoch'].iloc[0]}) top-1 is {_range(middle['top1'])} %, after the last "
+        f"epoch ({last}) {_range(final['top1'])} %."
+    )
+    return figure, caption
+
+
+def cost(runs: pd.DataFrame, teacher: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Parameters and FLOPs against top-1: a marker for each strategy and objective, the mean of its seeds.
+
+    Args:
+        runs: runs.csv.
+        teacher: teacher.json.
+    """
+    means = runs.groupby(["strategy", "objective"], sort=False)[["parameters", "flops", "top1"]].mean().reset_index()
+    figure = new_figure(9.4, 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, (key, noun) in zip(panels, (("parameters", "parameters"), ("flops", "FLOPs per image")), strict=True):
+        factor, prefix = _prefix(means[key].max())
+        for strategy, style in looks(means["strategy"]).items():
+            rows = means[means["strategy"] == strategy]
+            width = rows[key] / factor
+            panel.plot(
+                width,
+                rows["top1"],
+                color=style.color,
+                marker=style.marker,
+                ls="-",
+                lw=0.8,
+                alpha=0.85,
+                label=strategy,
+            )
+        if teacher.get("top1") is not None:
+            panel.axhline(teacher["top1"], color=GREY, ls=":", label="teacher's top-1")
+        panel.margins(0.15)
+        panel.set_xlabel(f"{noun}{f', {prefix}' if prefix else ''}")
+        panel.set_title(f"Top-1 against {noun}")
+    panels[0].set_ylabel("top-1, mean of seeds, %")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
+    sizes = "; ".join(
+        f"{strategy} {rows['parameters'].iloc[0]:,.0f} parameters, {_engineering(rows['flops'].iloc[0])}FLOPs"
+        for strategy, rows in ((name, means[means["strategy"] == name]) for name in looks(means["strategy"]))
+    )
+    caption = (
+        "What a student costs at inference against its accuracy. Each marker is one objective, averaged over "
+        "seeds, and vertical lines join the objectives of one strategy: two markers at different heights need not "
+        f"differ by more than chance, see figure `differences`. {sizes}."
+    )
+    if teacher.get("parameters"):
+        flops = f", {_engineering(teacher['flops'])}FLOPs" if teacher.get("flops") else ""
+        caption += f" The teacher ({teacher['parameters']:,} parameters{flops}) is shown only by its accuracy, dotted."
+    return figure, caption
+
+
+def _by_objective(runs: pd.DataFrame, key: str, label: str) -> tuple[Figure, Axes]:
+    figure = new_figure(max(6.5, 2.6 + 1.2 * runs["objective"].nunique()), 4)
+    panel = figure.subplots()
+    by_objective(panel, runs, key, label)
+    return figure, panel
+
+
+def by_objective(panel: Axes, runs: pd.DataFrame, key: str, label: str) -> None:
+    """Draw objectives along x, strategies side by side within each; points are seeds, bars means."""
+    objectives, drawn = _objectives(runs), looks(runs["strategy"])
+    slot = 0.8 / max(1, len(drawn))
+    for place, (strategy, style) in enumerate(drawn.items()):
+        shown = False
+        for position, objective in enumerate(objectives):
+            values = runs[(runs["strategy"] == strategy) & (runs["objective"] == objective)].sort_values("seed")[key]
+            if values.empty:
+                continue
+            x = position + (place - (len(drawn) - 1) / 2) * slot
+            spread = np.linspace(-0.22, 0.22, len(values)) * slot if len(values) > 1 else np.zeros(1)
+            panel.plot(
+                x + spread,
+                values,
+                color=style.color,
+                marker=style.marker,
+                ls="none",
+                alpha=0.75,
+                mec="white",
+                mew=0.5,
+                ms=6.5,
+                label=None if shown else strategy,
+            )
+            panel.hlines(values.mean(), x - slot * 0.4, x + slot * 0.4, color=style.color, lw=2.2)
+            shown = True
+    for border in range(1, len(objectives)):
+        panel.axvline(border - 0.5, color="#E3E3E3", lw=0.8)
+    panel.set_xticks(range(len(objectives)), objectives)
+    panel.set_xlim(-0.5, max(1, len(objectives)) - 0.5)
+    panel.grid(visible=False, axis="x")
+    panel.set(xlabel="objective", ylabel=label)
+
+
+def _legend_beside(panel: Axes) -> None:
+    panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="strategy")
+
+
+def _objectives(rows: pd.DataFrame) -> list[str]:
+    present = list(dict.fromkeys(rows["objective"]))
+    return [name for name in OBJECTIVES if name in present] + sorted(set(present) - set(OBJECTIVES))
+
+
+def _means(runs: pd.DataFrame, key: str) -> pd.Series:
+    return runs.groupby(["strategy", "objective"], sort=False)[key].mean()
+
+
+def _range(values: pd.Series) -> str:
+    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
+    return low if low == high else f"between {low} and {high}"
+
+
+def _spread(runs: pd.DataFrame, key: str) -> str:
+    spans = runs.groupby(["strategy", "objective"])[key].agg(lambda values: values.max() - values.min())
+    return f"; seeds of one setting differ by up to {spans.max():.2f} points" if runs["seed"].nunique() > 1 else ""
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    strategies, objectives, seeds = (rows[key].nunique() for key in ("strategy", "objective", "seed"))
+    return ", ".join(
+        f"{count} {one if count == 1 else many}"
+        for count, one, many in (
+            (strategies, "strategy", "strategies"),
+            (objectives, "objective", "objectives"),
+            (seeds, "seed", "seeds"),
+        )
+    )
+
+
+def _prefix(value: float) -> tuple[float, str]:
+    for factor, name in ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands")):
+        if value >= factor:
+            return factor, name
+    return 1.0, ""
+
+
+def _engineering(value: float) -> str:
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3f} {letter}"
+    return f"{value:g} "

@@ -1,0 +1,167 @@
+"""Figures of what a narrow student can reach, and of how trained students encode images beside their teacher.
+
+Each function returns a figure and its caption; every number in a caption is read from the data that it draws.
+"""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from stages.core.base.names import TEACHER
+from stages.core.report.figures.distillation import by_objective
+from stages.core.report.style import GREY, looks, new_figure
+from stages.core.report.tables.distillation import threshold
+
+LOWEST = 1e-8  # no error of float32 features is known more finely
+
+
+def floor(floors: pd.DataFrame, encoding: pd.DataFrame) -> tuple[Figure, str]:
+    """The smallest relative error for each rank, and the errors of the trained students.
+
+    Args:
+        floors: floor.csv.
+        encoding: encoding.csv.
+    """
+    teacher, (_, runs) = floors[floors["backbone"] == TEACHER], _split(encoding)
+    figure = new_figure(8.6, 4.6)
+    panel = figure.subplots()
+    for column, line, name in (
+        ("fixed", "-", "floor, one fixed projector"),
+        ("per_image", "--", "floor, one per image"),
+    ):
+        shown = teacher[teacher[column] > 0]
+        panel.plot(shown["dims"], shown[column], color="black", ls=line, label=name)
+    drawn = looks(runs["strategy"])
+    for strategy, style in drawn.items():
+        rows = runs[runs["strategy"] == strategy]
+        look: dict[str, Any] = {"color": style.color, "marker": style.marker, "ls": "none", "alpha": 0.8}
+        panel.plot(rows["rank"], rows["probe_error"], mfc="none", **look)
+        whole = _same_width(rows)
+        panel.plot(whole["rank"], whole["relative_feature_error"], mec="white", mew=0.5, ms=6.5, **look)
+    panel.set_yscale("log")
+    panel.set_ylim(bottom=max(LOWEST, panel.get_ylim()[0]))
+    panel.set_title("What a student can reach at best, and what the trained ones reached")
+    panel.set(xlabel="rank d of the student's map, read by a linear projector", ylabel="relative error ‖S − T‖² / ‖T‖²")
+    handles, _ = panel.get_legend_handles_labels()
+    handles += [Line2D([], [], color=s.color, marker=s.marker, ls="none", label=name) for name, s in drawn.items()]
+    handles += [
+        Line2D([], [], color=GREY, marker="o", ls="none", label="its own map"),
+        Line2D([], [], color=GREY, marker="o", mfc="none", ls="none", label="best projector on its map"),
+    ]
+    panel.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure, _floor_caption(teacher, runs)
+
+
+def _floor_caption(teacher: pd.DataFrame, runs: pd.DataFrame) -> str:
+    fixed = teacher.set_index("dims")["fixed"]
+    rows = runs.assign(floor=runs["rank"].map(fixed))
+    images = int(runs["images"].iloc[0])
+    narrow = rows[rows["rank"] == rows["rank"].min()]
+    rank, best = narrow["rank"].iloc[0], narrow["probe_error"].min()
+    reached = dict(rows.groupby("strategy", sort=False)["probe_error"].min())
+    own = rows.loc[_same_width(rows).index]
+    text = (
+        f"Everything here is measured on the {images:,} images of the analysis sample. Lines: the energy of the "
+        "teacher's tokens beyond d principal directions, which is the smallest error of any map of rank d that one "
+        "fixed linear projector reads (Eckart–Young; energies are summed over images), and the same where each image "
+        "has directions of its own. Open markers: the error of the best fixed linear projector from a trained "
+        "student's tokens to the teacher's, fitted by least squares on these very images, and so comparable for all "
+        f"strategies: at best {_list(reached)}. "
+    )
+    if not own.empty:
+        errors = dict(own.groupby("strategy", sort=False)["relative_feature_error"].min())
+        text += (
+            "Filled markers: the error of the map itself, for students as wide as the teacher (a narrower one has a "
+            f"pooled target, which the floor does not bound): at best {_list(errors)}. "
+        )
+    text += (
+        f"At the narrowest map, rank {rank}, the floor is {narrow['floor'].iloc[0]:.2g} and the best projector "
+        f"leaves {best:.2g}"
+    )
+    text += (
+        ", far above it: it is not their width that keeps these students from the teacher's features. "
+        if best > 10 * narrow["floor"].iloc[0]
+        else ". "
+    )
+    return text + (
+        "A lifted map has at most the rank of the narrow one before its projector, plus one for its LayerNorm's "
+        f"shift. Floors below {LOWEST:g} are not drawn."
+    )
+
+
+def encoding(rows: pd.DataFrame) -> tuple[Figure, str]:
+    """How the trained students encode images beside the teacher: a panel for each measure.
+
+    Args:
+        rows: encoding.csv.
+    """
+    teacher, runs = _split(rows)
+    svd, dataset, sep = (threshold(rows.columns, kind) for kind in ("svd_mean", "dataset_global", "bandwidth_folded"))
+    panels = {
+        "cka": ("Linear CKA with the teacher", "CKA"),
+        "probe_error": ("Error of the best linear projector", "relative error"),
+        f"svd_mean_{svd}": (f"SVD: dims of one image, {svd} %", "dims, mean over images"),
+        f"dataset_global_{dataset}": (f"PCA: dims of all images, {dataset} %", "dims"),
+        "participation_dataset": ("PCA: participation ratio", "dims"),
+        f"bandwidth_folded_{sep}": (f"SEP: bandwidth at {sep} %, folded", "share of the bins"),
+    }
+    figure = new_figure(max(10.5, 2.4 * runs["objective"].nunique()), 6.2)
+    for panel, (key, (title, label)) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
+        by_objective(panel, runs, key, label)
+        panel.set_title(title)
+        if key not in ("cka", "probe_error"):
+            panel.axhline(teacher[key], color=GREY, ls=":")
+        if key == f"bandwidth_folded_{sep}":
+            panel.axhline(runs[f"permuted_{key}"].mean(), color=GREY, lw=0.8, ls="--")
+        panel.set_ylim(bottom=0, top=1.02 if key == "cka" or key.startswith("bandwidth") else None)
+        if runs["objective"].nunique() > 3:
+            panel.tick_params(axis="x", labelrotation=30)
+    handles = [
+        Line2D([], [], color=s.color, marker=s.marker, ls="none", label=name)
+        for name, s in looks(runs["strategy"]).items()
+    ]
+    handles.append(Line2D([], [], color=GREY, ls=":", label="teacher"))
+    handles.append(Line2D([], [], color=GREY, ls="--", lw=0.8, label="channels permuted (SEP)"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+    figure.suptitle("The students' encoding after training")
+    images = int(teacher["images"])
+    text = (
+        f"The last block of every trained student on the {images:,} images of the analysis sample; points are seeds, "
+        f"bars their means, the dotted line is the teacher. {_towards(runs)} The teacher needs "
+        f"{teacher[f'svd_mean_{svd}']:.3g} dims for {svd} % of one image's energy and "
+        f"{teacher[f'dataset_global_{dataset}']:.3g} for {dataset} % of all images'. Dims are counts, bounded by the "
+        "width. SEP hangs on the order of the channels, which means nothing: under random orders the bandwidth is "
+        f"{runs[f'permuted_bandwidth_folded_{sep}'].mean():.3f} on average (dashed), and one bin is worth "
+        f"{1 / (runs['width'].max() // 2 + 1):.3f} or more."
+    )
+    return figure, text
+
+
+def _towards(runs: pd.DataFrame) -> str:
+    """CKA of each strategy, without and with each other objective."""
+    means = runs.groupby(["strategy", "objective"], sort=False)["cka"].mean().unstack("objective", sort=False)
+    parts = []
+    for strategy, row in means.iterrows():
+        others = "; ".join(
+            f"{value:.2f} with {name}" for name, value in row.items() if name != "none" and not pd.isna(value)
+        )
+        alone = f"{row['none']:.2f} on labels alone" if "none" in row and not pd.isna(row["none"]) else ""
+        parts.append(f"{strategy} " + ", ".join(filter(None, (alone, others))))
+    return f"Mean CKA with the teacher: {'; '.join(parts)}."
+
+
+def _split(rows: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
+    """The teacher's row, and the runs with its width."""
+    teacher = rows[rows["run"] == TEACHER].iloc[0]
+    return teacher, rows[rows["run"] != TEACHER].assign(teacher_width=teacher["width"])
+
+
+def _same_width(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs whose target is the teacher's whole map."""
+    return runs[runs["width"] == runs["teacher_width"]]
+
+
+def _list(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2g}" for name, value in values.items())

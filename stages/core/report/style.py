@@ -1,0 +1,110 @@
+"""One look for every figure: readable by the colour-blind and in grey; the same bytes every time."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from stages.core.base.files import atomic
+
+PNG_DPI = 150
+# Okabe and Ito's colours, ordered so that neighbours differ in lightness too; yellow is too pale for lines.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES: tuple[Any, ...] = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (5, 1)),
+    (0, (3, 1, 1, 1)),
+    (0, (1, 1)),
+    (0, (6, 2, 1, 2, 1, 2)),
+)
+GREY = "#595959"
+# Strategies known by name keep their look in every figure, whichever others are present.
+KNOWN = (
+    "baseline",
+    "lift",
+    "widen",
+    "uniform",
+    "lift_two_thirds",
+    "lift_five_sixths",
+    "widen_linear",
+    "widen_three_heads",
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one series is drawn."""
+
+    color: str
+    marker: str
+    linestyle: Any
+
+
+def look(position: int) -> Look:
+    """The look of the series at `position`; they repeat after eight."""
+    return Look(*(kinds[position % len(kinds)] for kinds in (PALETTE, MARKERS, LINES)))
+
+
+def looks(strategies: Iterable[str]) -> dict[str, Look]:
+    """Each strategy's look, in the order in which figures and legends name them."""
+    present = list(dict.fromkeys(strategies))
+    known = [name for name in KNOWN if name in present]
+    others = sorted(set(present) - set(KNOWN))
+    positions = {name: KNOWN.index(name) for name in known}
+    free = [position for position in reversed(range(len(PALETTE))) if position not in positions.values()] or [0]
+    positions |= {name: free[index % len(free)] for index, name in enumerate(others)}
+    return {name: look(position) for name, position in positions.items()}
+
+
+def use() -> None:
+    """Set the style for every figure made after this call."""
+    sns.set_theme(context="notebook", style="ticks", palette=list(PALETTE), font="DejaVu Sans", font_scale=0.85)
+    mpl.rcParams.update(
+        {
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#E3E3E3",
+            "grid.linewidth": 0.7,
+            "axes.axisbelow": True,
+            "axes.titlesize": "medium",
+            "figure.titlesize": "large",
+            "legend.frameon": False,
+            "lines.linewidth": 1.6,
+            "lines.markersize": 5,
+            "svg.hashsalt": "stages",
+            "svg.fonttype": "path",
+        }
+    )
+
+
+def backbone_name(of: Mapping[Any, Any]) -> str:
+    """A backbone's name in titles and captions, with a mark on random weights.
+
+    Args:
+        of: what an analysis says of it, as svd.json does, or a row of the table of backbones.
+    """
+    return f"{of.get('name', of.get('backbone'))}{' (random weights)' if of['weights'] == 'random' else ''}"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure in this style, `width` × `height` inches, that spaces its axes itself."""
+    use()
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write `figure` as folder/NAME.svg and folder/NAME.png; equal figures give equal bytes."""
+    metadata: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+    with mpl.rc_context({"svg.hashsalt": "stages"}):
+        for kind in ("svg", "png"):
+            with atomic(folder / f"{name}.{kind}") as temporary:
+                figure.savefig(temporary, format=kind, dpi=PNG_DPI, metadata=metadata[kind])

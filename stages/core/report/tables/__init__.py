@@ -1,0 +1,3 @@
+"""Tables of the report, a module for each of its notebooks."""
+
+__all__ = ["audit", "distillation", "representation"]

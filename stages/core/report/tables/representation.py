@@ -1,0 +1,74 @@
+"""Tables of what the backbones' features are like."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+
+def with_published(rows: pd.DataFrame, paper: Mapping[str, Any]) -> pd.DataFrame:
+    """backbones.csv with the paper's name and training of each backbone, and its published figures beside the measured.
+
+    A row has published figures where timm name, width and input size are the paper's; else those cells are empty, and
+    it is called as in params.
+
+    Args:
+        rows: backbones.csv.
+        paper: paper.yaml.
+
+    Returns:
+        The rows with name, training, and published_COLUMN for each measured COLUMN of dims.
+    """
+    backbones, sep = paper["svd_and_pca_dims"], paper["sep_dims"]
+    names, training, published = [], [], []
+    for row in rows.itertuples():
+        name = next((name for name, of in backbones.items() if _is_model(of, row)), None)
+        of = backbones.get(name, {})
+        names.append(str(name or row.backbone))
+        training.append(of.get("training"))
+        figures = {"svd": of.get("svd", {}), "dataset": of.get("dataset", {}), "sep": sep.get(name, {})}
+        pairs = {column: column.split("_") for column in _dims_columns(rows)}
+        published.append({column: figures[kind].get(int(level)) for column, (kind, level) in pairs.items()})
+    beside = pd.DataFrame(published, index=rows.index).add_prefix("published_")
+    return rows.join(beside).assign(name=names, training=pd.Series(training, index=rows.index, dtype=object))
+
+
+def backbones(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `with_published` in the layout of the paper's tables: measured (published)."""
+    keys = ["name", "timm", "training", "weights", "img_size", "tokens", "D"]
+    table = rows[keys].rename(columns={"name": "backbone", "img_size": "input"})
+    heads = {"svd": "SVD", "dataset": "dataset", "sep": "SEP"}
+    for column in _dims_columns(rows):
+        kind, level = column.split("_")
+        pairs = zip(rows[column], rows[f"published_{column}"], strict=True)
+        table[f"{heads[kind]} {level} %"] = [
+            f"{measured:.4g}" + ("" if pd.isna(of) else f" ({of:.4g})") for measured, of in pairs
+        ]
+    return table
+
+
+def sep_over_images(sep: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Mean bandwidths over images with their intervals, one row per spectrum and threshold.
+
+    Args:
+        sep: one backbone of sep.json.
+    """
+    rows = []
+    for spectrum, of in (("full", sep), ("folded", sep["folded"])):
+        for level in map(str, sep["thresholds"]):
+            row = {"spectrum": spectrum, "share of the energy, %": int(level)}
+            for kind, values in of["bandwidth_over_images"].items():
+                mean, low, high = (values[name][level] for name in ("mean", "low", "high"))
+                sign = "+" if kind == "difference" else ""
+                row[kind] = f"{mean:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"
+            rows.append(row)
+    return rows
+
+
+def _dims_columns(rows: pd.DataFrame) -> list[str]:
+    return [column for column in rows.columns if re.fullmatch(r"(svd|dataset|sep)_\d+", column)]
+
+
+def _is_model(of: Mapping[str, Any], row: Any) -> bool:
+    return (of["timm"], of["D"], of.get("img_size", 224)) == (row.timm, row.D, row.img_size)

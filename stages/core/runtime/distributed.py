@@ -1,0 +1,267 @@
+"""Several processes, one result: one per visible GPU, or the workers of a rendezvous that already exists.
+
+The processes are started and watched by torch.distributed's elastic engine. How many there are belongs to the
+machine: it changes no result beyond rounding.
+"""
+
+import fcntl
+import logging
+import os
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from stages.core.base.errors import UserError
+from stages.core.runtime import machine
+
+RESTARTS = 3  # of all workers, when one is killed
+CLAIM_S = 5.0  # between two looks for a free device
+_held: list[IO[str]] = []  # lock files of claimed devices, open until the process ends
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that compute one result together.
+
+    Attributes:
+        rank: this process, from 0.
+        size: how many there are.
+        device: where this process computes.
+        control: the group in which words pass between the processes' CPUs; None for the default one.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    control: Any = None
+
+    @property
+    def primary(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, total: int) -> range:
+        """This process's part of `total` items: consecutive, and as large as the others' or one more."""
+        return range(total * self.rank // self.size, total * (self.rank + 1) // self.size)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        if self.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def any(self, values: Sequence[bool]) -> list[bool]:
+        """Which of some statements hold in any process, the same list in all of them; no device is waited for."""
+        if self.size == 1:
+            return list(values)
+        held = torch.tensor(values, dtype=torch.uint8)
+        dist.all_reduce(held, dist.ReduceOp.MAX, group=self.control)
+        return held.bool().tolist()
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The tensors of all processes in the order of their ranks, joined along the first dimension."""
+        if self.size == 1:
+            return values
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, values.cpu())
+        return torch.cat(parts)
+
+    def broadcast(self, value: Any) -> Any:
+        """The first process's value, which must be picklable."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def launch(entry: Callable[..., None], *arguments: Any) -> None:
+    """Run `entry` here, or in one worker process per visible GPU (or as many as PROCESSES says).
+
+    A process that torchrun or srun started is a worker already. When a worker is killed, all are started
+    again; `entry` goes on from its last checkpoint.
+
+    Args:
+        entry: a function of a module; it joins the others by `joined`.
+        arguments: of `entry`; must be picklable.
+
+    Raises:
+        UserError: a worker raised one, or workers keep dying.
+    """
+    _adopt_slurm()
+    if "RANK" not in os.environ and (wanted := machine.gpus()):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        devices = [name for name in visible if name] or list(map(str, range(torch.cuda.device_count())))
+        claimed = claim(devices, wanted, machine.checkpoints() / "gpus")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
+    processes = 1 if "RANK" in os.environ else machine.processes()
+    if processes == 1:
+        entry(*arguments)
+        return
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its reports repeat what follows here
+    with tempfile.TemporaryDirectory() as folder:
+        fault = Path(folder) / "fault"
+        for left in reversed(range(RESTARTS + 1)):
+            # The engine could restart workers itself, but then they find the dead ones' addresses in its store.
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=processes,
+                run_id=f"{fault.parent.name}-{left}",
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                local_addr="localhost",
+                max_restarts=0,
+            )
+            try:
+                elastic_launch(config, _worker)(fault, entry, *arguments)
+                return
+            except ChildFailedError as failed:
+                if fault.is_file():
+                    raise UserError(fault.read_text()) from None
+                rank, failure = failed.get_first_failure()
+            except SignalException as stopped:  # the workers were told, and given 30 s
+                if fault.is_file():
+                    raise UserError(fault.read_text()) from None
+                raise UserError(f"stopped by {stopped.sigval.name}; the last checkpoint is kept") from None
+            ended = f"worker {rank} of {processes} ended with exit status {failure.exitcode}"
+            print(f"warning: {ended}; {left} restarts are left", file=sys.stderr)
+    raise UserError(f"{ended}, after {RESTARTS} restarts; what it printed says why; the last checkpoint is kept")
+
+
+def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
+    """Take some devices for this process until it ends, so that runs started side by side do not meet on one.
+
+    Args:
+        devices: names of all devices that may be taken.
+        wanted: how many to take; waits until so many are free.
+        folder: of the lock files.
+
+    Raises:
+        UserError: there are not so many devices.
+    """
+    if wanted > len(devices):
+        raise UserError(f"GPUS={wanted}: there are {len(devices)} CUDA devices; use no more, or unset it")
+    folder.mkdir(parents=True, exist_ok=True)
+    told = False
+    while True:
+        locks: dict[str, IO[str]] = {}
+        for device in devices:
+            if len(locks) < wanted:
+                file = (folder / device).open("w")
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    locks[device] = file
+                except BlockingIOError:
+                    file.close()
+        if len(locks) == wanted:
+            _held.extend(locks.values())
+            return list(locks)
+        for lock in locks.values():
+            lock.close()
+        if not told:
+            print(f"waiting for {wanted} of {len(devices)} CUDA devices to be free", file=sys.stderr)
+            told = True
+        time.sleep(CLAIM_S)
+
+
+def _worker(fault: Path, entry: Callable[..., None], *arguments: Any) -> None:
+    try:
+        entry(*arguments)
+    except UserError as error:
+        fault.write_text(str(error))
+        sys.exit(1)
+    except Exception:
+        traceback.print_exc()  # the engine keeps it to itself
+        raise
+
+
+def _adopt_slurm() -> None:
+    """Translate the variables of a SLURM step of several tasks to torch.distributed's."""
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if "RANK" in os.environ or tasks == 1:
+        return
+    # The first host of "node[03-07,12],login1" is node03.
+    hosts = os.environ["SLURM_STEP_NODELIST"]
+    first = re.sub(r"\[(\w+).*", r"\1", hosts) if "[" in hosts.split(",")[0] else hosts.split(",")[0]
+    os.environ |= {
+        "RANK": os.environ["SLURM_PROCID"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": str(_tasks_here(tasks)),
+        "WORLD_SIZE": str(tasks),
+    }
+    os.environ.setdefault("MASTER_ADDR", first)
+    os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000))
+
+
+def _tasks_here(tasks: int) -> int:
+    """How many of a SLURM step's tasks run on this machine."""
+    shape = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_NTASKS_PER_NODE") or str(tasks)
+    # "4(x2),3" is three nodes: two of four tasks, one of three
+    nodes = [int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", shape) for _ in range(int(times or 1))]
+    return nodes[min(int(os.environ.get("SLURM_NODEID", "0")), len(nodes) - 1)]
+
+
+def refuse_shared(devices: Sequence[str]) -> None:
+    """Refuse processes of which several are on one CUDA device, on which NCCL cannot join them.
+
+    Args:
+        devices: what identifies each process's device.
+
+    Raises:
+        UserError: the text says how many processes are on how many devices.
+    """
+    if len(set(devices)) < len(devices):
+        raise UserError(
+            f"{len(devices)} processes are on {len(set(devices))} CUDA devices; start one process for each device, "
+            "or set DEVICE=cpu"
+        )
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """Join the other processes, where there are any, for the time of the `with` block.
+
+    Raises:
+        UserError: this process's device cannot be used, or is another process's too.
+    """
+    rank, size, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    device = machine.device(local_rank)
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    machine.share_cores(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    control: Any = None
+    if device.type == "cuda":
+        control = dist.new_group(backend="gloo")
+        devices: list[Any] = [None] * size
+        dist.all_gather_object(devices, str(torch.cuda.get_device_properties(device).uuid), group=control)
+        refuse_shared(devices)
+    yield World(rank, size, device, control)
+    dist.destroy_process_group()

@@ -1,0 +1,14 @@
+"""One training loop, with its objectives, its batches and its checkpoints."""
+
+__all__ = [
+    "batches",
+    "checkpoints",
+    "evaluation",
+    "fitting",
+    "loop",
+    "losses",
+    "map_errors",
+    "resident",
+    "sampler",
+    "task",
+]

@@ -1,0 +1,195 @@
+"""What `teach` and `train` share: fit a model by a recipe, resumably, and save it with its record."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stages.core.base.arrays import write_npy
+from stages.core.base.files import atomic_folder, write_csv, write_json
+from stages.core.config.schema import Dataset, Objective, Recipe
+from stages.core.data.batches import evaluation_batches
+from stages.core.data.image_list import ImageList
+from stages.core.data.unreadable import SkippingImages
+from stages.core.models import folders
+from stages.core.models.cost import flops, parameters
+from stages.core.runtime import machine
+from stages.core.runtime.distributed import World
+from stages.core.train.batches import TrainingBatches
+from stages.core.train.checkpoints import CheckpointFolder, termination_noted
+from stages.core.train.evaluation import evaluate, evaluate_against_teacher
+from stages.core.train.loop import PRECISIONS, fit
+from stages.core.train.resident import Augmentation, ResidentBatches
+from stages.core.train.sampler import EpochSampler
+from stages.core.train.task import create_task
+
+# What metrics.json says of the recipe: what the paper says of its own.
+RECIPE = {
+    "epochs",
+    "epoch_steps",
+    "global_batch",
+    "lr",
+    "weight_decay",
+    "warmup_epochs",
+    "warmup_lr",
+    "min_lr",
+    "label_smoothing",
+    "clip_grad",
+}
+AUGMENT = {"repeats", "auto_augment", "random_erasing"}
+NO_DISTILLATION = Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0)
+
+
+def vision(data: Dataset, recipe: Recipe) -> dict[str, Any]:
+    """The keyword arguments of `folders.create` that dataset and recipe decide."""
+    names = {"classes", "image_size", "crop_pct", "interpolation", "mean", "std"}
+    return {**data.model_dump(include=names), "position_std": recipe.position_std}
+
+
+@contextmanager
+def live_log(folder: Path) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """A function that adds one epoch's metrics to DVCLive's curves in `folder`, which start empty."""
+    try:
+        from dvclive import Live
+    except ImportError:  # training needs no DVC; curves.csv is written either way
+        yield lambda _: None
+        return
+    with Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False) as live:
+
+        def log(metrics: Mapping[str, float]) -> None:
+            for name, value in metrics.items():
+                live.log_metric(name, value)
+            live.next_step()
+
+        yield log
+
+
+def training_batches(
+    images: ImageList, model: nn.Module, recipe: Recipe, *, seed: int, world: World
+) -> TrainingBatches | ResidentBatches:
+    """The batches of a recipe: augmented by loading processes, or on the device."""
+    augment = recipe.augment.model_dump()
+    sampler = EpochSampler(
+        len(images.files),
+        seed,
+        batch=recipe.global_batch,
+        world=world,
+        device_batch=machine.device_batch(),
+        steps=recipe.epoch_steps,
+        repeats=augment.pop("repeats"),
+    )
+    if augment.pop("on_device"):
+        del augment["auto_augment"]
+        augmentation = Augmentation(**augment)
+        return ResidentBatches(images, model, sampler, augmentation=augmentation, workers=machine.workers())
+    del augment["padding"]
+    return TrainingBatches(images, model, sampler, augment=augment, workers=machine.workers())
+
+
+def fit_and_save(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    folder: Path,
+    *,
+    world: World,
+    run: str,
+    train_images: ImageList,
+    val_images: ImageList,
+    data: Dataset,
+    recipe: Recipe,
+    objective: Objective,
+    seed: int,
+    identity: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> None:
+    """Fit `model` and write `folder`: the timm model, metrics.json, curves.csv, predictions, DVCLive's curves.
+
+    With an EMA, `folder`/ema holds the model with averaged weights.
+
+    Args:
+        model: to be trained, on the device of `world`.
+        teacher: to distil from and to compare features with, likewise; None for the teacher itself.
+        folder: the output, whole or not at all.
+        world: the processes that train together; one of them writes.
+        run: the run's name.
+        train_images, val_images: what to train on and to evaluate on.
+        data, recipe, objective: sections of params.
+        seed: of images and augmentation; the model's weights are there already.
+        identity: everything that decides the result: only the very same run resumes.
+        record: what metrics.json says of the run beside its measures.
+    """
+    machine.share_cores(world.device)
+    checkpoint_folder = CheckpointFolder(
+        machine.checkpoints(), run, identity, fresh=machine.fresh(), writes=world.primary
+    )
+    if data.unreadable == "skip":
+        journal = checkpoint_folder.folder / "unreadable.txt"
+        train_images = SkippingImages.of(train_images, journal, fresh=machine.fresh() and world.primary)
+    training = training_batches(train_images, model, recipe, seed=seed, world=world)
+    validation = evaluation_batches(
+        val_images, model, batch=training.sampler.piece, workers=machine.workers(), world=world
+    )
+    task = create_task(
+        model,
+        teacher,
+        **objective.model_dump(),
+        label_smoothing=recipe.label_smoothing,
+        device=world.device,
+        teacher_dtype=PRECISIONS[recipe.precision],
+    )
+    with checkpoint_folder as checkpoints:
+        live = checkpoints.folder / "live"
+        logged = live_log(live) if world.primary else nullcontext(lambda _: None)
+        with logged as log, termination_noted() as terminated:
+            fitted = fit(
+                task,
+                training,
+                validation,
+                **recipe.optimization(),
+                seed=seed,
+                world=world,
+                checkpoints=checkpoints,
+                checkpoint_s=machine.checkpoint_s(),
+                terminated=terminated,
+                compiled=machine.compiled(world.device),
+                log=log,
+            )
+        if teacher is None:
+            final = None
+            measured: Mapping[str, float | None] = evaluate(model, validation, world)
+        else:
+            final = evaluate_against_teacher(model, teacher, validation, world)
+            measured = final.metrics
+        if not world.primary:
+            return
+        unreadable = train_images.unreadable()
+        if unreadable:
+            names = ", ".join(unreadable)
+            print(f"warning: {len(unreadable)} training images cannot be decoded, replaced: {names}", file=sys.stderr)
+        with atomic_folder(folder) as out:
+            metrics = {
+                **record,
+                "seed": seed,
+                **recipe.model_dump(include=RECIPE),
+                **recipe.augment.model_dump(include=AUGMENT),
+                **measured,
+                **{name: value for name, value in fitted.history[-1].items() if name.endswith("_ema")},
+                "parameters": parameters(model),
+                "flops": flops(model, data.image_size),
+                "train_images_per_s": round(fitted.images_per_s, 1),
+                "unreadable_images": len(unreadable),
+                "device": world.device.type,
+            }
+            folders.save(model, out, record)
+            if fitted.averaged is not None:
+                folders.save(fitted.averaged, out / "ema", record)
+            if final is not None:
+                write_npy(out / "predictions.npy", final.predictions)
+            write_json(out / "metrics.json", metrics)
+            write_csv(out / "curves.csv", fitted.history)
+            if live.is_dir():
+                shutil.copytree(live, out / "live")

@@ -1,0 +1,250 @@
+"""Small training images that stay on the device, all of them, and are augmented there, each by its own draws.
+
+No loader limits the step, and none is needed. The draws of an epoch are one table of uniform numbers with a row per
+image, made from (seed, epoch) on the CPU: what is done to an image depends neither on the batch it stands in, nor on
+the number of processes and pieces, nor on the device.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from stages.core.base.errors import UserError
+from stages.core.data.batches import Batch, Images, follow_parent
+from stages.core.data.image_list import ImageList
+from stages.core.train.sampler import EpochSampler
+
+EPOCHS_AT_MOST = 100_003  # keeps the draws of (seed, epoch) apart
+DECODED = 512  # images at a time
+ERASED_AREA = (0.02, 1 / 3)  # share of the image, and aspect ratio, of an erased box: timm's
+ERASED_RATIO = (0.3, 1 / 0.3)
+NOISE = 2**18  # normal numbers of an epoch; an erased box takes as many as an image has, from a place of its own
+GREY = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision's
+COLUMNS = (
+    "area",
+    "ratio",
+    "top",
+    "left",
+    "flip",
+    "brightness",
+    "contrast",
+    "saturation",
+    "erase",
+    "erase_area",
+    "erase_ratio",
+    "erase_top",
+    "erase_left",
+    "noise",
+)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Uniform numbers in [0, 1) by their purpose, each [images]."""
+
+    table: Tensor  # [images, columns]
+
+    def __getitem__(self, purpose: str) -> Tensor:
+        return self.table[:, COLUMNS.index(purpose)]
+
+    def between(self, purpose: str, low: float, high: float) -> Tensor:
+        """Numbers uniform in [low, high)."""
+        return low + (high - low) * self[purpose]
+
+    def log_between(self, purpose: str, low: float, high: float) -> Tensor:
+        """Numbers in [low, high) whose logarithms are uniform."""
+        return self.between(purpose, math.log(low), math.log(high)).exp()
+
+    def whole(self, purpose: str, limit: Tensor) -> Tensor:
+        """Whole numbers from 0 to `limit`, both included, [images]."""
+        return (self[purpose] * (limit + 1)).floor()
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Crop, flip, colour and erasing, the fields of `Augment` in stages/core/config/schema.py.
+
+    A crop is a box of `scale` of the image's area and an aspect ratio of `ratio`, cut to fit, anywhere on the image
+    with `padding` black pixels around it; it is resized to the image's size. Colour is brightness, contrast and
+    saturation, in this order, each by a factor of 1 ± `color_jitter`. Erasing fills a box of a normalised image with
+    noise.
+    """
+
+    padding: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    hflip: float
+    color_jitter: float
+    random_erasing: float
+    interpolation: str
+
+    def crop(self, images: Tensor, draws: Draws) -> Tensor:
+        """Cropped and flipped images, [images, 3, size, size] in float32, from 0 to 255 but for bicubic's overshoot."""
+        size = images.shape[-1]
+        reach = size + 2 * self.padding
+        area = draws.between("area", *self.scale) * size**2
+        ratio = draws.log_between("ratio", *self.ratio)
+        height = (area / ratio).sqrt().round().clamp(1, reach)
+        width = (area * ratio).sqrt().round().clamp(1, reach)
+        top = draws.whole("top", reach - height) - self.padding
+        left = draws.whole("left", reach - width) - self.padding
+        rows = _sources(top, height, size)
+        columns = _sources(left, width, size)
+        columns = torch.where((draws["flip"] < self.hflip)[:, None], columns.flip(1), columns)
+        # grid_sample takes x before y, and -1 to 1 from the first pixel's outer edge to the last one's.
+        grid = torch.stack(
+            [columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], dim=-1
+        )  # [images, rows, columns, 2]
+        grid = (2 * grid + 1) / size - 1
+        return F.grid_sample(images.float(), grid, self.interpolation, "zeros", align_corners=False)
+
+    def recolour(self, images: Tensor, draws: Draws) -> Tensor:
+        """Images from 0 to 255, brighter or darker, in more or less contrast and saturation."""
+        if not self.color_jitter:
+            return images
+        low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
+        factors = [
+            draws.between(purpose, low, high)[:, None, None, None]
+            for purpose in ("brightness", "contrast", "saturation")
+        ]
+        images = (images * factors[0]).clamp(0, 255)
+        mean = _grey(images).mean((1, 2, 3), keepdim=True)
+        images = torch.lerp(mean, images, factors[1]).clamp(0, 255)
+        return torch.lerp(_grey(images), images, factors[2]).clamp(0, 255)
+
+    def erase(self, images: Tensor, draws: Draws, noise: Tensor) -> Tensor:
+        """Normalised images, some with a box of noise.
+
+        Args:
+            images: [images, 3, size, size].
+            draws: theirs.
+            noise: normal numbers, [numbers].
+        """
+        if not self.random_erasing:
+            return images
+        size = images.shape[-1]
+        area = draws.between("erase_area", *ERASED_AREA) * size**2
+        ratio = draws.log_between("erase_ratio", *ERASED_RATIO)
+        height = (area * ratio).sqrt().round().clamp(max=size - 1)
+        width = (area / ratio).sqrt().round().clamp(max=size - 1)
+        inside = _inside(draws.whole("erase_top", size - height), height, size)[:, None, :, None]
+        inside = inside & _inside(draws.whole("erase_left", size - width), width, size)[:, None, None, :]
+        inside = inside & (draws["erase"] < self.random_erasing)[:, None, None, None]
+        values = images[0].numel()
+        first = (draws["noise"] * (len(noise) - values)).long()
+        own = noise[first[:, None] + torch.arange(values, device=images.device)].view_as(images)
+        return torch.where(inside, own, images)
+
+
+def _sources(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Where the centres of `size` pixels lie in a stretch of pixels, never beyond its outermost centres.
+
+    Args:
+        start, length: the stretch, [images].
+
+    Returns:
+        [images, size].
+    """
+    centres = (torch.arange(size, device=start.device) + 0.5) / size
+    places = centres * length[:, None] - 0.5
+    return start[:, None] + torch.minimum(places.clamp(min=0), length[:, None] - 1)
+
+
+def _inside(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Which of `size` positions lie in a stretch, [images, size]."""
+    positions = torch.arange(size, device=start.device)
+    return (positions >= start[:, None]) & (positions < (start + length)[:, None])
+
+
+def _grey(images: Tensor) -> Tensor:
+    weights = torch.tensor(GREY, device=images.device).view(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)
+
+
+class Pixels(Images):
+    """The images of one split as 8-bit tensors [3, size, size].
+
+    Args:
+        images: files and labels.
+        size: of every image.
+    """
+
+    def __init__(self, images: ImageList, size: int) -> None:
+        super().__init__(images, transform=None)
+        self.size = size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.images.sample(index)
+        if image.size != (self.size, self.size):
+            raise UserError(
+                f"{self.images.name(index)} is {image.width}×{image.height}, and images that stay on the device must "
+                f"be {self.size}×{self.size}; resize them, or set recipe.augment.on_device: false"
+            )
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        return pixels.view(self.size, self.size, 3).permute(2, 0, 1), label
+
+
+class ResidentBatches:
+    """Augmented batches of images that are all on the device, as `TrainingBatches` gives them.
+
+    Args:
+        images: files and labels; every image is of the model's input size.
+        model: gives input size, mean and std.
+        sampler: what each batch is of, and for which process; each process holds all images.
+        augmentation: what is done to an image.
+        workers: processes that decode the images, once.
+
+    Raises:
+        UserError: an image is not of the input size, or all of them are too many for the device.
+    """
+
+    def __init__(
+        self, images: ImageList, model: nn.Module, sampler: EpochSampler, *, augmentation: Augmentation, workers: int
+    ) -> None:
+        config = resolve_model_data_config(model)
+        self.sampler, self.augmentation, self.device = sampler, augmentation, sampler.world.device
+        loader = DataLoader(
+            Pixels(images, config["input_size"][-1]),
+            batch_size=DECODED,
+            num_workers=workers,
+            worker_init_fn=follow_parent,
+        )
+        try:
+            parts = [(pixels.to(self.device), labels) for pixels, labels in loader]
+            self.images = torch.cat([pixels for pixels, _ in parts])  # [images, 3, size, size], 8 bits
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"{self.device} has too little memory for {len(images.files)} images; set recipe.augment.on_device: "
+                "false"
+            ) from None
+        self.labels = torch.cat([labels for _, labels in parts]).to(self.device)
+        self.mean, self.std = (_channels(config[key], self.device) for key in ("mean", "std"))
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """This process's pieces of one epoch, counted from 0: several for each global batch from `start` on."""
+        sampler = self.sampler
+        generator = torch.Generator().manual_seed(sampler.seed * EPOCHS_AT_MOST + number)
+        rows = len(self.images) * sampler.repeats
+        table = torch.rand(rows, len(COLUMNS), generator=generator).to(self.device)
+        noise = torch.randn(max(NOISE, 2 * self.images[0].numel()), generator=generator).to(self.device)
+        sampler.epoch, sampler.start = number, start
+        for keys in sampler:
+            places = torch.tensor([(image, image * sampler.repeats + repeat) for _, _, image, repeat in keys])
+            chosen, row = places.to(self.device, non_blocking=True).unbind(1)
+            yield self.augmented(self.images[chosen], Draws(table[row]), noise), self.labels[chosen]
+
+    def augmented(self, images: Tensor, draws: Draws, noise: Tensor) -> Tensor:
+        """Augmented and normalised images, [images, 3, size, size] in float32."""
+        images = self.augmentation.recolour(self.augmentation.crop(images, draws), draws)
+        return self.augmentation.erase((images - self.mean) / self.std, draws, noise)
+
+
+def _channels(values: Sequence[float], device: torch.device) -> Tensor:
+    """Mean or std of images from 0 to 255, [1, 3, 1, 1]."""
+    return 255 * torch.tensor(values, device=device).view(1, 3, 1, 1)

@@ -1,0 +1,74 @@
+"""Which images a process takes, in which order: a function of seed and epoch alone."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from stages.core.base.errors import UserError
+from stages.core.runtime.distributed import World
+
+Key = tuple[int, int, int, int]  # seed, epoch, index of the image, which of its repeats
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """The keys of one epoch's images that this process takes, in pieces that fit the device.
+
+    The images of a global batch depend on seed and epoch alone. Each process takes its own consecutive part
+    of every global batch, and cuts it into equal pieces. With repeated augmentation an image stands
+    `repeats` times in a row, each time augmented anew, and an epoch still has as many images as the split:
+    it sees a part of the split's images, as DeiT's does.
+
+    Args:
+        images: of the split.
+        seed: of the order.
+        batch: images of a global batch; an incomplete last one is left out.
+        world: the processes that share every global batch; this one takes its part.
+        device_batch: the most images that a process takes at a time; None for no limit.
+        steps: the most global batches of an epoch; None for no limit.
+        repeats: how often an image stands in an epoch.
+
+    Attributes:
+        piece: images that the device takes at a time.
+        pieces: how many pieces in turn make this process's part of a global batch.
+
+    Raises:
+        UserError: there are fewer images than one batch takes, or the processes cannot share a batch evenly.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        seed: int,
+        *,
+        batch: int,
+        world: World,
+        device_batch: int | None = None,
+        steps: int | None = None,
+        repeats: int = 1,
+    ) -> None:
+        if images < batch:
+            raise UserError(f"{images} training images make no batch of {batch}; lower recipe.global_batch")
+        if batch % world.size:
+            raise UserError(
+                f"recipe.global_batch {batch} cannot be shared evenly by {world.size} processes; set PROCESSES to a "
+                "divisor of it"
+            )
+        self.images, self.seed, self.batch, self.world, self.repeats = images, seed, batch, world, repeats
+        self.part = world.share(batch)
+        limit = min(len(self.part), device_batch or len(self.part))
+        self.piece = max(size for size in range(1, limit + 1) if len(self.part) % size == 0)
+        self.pieces = len(self.part) // self.piece
+        self.steps = min(images // batch, steps or images)
+        self.epoch = 0
+        self.start = 0  # global batches of the epoch that are passed over, and not loaded
+
+    def __len__(self) -> int:
+        return (self.steps - self.start) * self.pieces
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
+        for start in range(self.start * self.batch, self.steps * self.batch, self.batch):
+            for first in range(start + self.part.start, start + self.part.stop, self.piece):
+                positions = (divmod(position, self.repeats) for position in range(first, first + self.piece))
+                yield [(self.seed, self.epoch, int(order[image]), repeat) for image, repeat in positions]

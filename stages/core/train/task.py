@@ -1,0 +1,161 @@
+"""What a student is trained on: cross-entropy, soft labels, and its feature map against the teacher's.
+
+L = (1 - α)·CE + α·τ²·KL(teacher ‖ student) + w·L_feature
+
+with the student's and the teacher's last-block patch-token maps in L_feature. Built on `timm.task`.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from timm.task import ClassificationTask, DistillationTeacher, LogitDistillationTask, TrainingTask
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+
+from stages.core.base.errors import UserError
+from stages.core.models.normalization import renormalization
+from stages.core.models.students import forward_with_map
+from stages.core.train.losses import FEATURE_LOSSES, check_grids, check_width, feature_target, soft_label_loss
+
+
+@torch.no_grad()
+def check_compatible(student: nn.Module, teacher: nn.Module, image_size: int, *, feature: bool) -> None:
+    """Refuse, before any training, a student whose map or logits cannot be compared with the teacher's.
+
+    Args:
+        student, teacher: timm models on one device.
+        image_size: of their input.
+        feature: whether there is a feature loss; without one a student may be wider than its teacher.
+
+    Raises:
+        UserError: grids or classes differ, or there is a feature loss and the teacher is narrower than the student.
+    """
+    outputs = []
+    for model in (teacher, student):
+        blank = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
+        outputs.append(forward_with_map(model.eval(), blank))
+    (teacher_logits, teacher_map), (student_logits, student_map) = outputs
+    if teacher_logits.shape != student_logits.shape:
+        raise UserError(
+            f"the teacher tells {teacher_logits.shape[1]} classes apart, the student {student_logits.shape[1]}; "
+            "fit both on one dataset"
+        )
+    check_grids(teacher_map, student_map)
+    if feature:
+        check_width(teacher_map, student_map)
+
+
+class WithMap(nn.Module):
+    """A model whose forward pass gives logits and last-block map at once, so that DDP and compile see one call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [images, classes] and map [images, channels, rows, columns]."""
+        return forward_with_map(self.model, images)
+
+
+class MapDistillationTask(LogitDistillationTask):
+    """Distil a teacher's soft labels, its last-block map, or both, in one pass of each model.
+
+    Args:
+        student: a timm model that `forward_with_map` takes, on `device`.
+        teacher: likewise; it is frozen, and runs in `teacher_dtype`.
+        alpha: weight of the soft labels; 1 - alpha is the cross-entropy's.
+        tau: softmax temperature of both.
+        feature: a key of FEATURE_LOSSES, or None.
+        feature_weight: its weight.
+        teacher_dtype: of the teacher's weights and activations.
+        kwargs: as for timm's LogitDistillationTask.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        *,
+        alpha: float,
+        tau: float,
+        feature: str | None,
+        feature_weight: float,
+        teacher_dtype: torch.dtype,
+        device: torch.device,
+        **kwargs: Any,
+    ) -> None:
+        frozen = copy.deepcopy(teacher).requires_grad_(False).to(teacher_dtype)  # the caller's stays as it is
+        wrapped = DistillationTeacher(frozen, device=device)
+        super().__init__(student, wrapped, task_loss_weight=1 - alpha, temperature=tau, device=device, **kwargs)
+        wrapped.model = WithMap(frozen)
+        self.renormalize = renormalization(student, frozen, device)
+        self.trainable_module = WithMap(student)
+        self.teacher_dtype = teacher_dtype
+        self.feature_loss = FEATURE_LOSSES[feature] if feature else None
+        self.feature_weight = feature_weight
+
+    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
+        """The bare student, whose forward pass gives logits alone."""
+        resolved = super().get_eval_model(module=module, ema=ema)
+        return None if resolved is None else getattr(unwrap_model(resolved), "model", resolved)
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The loss of one batch and its parts.
+
+        Args:
+            input: [images, 3, height, width], normalised for the student.
+            target: labels [images].
+        """
+        with torch.inference_mode(), torch.autocast(input.device.type, enabled=False):
+            taught = self.teacher(self.renormalize(input).to(self.teacher_dtype))
+        # Copies, since the backward pass takes no tensor of inference mode; pooling must not round again.
+        teacher_logits, teacher_map = (output.to(torch.float32, copy=True) for output in taught)
+        logits, student_map = self.trainable_module(input)
+        parts = {"task_loss": self.criterion(logits, target)}
+        loss = self.task_loss_weight * parts["task_loss"]
+        if self.feature_loss is not None:
+            parts["feature_loss"] = self.feature_loss(student_map, feature_target(teacher_map, student_map))
+            loss = loss + self.feature_weight * parts["feature_loss"]
+        if self.distill_loss_weight:
+            parts["kd_loss"] = soft_label_loss(logits, teacher_logits, self.temperature)
+            loss = loss + self.distill_loss_weight * parts["kd_loss"]
+        return {"loss": loss, "output": logits, **parts}
+
+
+def create_task(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    *,
+    alpha: float,
+    tau: float,
+    feature: str | None,
+    feature_weight: float,
+    label_smoothing: float,
+    device: torch.device,
+    teacher_dtype: torch.dtype = torch.float32,
+) -> TrainingTask:
+    """The timm training task of an objective; only the student's parameters are trained.
+
+    Args:
+        student: the model to train, on `device`.
+        teacher: the model to distil from, on `device`, which is copied; None trains on the labels alone.
+        alpha, tau, feature, feature_weight: see the module; `feature` is a key of FEATURE_LOSSES or None.
+        label_smoothing: of the cross-entropy.
+        device: where both models are.
+        teacher_dtype: in which the teacher computes.
+    """
+    criterion: dict[str, Any] = {"criterion_kwargs": {"smoothing": label_smoothing}, "verbose": False}
+    if teacher is None or (alpha == 0 and feature is None):
+        return ClassificationTask(student, device=device, **criterion)
+    return MapDistillationTask(
+        student,
+        teacher,
+        alpha=alpha,
+        tau=tau,
+        feature=feature,
+        feature_weight=feature_weight,
+        teacher_dtype=teacher_dtype,
+        device=device,
+        **criterion,
+    )

@@ -1,0 +1,1 @@
+"""Commands for people: what is no stage of the pipeline."""

@@ -1,0 +1,88 @@
+"""Compose stages/conf into params.yaml, as `dvc exp run` does."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stages.core.base.errors import UserError, run
+from stages.core.base.files import write_text
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+GROUPS = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+
+
+def main() -> None:
+    """Write params.yaml for the overrides of the command line; the default's where there are none."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="GROUP=OPTION|KEY=VALUE", help="of stages/conf, in Hydra's syntax"
+    )
+    write_text(Path("params.yaml"), composed(*parser.parse_args().overrides))
+
+
+def composed(*overrides: str) -> str:
+    """The text of params.yaml for some overrides.
+
+    Raises:
+        UserError: an override names no option or key, or is none of Hydra's, or a value is still to be given; the
+            text names it and those that there are.
+    """
+    config = _config(overrides)
+    try:
+        missing = OmegaConf.missing_keys(config)
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{' '.join(overrides)}: {_line(error)}") from None
+    if missing:
+        raise UserError(f"{', '.join(sorted(missing))}: no value yet; give it too, as KEY=VALUE")
+    return OmegaConf.to_yaml(config)
+
+
+def _config(overrides: Sequence[str]) -> DictConfig:
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            return compose("config", overrides=list(overrides))
+    except MissingConfigException as error:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        raise UserError(_no_option(group, option)) from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra lets some of Python's through
+        for override in overrides:
+            group, _, option = override.partition("=")
+            if group in GROUPS and not (CONF / group / f"{option}.yaml").is_file():
+                raise UserError(_no_option(group, option)) from None
+        refused = re.match("Could not override '(.+?)'", str(error))
+        others = [override for override in overrides if not refused or override.partition("=")[0] != refused[1]]
+        if refused and len(others) < len(overrides):
+            raise UserError(_no_key(refused[1], _config(others))) from None
+        raise UserError(f"{' '.join(overrides)}: {_line(error)}") from None
+
+
+def _no_option(group: str, option: str) -> str:
+    known = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
+    return f"{group}={option}: {group} has no such option; it has {', '.join(known)}"
+
+
+def _no_key(key: str, config: DictConfig) -> str:
+    """What to say of a key that is not in `config`: the keys of the innermost mapping around its place."""
+    place = key
+    while place:
+        place = place.rpartition(".")[0]
+        around = OmegaConf.select(config, place) if place else config
+        if isinstance(around, DictConfig):
+            break
+    groups = [] if place else GROUPS
+    return f"{key}: no such key; {place or 'params.yaml'} has {', '.join(sorted({*map(str, around), *groups}))}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(re.split(r"\nSee |\n\s+full_key", str(error))[0].split())
+
+
+if __name__ == "__main__":
+    run(main)

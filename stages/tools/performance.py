@@ -1,0 +1,344 @@
+"""Make reports/performance.md and README's times from the benchmarks' JSON: python -m stages.tools.performance."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.core.base.errors import UserError, run
+from stages.core.base.files import read_json, write_text
+from stages.core.report.style import look, new_figure, save
+from stages.paths import REPORTS
+
+PERFORMANCE = REPORTS / "performance"
+PAGE, README = PERFORMANCE.with_suffix(".md"), Path("README.md")
+BEGIN, END = "<!-- performance: python -m stages.tools.performance -->\n", "<!-- end of performance -->\n"
+IMAGES, EPOCHS, GPUS, STUDENT = 1_281_167, 300, 4, "widen"  # of the paper's run
+# What there is to measure, by file name, with the command that measures it.
+BENCHMARKS = {
+    "training-imagenet-cuda": "python tests/benchmarks/training.py --scale imagenet",
+    "training-cifar100-cuda": "python tests/benchmarks/training.py --scale cifar100",
+    "training-digits-cpu": "python tests/benchmarks/training.py --scale digits --turns 3",
+    "whole_run-cpu": "python tests/benchmarks/whole_run.py",
+    "extraction-cuda": "python tests/benchmarks/extraction.py --images 2000",
+    "extraction-cpu": "python tests/benchmarks/extraction.py",
+    "growth-cpu": "python tests/benchmarks/growth.py",
+}
+Measured = Mapping[str, Mapping[str, Any]]
+
+
+def measured() -> dict[str, dict[str, Any]]:
+    """The record of every benchmark that was run, by name.
+
+    Raises:
+        UserError: a file there is none of the benchmarks'.
+    """
+    found = {path.stem: read_json(path) for path in sorted(PERFORMANCE.glob("*.json"))}
+    for name in found:
+        if name not in BENCHMARKS:
+            raise UserError(f"{PERFORMANCE / name}.json is none of the benchmarks ({', '.join(BENCHMARKS)}); rename it")
+    return found
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def spread(value: Mapping[str, Any], digits: int = 1) -> str:
+    """A median, with the least and the greatest of the rounds."""
+    return "{:,.{d}f} ({:,.{d}f}-{:,.{d}f})".format(*(value[key] for key in ("median", "min", "max")), d=digits)
+
+
+def ratio(one: Mapping[str, float], other: Mapping[str, float]) -> str:
+    """How many times as fast, by the best rounds: those that other work on the machine disturbed least."""
+    return f"{one['max'] / other['max']:.2f}"
+
+
+def training_table(found: Measured) -> str:
+    """Images per second of every student, ours and the textbook's."""
+    header = [
+        "scale, device",
+        "student",
+        "batch",
+        "images/s",
+        "textbook images/s",
+        "ratio",
+        "utilisation",
+    ]
+    header += ["textbook utilisation", "peak memory (GiB), ours / textbook"]
+    rows: list[list[object]] = []
+    for name in BENCHMARKS:
+        if not name.startswith("training-"):
+            continue
+        place = name.removeprefix("training-").replace("-", ", ")
+        if name not in found:
+            rows.append([place, *["not measured"] * (len(header) - 1)])
+            continue
+        for one in found[name]["results"]:
+            ours, textbook = one["ours"], one["textbook"]
+            memory = " / ".join(str(side["peak_memory_gib"] or "–") for side in (ours, textbook))
+            rows.append(
+                [
+                    place,
+                    one["student"],
+                    found[name]["batch"],
+                    spread(ours["images_per_s"]),
+                    spread(textbook["images_per_s"]),
+                    ratio(ours["images_per_s"], textbook["images_per_s"]),
+                    f"{ours['utilisation']:.1%}",
+                    f"{textbook['utilisation']:.1%}",
+                    memory,
+                ]
+            )
+    return table(header, rows)
+
+
+def floors_table(found: Measured) -> str:
+    """What a step's arithmetic and its bytes would take at the measured peaks, per image."""
+    header = ["scale, device", "student", "GFLOP per image", "arithmetic (µs)", "MB per image, eager"]
+    header += ["bytes, eager (µs)", "measured, ours (µs)"]
+    rows = []
+    for name, record in found.items():
+        if record["benchmark"] != "training":
+            continue
+        for one in record["results"]:
+            flops, moved = one["flops_per_image"], one["eager_bytes_per_image"]
+            rows.append(
+                [
+                    name.removeprefix("training-").replace("-", ", "),
+                    one["student"],
+                    f"{flops / 1e9:.3g}",
+                    f"{1e6 * flops / record['matrix_peak_flops_per_s']:.3g}",
+                    f"{moved / 1e6:.3g}",
+                    f"{1e6 * moved / record['copy_peak_bytes_per_s']:.3g}",
+                    f"{1e6 / one['ours']['images_per_s']['median']:.3g}",
+                ]
+            )
+    return table(header, rows) if rows else "Not measured.\n"
+
+
+def extraction_table(found: Measured) -> str:
+    """Images per second of extraction, ours and the plain loop's."""
+    header = ["device", "model", "images", "images/s", "plain loop's images/s", "ratio"]
+    header += ["largest relative difference"]
+    rows: list[list[object]] = []
+    for device in ("cuda", "cpu"):
+        record = found.get(f"extraction-{device}")
+        if record is None:
+            rows.append([device, *["not measured"] * (len(header) - 1)])
+            continue
+        ours, plain = (spread(record["images_per_s"][way], 2) for way in ("ours", "plain"))
+        times = ratio(record["images_per_s"]["ours"], record["images_per_s"]["plain"])
+        difference = f"{record['largest_relative_difference']:.1e}"
+        rows.append([device, record["model"], record["images"], ours, plain, times, difference])
+    return table(header, rows)
+
+
+def whole_run_table(found: Measured) -> str:
+    """How much of a default run its steps are."""
+    record = found.get("whole_run-cpu")
+    if record is None:
+        return "Not measured.\n"
+    rows = [
+        [stage, *(spread(record[stage][key]) for key in ("whole_s", "steps_s")), share(record[stage]["share_outside"])]
+        for stage in ("teach", "train")
+    ]
+    return table(["stage", "whole process (s)", "its steps (s)", "share outside the steps"], rows)
+
+
+def growth_table(found: Measured) -> str:
+    """Peak memory and time of the analyses, by images, and the line through the times."""
+    record = found.get("growth-cpu")
+    if record is None:
+        return "Not measured.\n"
+    columns = [f"{images:,}" for images in record["images"]]
+    header = ["stage", *(f"peak memory (MiB), {images} images" for images in columns), "growth of memory"]
+    header += [*(f"time (s), {images} images" for images in columns), "s per 1,000 images", "farthest from the line"]
+    rows: list[list[object]] = []
+    for stage, one in record["results"].items():
+        memory, times = ([f"{value:,.1f}" for value in one[key]] for key in ("peak_mib", "seconds"))
+        farthest = max(map(abs, one["off_the_line"]))
+        line = [f"{one['s_per_1000_images']:.2f}", f"{farthest:.1%}"]
+        rows.append([stage, *memory, f"{one['growth']:.1%}", *times, *line])
+    return table(header, rows)
+
+
+def draw_growth(found: Measured, folder: Path) -> None:
+    """Time against images on logarithmic axes, with the lines through them, and peak memory."""
+    record = found.get("growth-cpu", {"images": [], "results": {}})
+    figure = new_figure(8.0, 3.6)
+    times, memory = figure.subplots(1, 2)
+    images = np.array(record["images"])
+    for position, (stage, one) in enumerate(record["results"].items()):
+        style = look(position)
+        marks = {"color": style.color, "marker": style.marker, "label": stage}
+        times.plot(images, one["seconds"], linestyle="none", **marks)
+        span = np.geomspace(images.min(), images.max())
+        times.plot(span, one["start_s"] + one["s_per_1000_images"] * span / 1000, style.linestyle, color=style.color)
+        memory.plot(images, one["peak_mib"], linestyle=style.linestyle, **marks)
+    times.set(xscale="log", yscale="log", xlabel="images", ylabel="time (s)")
+    memory.set(xscale="log", xlabel="images", ylabel="peak memory (MiB)")
+    for axes in (times, memory):
+        axes.set_xticks(images, [f"{one:,}" for one in images], minor=False)
+        axes.minorticks_off()
+    memory.set_ylim(bottom=0)
+    if record["results"]:
+        times.legend()
+    save(figure, folder, "growth")
+
+
+def default_run(found: Measured) -> str:
+    """How long `dvc repro` of the default takes, and how much memory, in words."""
+    record = found.get("whole_run-cpu", {})
+    if "repro_s" not in record:
+        return "`dvc repro` of the default: not measured.\n"
+    machine = record["hardware"]
+    return (
+        f"`dvc repro` of the default takes {record['repro_s'] / 60:.1f} min from nothing and "
+        f"{record['unchanged_s']:.1f} s with nothing changed, on {machine['cores']} cores ({machine['cpu']}); its "
+        f"largest process takes {record['largest_process_gib']:.1f} GiB.\n"
+    )
+
+
+def share(value: Mapping[str, float]) -> str:
+    """A share of the whole, in percent."""
+    return f"{value['median']:.0%} ({value['min']:.0%}-{value['max']:.0%})"
+
+
+def provenance_table(found: Measured) -> str:
+    """Command, date, hardware and versions of every benchmark."""
+    rows: list[list[object]] = []
+    for name, command in BENCHMARKS.items():
+        if name not in found:
+            rows.append([name, f"`{command} --out {(PERFORMANCE / name).as_posix()}.json`", *["not measured"] * 3])
+            continue
+        record = found[name]
+        machine = record["hardware"]
+        gpus = ", ".join(gpu["name"] for gpu in machine["gpus"]) or "no GPU"
+        versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+        hardware = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {gpus}"
+        rows.append([name, f"`{record['command']}`", record["date"], hardware, versions])
+    return table(["benchmark", "command", "date", "hardware", "versions"], rows)
+
+
+def draw_roofline(found: Measured, folder: Path) -> None:
+    """Operations per second against operations per byte of the eager step, under the measured peaks."""
+    runs = {name: record for name, record in found.items() if record["benchmark"] == "training"}
+    figure = new_figure(6.4, 4.0)
+    axes = figure.subplots()
+    for position, (name, record) in enumerate(runs.items()):
+        style = look(position)
+        peak, copied = record["matrix_peak_flops_per_s"], record["copy_peak_bytes_per_s"]
+        place = name.removeprefix("training-").replace("-", ", ")
+        ridge = peak / copied
+        axes.plot(
+            [ridge / 100, ridge, ridge * 100], [peak / 100, peak, peak], color=style.color, label=f"{place}: peaks"
+        )
+        for way, filled in (("ours", style.color), ("textbook", "none")):
+            flops = [one["flops_per_image"] for one in record["results"]]
+            moved = [one["eager_bytes_per_image"] for one in record["results"]]
+            rates = [one[way]["images_per_s"]["median"] for one in record["results"]]
+            axes.plot(
+                [one / other for one, other in zip(flops, moved, strict=True)],
+                [one * rate for one, rate in zip(flops, rates, strict=True)],
+                linestyle="none",
+                marker=style.marker,
+                markeredgecolor=style.color,
+                markerfacecolor=filled,
+                label=f"{place}: {way}",
+            )
+    axes.set(xscale="log", yscale="log", xlabel="FLOP per byte of the eager step", ylabel="FLOP per second")
+    axes.legend()
+    save(figure, folder, "roofline")
+
+
+def wall_time(found: Measured) -> str:
+    """How long the paper's run takes, by the measured throughput of one GPU, or that it was not measured."""
+    record = found.get("training-imagenet-cuda")
+    if record is None:
+        return "Expected wall time of the paper's run: not measured (it needs a GPU; see `reports/performance.md`).\n"
+    (row,) = (one for one in record["results"] if one["student"] == STUDENT)
+    rate = row["ours"]["images_per_s"]["median"]
+    hours = EPOCHS * IMAGES / rate / 3600
+    gpu = record["hardware"]["gpus"][0]["name"]
+    return (
+        f"Expected wall time of the paper's run ({STUDENT}, {record['objective']}, {EPOCHS} epochs), where loading "
+        f"keeps up: {hours:.0f} h on one {gpu}, {hours / GPUS:.0f} h on {GPUS} that share the work perfectly, by "
+        f"{rate:,.0f} images/s of one (`reports/performance.md`); evaluation comes on top.\n"
+    )
+
+
+def page(found: Measured) -> str:
+    """The text of reports/performance.md."""
+    return f"""# Performance
+
+Made by `python -m stages.tools.performance` from the JSON files in `reports/performance/`, which the benchmarks write. Rates
+are medians over rounds, with the least and the greatest; a ratio is one of the greatest, which other work on the
+machine disturbs least. A wide span, and a median far from the greatest, say that there was such work.
+
+## Training step
+
+Images that are on the device already; CaiT to DeiT with soft labels and feature distillation (`softkd_mse`). The
+textbook step is eager, with unfused attention, `loss.item()` and a wait at each step, in fp16 with a loss scaler on a
+GPU and in float32 on a CPU. Utilisation is (3 × student's forward + teacher's forward) × images/s over the rate of a
+large matrix product in the same process.
+
+{training_table(found)}
+## Two floors
+
+The arithmetic at the rate of a large matrix product; the bytes that the eager step's operations read and write, one by
+one, at the rate of a large copy. Fusion lowers the second; the first holds whatever the code.
+
+{floors_table(found)}
+![Operations per second against operations per byte, under the measured peaks](performance/roofline.svg)
+
+## Extraction
+
+Last-block features of generated 500×375 JPEGs; the plain loop takes one image at a time and writes a file for each.
+
+{extraction_table(found)}
+## A whole default run
+
+{default_run(found)}
+A stage's process from start to end, and its optimizer steps alone. Outside are imports, loading, evaluation and saving.
+
+{whole_run_table(found)}
+## Growth
+
+The stages on generated 500×375 JPEGs and a CaiT-S24 cut to one block: 196 tokens of 384 channels an image. Memory is a
+process's largest resident set, pages of mapped files included, and what a stage keeps of each image: its dims, with
+their nulls and differences at most 35 numbers (4.3 MiB of 16,000 images). Time is the stage's own, without imports, and
+its line the one of least relative squares. Peaks of equal runs scatter, those of `extract` by a tenth: runs of few
+images are repeated, and the greatest peak and the median time stand here.
+
+{growth_table(found)}
+![Time and peak memory against images](performance/growth.svg)
+
+## How it was measured
+
+{provenance_table(found)}
+{wall_time(found)}"""
+
+
+def with_times(text: str, found: Measured) -> str:
+    """README's text with what stands between its two markers replaced."""
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{README} has lost the markers {BEGIN.strip()} and {END.strip()}; put them back")
+    told = f"{default_run(found)}\n{wall_time(found)}"
+    return text[: text.index(BEGIN) + len(BEGIN)] + told + text[text.index(END) :]
+
+
+def main() -> None:
+    """Rewrite the page, its figures and README's paragraphs."""
+    found = measured()
+    draw_roofline(found, PERFORMANCE)
+    draw_growth(found, PERFORMANCE)
+    write_text(PAGE, page(found))
+    write_text(README, with_times(README.read_text(encoding="utf-8"), found))
+
+
+if __name__ == "__main__":
+    run(main)

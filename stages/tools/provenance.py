@@ -1,0 +1,53 @@
+"""With what a result was computed: versions of packages and the machine's hardware, and nothing that names it."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from stages.core.runtime.machine import cores
+
+GIB = 2**30
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The version of Python, of each package that is installed, and of the CUDA that torch is built with."""
+    import torch
+
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found if torch.version.cuda is None else {**found, "cuda": torch.version.cuda}
+
+
+def hardware() -> dict[str, Any]:
+    """This machine: operating system, CPU model, cores that this process may use, memory in GiB, GPUs."""
+    import torch
+
+    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
+        "gpus": [{"name": device.name, "memory_gib": round(device.total_memory / GIB, 1)} for device in devices],
+    }
+
+
+def _cpu_model() -> str:
+    known = Path("/proc/cpuinfo")
+    if known.is_file():
+        for line in known.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or platform.machine()
+    return platform.machine()

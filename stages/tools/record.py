@@ -1,0 +1,100 @@
+"""Freeze a finished reproduction in reports/studies/NAME: python -m stages.tools.record NAME.
+
+Refuses what is not finished: uncommitted changes, or a pipeline of which `dvc status` says that something
+changed. Record on the machine that computed the results: its hardware and versions go into record.json.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from stages.core.base.errors import UserError, run
+from stages.core.config import params
+from stages.core.evidence import studies
+from stages.paths import AUDIT, FIGURES, MANIFEST, REPORTS, RESULTS, STUDIES
+from stages.tools.provenance import hardware, versions
+
+SOURCES = {
+    "params.yaml": Path("params.yaml"),
+    "dvc.lock": Path("dvc.lock"),
+    "metrics.json": REPORTS / "metrics.json",
+    "results": RESULTS,
+    "figures": FIGURES,
+    "audit.json": AUDIT,
+    "data.json": MANIFEST,
+}
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "safetensors", "dvc")
+
+
+def said(*command: str) -> str:
+    """What a command prints.
+
+    Raises:
+        UserError: it cannot be run, or fails.
+    """
+    named = " ".join(command[-3:])
+    try:
+        result = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError(f"`{named}` cannot be run; install {command[0]}") from None
+    if result.returncode:
+        raise UserError(f"`{named}` fails: {' '.join(result.stderr.split())}")
+    return result.stdout
+
+
+def commit() -> str:
+    """The commit that the working tree equals.
+
+    Raises:
+        UserError: the tree differs from it.
+    """
+    changed = said("git", "status", "--porcelain").splitlines()
+    if changed:
+        shown = ", ".join(line[3:] for line in changed[:5]) + (", …" if len(changed) > 5 else "")
+        raise UserError(f"there are uncommitted changes ({shown}); commit them first")
+    return said("git", "rev-parse", "HEAD").strip()
+
+
+def check_finished() -> None:
+    """Refuse a pipeline that is not up to date; that a stage runs every time is no change.
+
+    Raises:
+        UserError: some stage has changed dependencies, parameters, outputs or command.
+    """
+    status = json.loads(said(sys.executable, "-m", "dvc", "status", "--json"))
+    stale = [stage for stage, changes in status.items() if changes != ["always changed"]]
+    if stale:
+        shown = ", ".join(stale[:5]) + (", …" if len(stale) > 5 else "")
+        raise UserError(f"the pipeline is not up to date ({shown}); run `dvc repro` and commit what it changes")
+
+
+def main() -> None:
+    """Record the study that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", metavar="NAME", help="letters, digits, dots and underscores")
+    parser.add_argument("--replace", action="store_true", help="replace the study that has this name")
+    given = parser.parse_args()
+    try:
+        name = TypeAdapter(params.Name).validate_python(given.name)
+    except ValidationError:
+        raise UserError(f"{given.name!r} names no study; use letters, digits, dots and underscores") from None
+    folder = studies.place(STUDIES, name, replace=given.replace)
+    head = commit()
+    check_finished()
+    record = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": head,
+        "versions": versions(PACKAGES),
+        "hardware": hardware(),
+    }
+    studies.freeze(SOURCES, record, folder)
+    print(f"{folder} is recorded; `dvc repro` brings audit and report up to date with it, then commit both")
+
+
+if __name__ == "__main__":
+    run(main)

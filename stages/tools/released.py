@@ -1,0 +1,216 @@
+"""The authors' released students as folders that timm opens: python -m stages.tools.released convert IN OUT.
+
+Their files hold a state dict, bare or under `model`. Lift wraps a DeiT under `base_model.` and keeps
+`projections.N`, `layer_norms.N` (N: the last block) and `head` beside it; WideLast has `proj_in` and
+`proj_norm` in its last block; a state dict of neither is a plain DeiT's. Widths, depth, image size and
+classes are read off the shapes. Heads are not in them: they have 64 channels each, as DeiT's.
+"""
+
+import argparse
+import re
+import warnings
+from collections.abc import Mapping
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import clean_state_dict
+from torch import Tensor, nn
+from torch.serialization import safe_globals
+
+from stages.core.base.errors import UserError, run
+from stages.core.base.files import atomic_folder
+from stages.core.models import folders
+
+HEAD_CHANNELS = 64
+CROP_PCT = 224 / 256  # the authors evaluate on the middle 224 pixels of 256
+SHOWN = 8  # keys of one kind in an error
+
+
+def convert(checkpoint: Path, folder: Path) -> str:
+    """Write one of the authors' students as config.json and model.safetensors.
+
+    Args:
+        checkpoint: a file that torch.save wrote.
+        folder: a new or empty folder.
+
+    Returns:
+        The name of its timm architecture.
+
+    Raises:
+        UserError: `folder` holds something, the file cannot be read without executing what it holds, or its
+            keys or shapes are no such student's.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} exists; name a new or an empty folder, or delete it first")
+    state = read(checkpoint)
+    try:
+        architecture, arguments, classes = recognise(state)
+        model = folders.create(
+            architecture,
+            arguments,
+            classes=classes,
+            seed=0,
+            image_size=arguments["img_size"],
+            crop_pct=CROP_PCT,
+            interpolation="bicubic",
+            mean=IMAGENET_DEFAULT_MEAN,
+            std=IMAGENET_DEFAULT_STD,
+        )
+        fill(model, state, names(model, architecture))
+    except UserError as error:
+        raise UserError(f"{checkpoint} is none of the authors' students: {error}") from None
+    try:
+        with atomic_folder(folder.resolve()) as temporary:
+            folders.save(model, temporary)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+    return architecture
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint, on the CPU, without the prefixes of DDP and torch.compile.
+
+    Nothing that the file names is executed: torch's weights-only unpickler builds tensors and plain
+    containers, and `argparse.Namespace`, in which training scripts keep their arguments. That one is a bag
+    of attributes: it has no `__reduce__`, `__setstate__` or destructor of its own to misuse.
+
+    Raises:
+        UserError: the file is missing or damaged, names any other global, or holds no state dict.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is no file; name a checkpoint that torch.save wrote")
+    try:
+        with safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile pickle can fail anywhere
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise UserError(
+                f"{path} is refused: it names the global {_plain(refused[1])}, which loading could execute; "
+                "ask for a file that holds the state dict alone"
+            ) from None
+        told = re.search(r"WeightsUnpickler error: (.+)", str(error))  # what follows is advice to load unsafely
+        reason = _plain(told[1]) if told else _first_line(error)
+        raise UserError(f"{path} is no checkpoint that can be read safely ({reason})") from None
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not state or not all(isinstance(key, str) for key in state):
+        raise UserError(f"{path} holds no state dict, neither bare nor under `model`")
+    return clean_state_dict(state)
+
+
+def recognise(state: Mapping[str, Any]) -> tuple[str, dict[str, Any], int]:
+    """Which student a state dict is of: timm architecture, its arguments, classes.
+
+    A size whose tensor is missing is DeiT-Tiny's, so that `fill` can name all that is wrong.
+    """
+    lifted = any(key.startswith(("base_model.", "projections.")) for key in state)
+    base = "base_model." if lifted else ""
+
+    def size(key: str, dimension: int, default: int) -> int:
+        tensor = state.get(key)
+        known = isinstance(tensor, Tensor) and tensor.ndim > dimension and tensor.shape[dimension]
+        return known or default
+
+    width = size(f"{base}patch_embed.proj.weight", 0, 192)
+    patch = size(f"{base}patch_embed.proj.weight", 2, 16)
+    blocks = [key.removeprefix(f"{base}blocks.") for key in state if key.startswith(f"{base}blocks.")]
+    depth = len({key.partition(".")[0] for key in blocks}) or 12
+    arguments = {
+        "img_size": patch * isqrt(max(1, size(f"{base}pos_embed", 1, 1 + (224 // patch) ** 2) - 1)),
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": _heads(width),
+    }
+    classes = size("head.weight", 0, 1000)
+    if lifted:
+        arguments["lift_width"] = size(f"projections.{depth - 1}.weight", 0, 384)
+        return "deit_tiny_lift_patch16_224", arguments, classes
+    if any(key.endswith(".proj_in.weight") for key in blocks):
+        widened = size(f"blocks.{depth - 1}.proj_in.weight", 0, 384)
+        arguments |= {"widen_width": widened, "widen_heads": _heads(widened)}
+        return "deit_tiny_widelast_patch16_224", arguments, classes
+    return "deit_tiny_patch16_224", arguments, classes
+
+
+def names(model: nn.Module, architecture: str) -> dict[str, str]:
+    """The authors' name of each of a model's tensors."""
+    own = list(model.state_dict())
+    if architecture != "deit_tiny_lift_patch16_224":
+        return {key: key for key in own}
+    last = len(model.blocks) - 1  # type: ignore[arg-type]
+    theirs = {"lift_proj": f"projections.{last}", "lift_norm": f"layer_norms.{last}", "head": "head"}
+    return {
+        key: f"{theirs[part]}.{rest}" if part in theirs else f"base_model.{key}"
+        for key in own
+        for part, _, rest in [key.partition(".")]
+    }
+
+
+def fill(model: nn.Module, state: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Load a state dict whose keys are called otherwise, all of it.
+
+    Args:
+        model: changed in place.
+        state: by the authors' names; the norm and the head of a lifted DeiT, which nothing reads, may be there.
+        names: see `names`.
+
+    Raises:
+        UserError: keys are missing, unknown or of another shape; the text names them.
+    """
+    wanted = {names[key]: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    unread = {f"base_model.{part}.{kind}" for part in ("norm", "head") for kind in ("weight", "bias")}
+    shapes = {key: list(value.shape) if isinstance(value, Tensor) else "no tensor" for key, value in state.items()}
+    faults = {
+        "missing": [key for key in wanted if key not in state],
+        "unknown": [key for key in state if key not in wanted and key not in unread],
+        "of another shape": [
+            f"{key} {shapes[key]} instead of {shape}"
+            for key, shape in wanted.items()
+            if key in state and shapes[key] != shape
+        ],
+    }
+    if any(faults.values()):
+        raise UserError("; ".join(f"{kind}: {_listed(keys)}" for kind, keys in faults.items() if keys))
+    try:
+        model.load_state_dict({key: state[name] for key, name in names.items()})
+    except RuntimeError as error:  # a tensor without values, or of a layout that cannot be copied
+        raise UserError(_first_line(error)) from None
+
+
+def _heads(width: int) -> int:
+    if width % HEAD_CHANNELS:
+        raise UserError(f"a student {width} wide has no whole number of heads of {HEAD_CHANNELS} channels")
+    return width // HEAD_CHANNELS
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(map(_plain, keys[:SHOWN])) + more
+
+
+def _first_line(error: Exception) -> str:
+    return _plain((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def _plain(text: str) -> str:
+    """What a file says, on one line and without control characters."""
+    return (text if text.isprintable() else ascii(text))[:200]
+
+
+def main() -> None:
+    """Convert the checkpoint that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command = parser.add_subparsers(required=True).add_parser("convert", help="write a folder that timm opens")
+    command.add_argument("checkpoint", type=Path, metavar="IN", help="the authors' file")
+    command.add_argument("folder", type=Path, metavar="OUT", help="a new or an empty folder")
+    given = parser.parse_args()
+    architecture = convert(given.checkpoint, given.folder)
+    print(f'{architecture}: timm.create_model("local-dir:{given.folder}", pretrained=True) opens it')
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,234 @@
+"""Run the pipeline without DVC, in pieces of a given length: python -m stages.tools.study --minutes 8.
+
+For machines that have no DVC, or lend themselves for minutes at a time. Takes the stages of dvc.yaml with the
+parameters of params.yaml, several at once if asked, and leaves out what was done with the same command, parameters,
+code and inputs. What the time cuts off goes on from its checkpoint when the same command is given again. Exit status:
+0 when nothing is left, 75 when something is, 1 after a failure.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.core.base.errors import UserError, run
+from stages.core.base.files import read_json, read_yaml, sha256, write_json
+from stages.core.runtime import machine
+
+PIPELINE, PARAMS = Path("dvc.yaml"), Path("params.yaml")
+GRACE_S = 15.0  # of the time, in which what is running may stop by itself
+LOOK_S = 0.1  # between two looks at what is running
+LEFT = 75  # exit status when something is left: EX_TEMPFAIL
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a stage.
+
+    Attributes:
+        name: the stage, or STAGE@ITEM, as DVC calls it.
+        command: as dvc.yaml gives it.
+        deps, outs: files and folders.
+        params: values by their dotted keys.
+        always: whether it runs every time.
+    """
+
+    name: str
+    command: str
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+    params: Mapping[str, Any]
+    always: bool
+
+    def follows(self, other: "Step") -> bool:
+        """Whether it reads what another writes."""
+        return any(_overlap(dep, out) for dep in self.deps for out in other.outs)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of command, parameters and the contents of what it reads."""
+        contents = {dep: [[str(file), sha256(file)] for file in _files(Path(dep))] for dep in self.deps}
+        return hashlib.sha256(json.dumps([self.command, self.params, contents], sort_keys=True).encode()).hexdigest()
+
+    def done(self, stamps: Mapping[str, str]) -> bool:
+        """Whether its outputs are there, from the very same command, parameters and inputs."""
+        there = all(Path(out).exists() for out in self.outs)
+        return there and not self.always and self.name in stamps and stamps[self.name] == self.fingerprint()
+
+
+def _overlap(one: str, other: str) -> bool:
+    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def steps(pipeline: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Step]:
+    """The steps of a pipeline, as dvc.yaml has it, with the parameters of params.yaml.
+
+    The last key of a matrix changes slowest: of strategies, objectives and seeds, whole grids come seed by seed.
+    """
+    for stage, entry in pipeline.items():
+        matrix = {key: _resolved(values, {"": given}) for key, values in entry.get("matrix", {}).items()}
+        for values in itertools.product(*reversed(matrix.values())):
+            item = dict(zip(matrix, reversed(values), strict=True))
+            key = "-".join(map(str, item.values()))
+            scope = {"": given, "item": item, "key": key}
+
+            def named(entries: Sequence[Any], scope: Mapping[str, Any] = scope) -> tuple[str, ...]:
+                plain = (next(iter(one)) if isinstance(one, dict) else one for one in entries)
+                return tuple(_filled(one, scope) for one in plain)
+
+            yield Step(
+                name=f"{stage}@{key}" if matrix else stage,
+                command=_filled(entry["cmd"], scope),
+                deps=named(entry.get("deps", ())),
+                outs=named(entry.get("outs", ())),
+                params={name: _at(given, name) for name in named(entry.get("params", ()))},
+                always=entry.get("always_changed", False),
+            )
+
+
+def _at(values: Any, path: str) -> Any:
+    for part in path.split("."):
+        values = values[part]
+    return values
+
+
+def _resolved(value: Any, scope: Mapping[str, Any]) -> Any:
+    """A value, or what the one ${…} that it consists of stands for."""
+    if not isinstance(value, str) or not value.startswith("${"):
+        return value
+    name = value[2:-1]
+    if name == "key":
+        return scope["key"]
+    return _at(scope, name) if name.startswith("item.") else _at(scope[""], name)
+
+
+def _filled(text: str, scope: Mapping[str, Any]) -> str:
+    return re.sub(r"\$\{[\w.]+\}", lambda found: str(_resolved(found[0], scope)), text)
+
+
+class Running:
+    """A step that runs in processes of its own, and prints into a file.
+
+    Args:
+        step: to run.
+        log: the file.
+    """
+
+    def __init__(self, step: Step, log: Path) -> None:
+        self.step, self.log = step, log
+        self.fingerprint = step.fingerprint()
+        self.started = time.monotonic()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = shlex.split(step.command)
+        if command[0] == "python":
+            command[0] = sys.executable
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def ask(self) -> None:
+        """Tell it to end, as a training does once it has saved."""
+        self.process.terminate()
+
+    def end(self, wait_s: float) -> None:
+        """Give it `wait_s` seconds to end, then kill what there still is of it."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, wait_s))
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def execute(waiting: list[Step], stamps: dict[str, str], folder: Path, *, at_once: int, until: float) -> list[str]:
+    """Run steps in an order in which each finds what it reads.
+
+    Args:
+        waiting: the steps, those that write before those that read.
+        stamps: fingerprints of finished steps by name; changed in place, and kept in `folder`.
+        folder: of the stamps and of what the steps print.
+        at_once: how many may run side by side.
+        until: when to be done, on the clock of `time.monotonic`.
+
+    Returns:
+        The names of the steps that are left.
+
+    Raises:
+        UserError: a step failed.
+    """
+    waiting = list(waiting)
+    running: list[Running] = []
+    try:
+        while (waiting or running) and time.monotonic() < until - GRACE_S:
+            for step in list(waiting):
+                ahead = [one.step for one in running] + waiting[: waiting.index(step)]
+                if len(running) < at_once and not any(step.follows(other) for other in ahead):
+                    waiting.remove(step)
+                    if not step.done(stamps):
+                        running.append(Running(step, folder / "logs" / f"{step.name}.txt"))
+            for one in list(running):
+                if one.process.poll() is None:
+                    continue
+                running.remove(one)
+                if one.process.returncode:
+                    raise UserError(f"{one.step.name} failed: {_last_line(one.log)} (all of it: {one.log})")
+                stamps[one.step.name] = one.fingerprint
+                write_json(folder / "stamps.json", stamps)
+                print(f"{one.step.name}: {time.monotonic() - one.started:.0f} s", flush=True)
+            time.sleep(LOOK_S if running else 0)
+    finally:
+        for one in running:
+            one.ask()
+        for one in running:
+            one.end(min(GRACE_S, until - time.monotonic()))
+    return [one.step.name for one in running] + [step.name for step in waiting if not _still_done(step, stamps)]
+
+
+def _still_done(step: Step, stamps: Mapping[str, str]) -> bool:
+    return all(Path(path).exists() for path in step.deps) and step.done(stamps)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it printed nothing"
+
+
+def main() -> None:
+    """Run what is left, for as long as the command line allows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop before so many have passed")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="run up to N stages side by side")
+    parser.add_argument("--without", nargs="*", default=[], metavar="STAGE", help="leave these stages out")
+    asked = parser.parse_args()
+    until = time.monotonic() + 60 * asked.minutes
+    pipeline = read_yaml(PIPELINE)["stages"]
+    for name in asked.without:
+        if name not in pipeline:
+            raise UserError(f"--without {name}: none of the stages in {PIPELINE} ({', '.join(pipeline)})")
+    if asked.at_once < 1 or 60 * asked.minutes <= GRACE_S:
+        raise UserError(f"--at-once must be at least 1, and --minutes more than {GRACE_S / 60:g}")
+    given = read_yaml(PARAMS)
+    everything = list(steps({name: entry for name, entry in pipeline.items() if name not in asked.without}, given))
+    folder = machine.checkpoints() / "study"
+    stamps = read_json(folder / "stamps.json") if (folder / "stamps.json").is_file() else {}
+    left = execute(everything, stamps, folder, at_once=asked.at_once, until=until)
+    print(f"{len(everything) - len(left)} of {len(everything)} steps are done" + ("; left:" if left else ""), *left)
+    if left:
+        sys.exit(LEFT)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,409 @@
+import copy
+from functools import partial
+from pathlib import Path
+
+import pytest
+import timm
+import yaml
+
+from stages.core.base.errors import UserError
+from stages.core.config import params, schema
+from stages.core.models.cost import parameters
+from stages.tools.compose import composed
+
+GIVEN = yaml.safe_load((Path(__file__).resolve().parents[2] / "params.yaml").read_text())
+OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
+OPEN = {"strategies", "definitions"}  # mappings whose keys are names of the user's
+
+
+def keys(value, path=()):
+    """The paths of all keys that the schema requires."""
+    if not isinstance(value, dict) or (path and path[-1] in OPTIONAL):
+        return
+    for key, inner in value.items():
+        if not (path and path[-1] in OPEN):
+            yield (*path, key)
+        yield from keys(inner, (*path, key))
+
+
+def dotted(path):
+    return ".".join(path)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load params.yaml after one change: the value at a dotted key is replaced."""
+
+    def load_changed(path, value):
+        changed = copy.deepcopy(GIVEN)
+        section = changed
+        *outer, last = path.split(".")
+        for key in outer:
+            section = section[key]
+        section[last] = value
+        return load_text(tmp_path, yaml.safe_dump(changed))
+
+    return load_changed
+
+
+def load_text(folder, text):
+    file = folder / "params.yaml"
+    file.write_text(text)
+    return params.load(file)
+
+
+def test_params_are_the_composed_default(root):
+    assert (root / "params.yaml").read_text() == composed()
+
+
+def test_overrides_are_composed():
+    changed = yaml.safe_load(composed("recipe.epochs=7"))
+    assert changed == {**GIVEN, "recipe": {**GIVEN["recipe"], "epochs": 7}}
+
+
+@pytest.mark.parametrize("group", ["objective", "strategy"])
+def test_every_option_composes_to_valid_params(root, tmp_path, group):
+    options = sorted(path.stem for path in (root / "stages/conf" / group).glob("[a-z]*.yaml"))
+    assert len(options) > 2
+    for option in options:
+        assert load_text(tmp_path, composed(f"{group}={option}")).model_dump()[group]["names"]
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+def test_a_teacher_that_is_not_fitted_needs_no_recipe(weights, tmp_path):
+    changed = {**GIVEN, "teacher": {**GIVEN["teacher"], "weights": weights, "recipe": None}}
+    assert load_text(tmp_path, yaml.safe_dump(changed)).teacher.weights == weights
+
+
+def test_the_papers_backbones_and_teacher_compose(root, tmp_path):
+    given = load_text(tmp_path, composed("analysis=imagenet", "teacher=imagenet"))
+    paper = yaml.safe_load((root / "reports/reference/paper.yaml").read_text())
+    published = paper["svd_and_pca_dims"].values()
+    found = {given.teacher.architecture if name == "teacher" else name for name in given.analysis.backbones}
+    assert found == {entry["timm"] for entry in published}
+    assert given.analysis.img_size == {entry["timm"]: entry["img_size"] for entry in published if "img_size" in entry}
+    assert (given.teacher.weights, given.analysis.weights) == ("pretrained", "pretrained")
+    assert given.teacher.architecture == paper["headline"]["teacher"]
+    assert given.analysis.images_per_class == 1
+
+
+def test_cifar100_has_the_papers_widths(tmp_path):
+    given = load_text(tmp_path, composed("profile=cifar100", "objective=core"))
+    paper = load_text(tmp_path, composed("profile=imagenet"))
+    cifar = given.teacher.model_args
+    assert (cifar.embed_dim, cifar.num_heads, cifar.depth, cifar.img_size) == (384, 6, 12, 32)
+    assert given.student.base.embed_dim == 192 and given.student.base.img_size == given.dataset.image_size == 32
+    for strategy in ("lift", "widen", *given.student.ablations):
+        assert given.student.strategies[strategy] == paper.student.strategies[strategy]
+    assert (given.dataset.train_split, given.dataset.val_split) == ("train", "test")
+    assert given.recipe.augment.on_device and given.teacher.recipe.augment.on_device
+    with pytest.raises(UserError, match="auto_augment must be null"):
+        load_text(tmp_path, composed("profile=cifar100", "recipe.augment.auto_augment=rand-m9-mstd0.5-inc1"))
+
+
+@pytest.mark.parametrize("reader", ["folder", "tar", "hfds/mnist", "hfds/ILSVRC/imagenet-1k"])
+def test_external_datasets_compose_to_valid_params(reader, tmp_path):
+    given = load_text(tmp_path, composed("profile=imagenet", f"dataset.reader={reader}")).dataset
+    assert (given.reader, given.label, given.classes) == (reader, "imagenet", 1000)
+    assert round(given.image_size / given.crop_pct) == 256
+    text = composed("dataset=folder", f"dataset.reader={reader}", "dataset.classes=10", "dataset.image_size=8")
+    assert load_text(tmp_path, text).dataset.unreadable == "stop"
+
+
+def test_loading_round_trips(root, tmp_path):
+    loaded = params.load(root / "params.yaml")
+    dumped = loaded.model_dump(exclude_unset=True)
+    assert dumped == GIVEN
+    assert load_text(tmp_path, yaml.safe_dump(dumped)) == loaded
+
+
+@pytest.mark.parametrize("path", list(keys(GIVEN)), ids=dotted)
+def test_a_missing_key_is_named(path, tmp_path):
+    changed = copy.deepcopy(GIVEN)
+    section = changed
+    for key in path[:-1]:
+        section = section[key]
+    del section[path[-1]]
+    with pytest.raises(UserError) as caught:
+        load_text(tmp_path, yaml.safe_dump(changed))
+    assert f"{dotted(path)}: is missing" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "epochs",
+        "dataset.clases",
+        "teacher.recipe.momentum",
+        "teacher.model_args.width",
+        "student.base.lift_wdith",
+        "student.strategies.lift.args",
+        "objective.definitions.mse.beta",
+        "recipe.augment.vflip",
+        "analysis.sep.threshold",
+    ],
+)
+def test_an_unknown_key_is_named(path, load):
+    with pytest.raises(UserError, match=f"{path}: is no key of params.yaml".replace(".", r"\.")):
+        load(path, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("profile", 1),
+        ("dataset.classes", "10"),
+        ("dataset.classes", 10.0),
+        ("dataset.classes", True),
+        ("dataset.mean", 0.3),
+        ("teacher.model_args", None),
+        ("teacher.model_args.depth", "six"),
+        ("recipe", []),
+        ("recipe.lr", "3e-3"),
+        ("recipe.clip_grad", "none"),
+        ("recipe.augment.scale", 0.8),
+        ("objective.definitions", None),
+        ("strategy.names", "lift"),
+        ("seeds", 0),
+        ("seeds", None),
+        ("analysis.svd.thresholds", {}),
+    ],
+)
+def test_a_wrong_type_is_named(path, value, load):
+    with pytest.raises(UserError, match=path.replace(".", r"\.")):
+        load(path, value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("dataset.classes", 1),
+        ("dataset.reader", "imagenet"),
+        ("dataset.reader", "hfds/../imagenet"),
+        ("dataset.reader", "hfds/"),
+        ("dataset.reader", "tfds/mnist"),
+        ("dataset.columns", ["image"]),
+        ("dataset.unreadable", "ignore"),
+        ("dataset.train_split", "../train"),
+        ("dataset.image_size", 0),
+        ("dataset.crop_pct", 1.5),
+        ("dataset.mean", [0.3, 0.3]),
+        ("teacher.seed", -1),
+        ("teacher.weights", "download"),
+        ("teacher.model_args.depth", 0),
+        ("student.strategies", {}),
+        ("recipe.epochs", 0),
+        ("recipe.global_batch", 0),
+        ("recipe.lr", 0.0),
+        ("recipe.lr", float("nan")),
+        ("recipe.lr", float("inf")),
+        ("recipe.weight_decay", -0.1),
+        ("recipe.weight_decay", float("inf")),
+        ("recipe.label_smoothing", 1.0),
+        ("recipe.precision", "float16"),
+        ("recipe.ema_decay", 1.0),
+        ("dataset.held_out", 0.0),
+        ("dataset.held_out", 1.0),
+        ("recipe.augment.hflip", 1.1),
+        ("recipe.augment.padding", -1),
+        ("recipe.augment.interpolation", "lanczos"),
+        ("objective.definitions.softkd.alpha", 1.1),
+        ("objective.definitions.softkd.tau", 0),
+        ("objective.definitions.softkd.tau", float("inf")),
+        ("objective.definitions.mse.feature", "cosine"),
+        ("objective.definitions.mse.feature_weight", -1),
+        ("strategy.names", []),
+        ("objective.names", []),
+        ("seeds", []),
+        ("seeds", [2**32]),
+        ("analysis.backbones", []),
+        ("analysis.backbones", ["timm/vit_tiny_patch16_224"]),
+        ("analysis.backbones", [".."]),
+        ("analysis.weights", "fit"),
+        ("analysis.img_size", {"vit_tiny_patch16_224": 0}),
+        ("analysis.images_per_class", 0),
+        ("analysis.svd.thresholds", [0]),
+        ("analysis.pca.thresholds", [100]),
+        ("analysis.sep.permutations", 0),
+        ("analysis.sep.resamples", 0),
+        ("analysis.pca.gaussian_tokens", 0),
+        ("analysis.rotation.level", 100),
+        ("analysis.rotation.pairs", 0),
+    ],
+)
+def test_an_impossible_value_is_named(path, value, load):
+    with pytest.raises(UserError, match=path.replace(".", r"\.")):
+        load(path, value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("dataset.val_split", "train", "dataset: train_split and val_split name the same folder"),
+        ("dataset.std", [0.3, 0.0, 0.3], "dataset: std must be positive"),
+        ("dataset.val_images", None, "dataset: val_images belongs to the embedded dataset"),
+        ("dataset.columns", ["image", "label"], "dataset: columns belong to a Hugging Face dataset"),
+        ("dataset.reader", "folder", "dataset: val_images belongs to the embedded dataset"),
+        ("teacher.model_args.num_heads", 5, "teacher.model_args: embed_dim 96 is not a multiple of num_heads 5"),
+        ("student.base.patch_size", 3, "student.base: img_size 8 is not a multiple of patch_size 3"),
+        ("student.strategies.uniform.model_args.embed_dim", 58, "student.strategies.uniform: embed_dim 58"),
+        (
+            "student.strategies.widen.model_args.widen_heads",
+            7,
+            "strategies.widen.model_args: widen_heads: a block",
+        ),
+        ("student.strategies.widen.model_args.widen_width", 98, "student.strategies.widen: num_heads: a block widened"),
+        ("student.strategies.widen.model_args.widen_width", 12, "student.strategies.widen: num_heads: a block widened"),
+        (
+            "student.strategies.widen.model_args.widen_blocks",
+            7,
+            "strategies.widen: widen_blocks 7 is more than depth",
+        ),
+        (
+            "student.strategies.widen.model_args.widen_blocks",
+            5,
+            "strategies.widen: widen_blocks: 5 equal steps from",
+        ),
+        ("student.strategies.widen_linear.model_args.widen_heads", 5, "student.strategies.widen_linear"),
+        ("dataset.image_size", 10, "teacher.model_args.img_size: 8 is not dataset.image_size, 10"),
+        ("student.base.img_size", 10, "student.base.img_size: 10 is not dataset.image_size, 8"),
+        ("student.strategies.lift.model_args.img_size", 4, "student.strategies.lift.model_args.img_size: 4 is not"),
+        (
+            "student.base.patch_size",
+            4,
+            "student.base.patch_size: patches of 4 make another grid than teacher.",
+        ),
+        (
+            "student.strategies.lift.model_args.lift_width",
+            128,
+            "lift.model_args.lift_width: 128 channels are more",
+        ),
+        (
+            "student.strategies.widen.model_args.widen_width",
+            192,
+            "widen.model_args.widen_width: 192 channels are",
+        ),
+        (
+            "teacher.model_args.embed_dim",
+            48,
+            "lift.model_args.lift_width: 96 channels are more",
+        ),
+        ("student.base.embed_dim", 144, "student.base.embed_dim: 144 channels are more than the teacher's 96"),
+        ("dataset.held_out", 0.1, "dataset: held_out belongs to external datasets"),
+        ("recipe.augment.padding", 4, "recipe.augment: padding needs on_device: true"),
+        ("recipe.warmup_epochs", 1000, "recipe: warmup_epochs 1000 leaves none of the"),
+        ("recipe.min_lr", 0.1, "recipe: min_lr and warmup_lr must not exceed lr"),
+        ("teacher.recipe.warmup_lr", 0.1, "teacher.recipe: min_lr and warmup_lr must not exceed lr"),
+        ("objective.definitions.none.feature_weight", 1, "objective.definitions.none: feature_weight is set"),
+        ("strategy.names", ["lift", "narrow"], "strategy.names: 'narrow' is none of student.strategies: "),
+        ("objective.names", ["cosine"], "objective.names: 'cosine' is none of objective.definitions: "),
+        ("student.ablations", ["narrow"], "student.ablations: 'narrow' is none of student.strategies: "),
+        ("strategy.names", ["lift", "lift"], "strategy.names: ['lift', 'lift'] names one value twice"),
+        ("seeds", [1, 1], "seeds: [1, 1] names one value twice"),
+        (
+            "analysis.backbones",
+            ["teacher", "teacher"],
+            "analysis.backbones: ['teacher', 'teacher'] names one value twice",
+        ),
+        ("analysis.layerwise", ["vit_tiny"], "analysis: layerwise: 'vit_tiny' is none of backbones: teacher"),
+        ("analysis.img_size", {"teacher": 8}, "analysis: img_size: the teacher's is teacher.model_args.img_size"),
+        ("teacher.recipe", None, "teacher: weights fit needs a recipe, and recipe is null"),
+        ("analysis.sep.thresholds", [50, 50], "analysis.sep.thresholds: [50, 50] names one value twice"),
+    ],
+)
+def test_inconsistent_values_are_explained(path, value, reason, load):
+    with pytest.raises(UserError) as caught:
+        load(path, value)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("bounds", [[1.0, 0.8], [1.1, 0.9]])
+@pytest.mark.parametrize("key", ["scale", "ratio"])
+def test_falling_intervals_are_refused(key, bounds, load):
+    with pytest.raises(UserError, match=rf"recipe\.augment.*{key}"):
+        load(f"recipe.augment.{key}", bounds)
+
+
+def test_every_fault_is_named_in_one_line(tmp_path):
+    changed = copy.deepcopy(GIVEN)
+    changed["recipe"]["lr"] = -1
+    changed["dataset"]["classes"] = 1
+    del changed["seeds"]
+    with pytest.raises(UserError) as caught:
+        load_text(tmp_path, yaml.safe_dump(changed))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert all(fault in text for fault in ("recipe.lr: ", "(got -1)", "dataset.classes: ", "seeds: is missing"))
+
+
+@pytest.mark.parametrize("text", ["", "a list", "- 1\n- 2\n", "42"])
+def test_files_without_parameters_are_refused(text, tmp_path):
+    with pytest.raises(UserError, match="holds no parameters"):
+        load_text(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "!!python/object/apply:os.getcwd []"])
+def test_what_is_not_plain_yaml_is_refused(text, tmp_path):
+    with pytest.raises(UserError, match="is not valid YAML"):
+        load_text(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"params\.yaml is missing"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_what_no_feature_loss_compares_may_differ(load, tmp_path):
+    changes = ("student.strategies.lift.model_args.lift_width=128", "student.base.patch_size=4")
+    with pytest.raises(UserError, match=r"lift_width: 128 channels.*objective\.names: mse") as caught:
+        load_text(tmp_path, composed(changes[0]))
+    assert "\n" not in str(caught.value)
+    for objective in ("none", "softkd"):
+        given = load_text(tmp_path, composed(*changes, f"objective={objective}"))
+        assert given.student.model("lift")[1]["lift_width"] == 128
+    # A strategy that is not named is not trained.
+    assert load_text(tmp_path, composed(changes[0], "strategy=widen", "objective=softkd_mse"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_args"),
+    [
+        ("cait_s24_224", {}),  # 384 wide, patches of 16: the architecture's own, which params do not know
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 48, "patch_size": 4}),  # its last map is 384 wide
+    ],
+)
+def test_widths_that_only_the_architecture_knows_are_left_to_the_training(architecture, model_args, load):
+    teacher = {**GIVEN["teacher"], "architecture": architecture, "model_args": model_args}
+    assert load("teacher", teacher).teacher.model_args.given() == model_args
+
+
+def outcome(make):
+    """Whether timm makes a model."""
+    try:
+        make()
+    except (ValueError, AssertionError, ZeroDivisionError):
+        return "refused"
+    return "made"
+
+
+@pytest.mark.parametrize("heads", [None, 2, 3, 4])
+def test_widening_is_refused_where_timm_would(heads):
+    own = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 3, "num_heads": 3}
+    found = {"refused": 0, "made": 0}
+    for width in (3, 6, 12, 15, 18, 20, 24, 26):
+        for blocks in (1, 2, 3, 4):
+            arguments = own | {"widen_width": width, "widen_blocks": blocks} | ({"widen_heads": heads} if heads else {})
+            made = outcome(partial(timm.create_model, "deit_tiny_widelast_patch16_224", **arguments))
+            assert outcome(partial(schema.ModelArgs, **arguments)) == made, arguments
+            found[made] += 1
+    assert min(found.values()) > 3
+
+
+@pytest.mark.parametrize("profile", ["digits", "cifar100", "imagenet"])
+def test_the_uniform_student_is_of_widens_size(profile, tmp_path):
+    given = load_text(tmp_path, composed(f"profile={profile}"))
+    widen, uniform = (
+        parameters(timm.create_model(architecture, num_classes=given.dataset.classes, **arguments))
+        for architecture, arguments in map(given.student.model, ("widen", "uniform"))
+    )
+    assert uniform == pytest.approx(widen, rel=0.03)

@@ -1,0 +1,303 @@
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+
+from stages.core.base.errors import UserError
+from stages.core.data import readers
+from stages.core.data.image_list import ImageList
+from stages.core.data.readers import Folders, Tars
+from stages.core.data.splits import analysis_sample, check_splits, describe
+from stages.core.data.unreadable import SkippingImages
+from stages.core.runtime.distributed import World
+from stages.core.train.batches import TrainingBatches
+from stages.core.train.sampler import EpochSampler
+
+
+def whole_tar(folder, target):
+    """The class folders, in an order of their own."""
+    with tarfile.open(target.with_suffix(".tar"), "w") as archive:
+        for path in sorted(folder.rglob("*.png"), reverse=True):
+            archive.add(path, path.relative_to(folder))
+
+
+def dotted_tar(folder, target):
+    """As `tar cf train.tar ./train` makes it: with folders, and files that are no image."""
+    with tarfile.open(target.with_suffix(".tar"), "w") as archive:
+        archive.add(folder, f"./{folder.name}")
+        archive.add(__file__, f"./{folder.name}/notes.txt")
+
+
+def class_tars(folder, target):
+    """A folder of one tar per class."""
+    target.mkdir()
+    for path in folder.iterdir():
+        with tarfile.open(target / f"{path.name}.tar", "w") as archive:
+            for image in path.iterdir():
+                archive.add(image, image.name)
+
+
+def tar_of_tars(folder, target):
+    """One tar of one tar per class, as ImageNet's training images come."""
+    inner = target.with_suffix(".inner")
+    class_tars(folder, inner)
+    with tarfile.open(target.with_suffix(".tar"), "w") as archive:
+        for path in inner.iterdir():
+            archive.add(path, path.name)
+
+
+@pytest.fixture(params=[whole_tar, dotted_tar, class_tars, tar_of_tars], ids=lambda make: make.__name__)
+def tars(tree, tmp_path, request):
+    """The tree's splits as archives of some layout."""
+    root = tmp_path / "tars"
+    root.mkdir()
+    for split in ("train", "val"):
+        request.param(tree / split, root / split)
+    return Tars(root, tmp_path / "cache")
+
+
+@pytest.fixture
+def tar(tree, tmp_path):
+    """The tree's training images as one archive."""
+    (tmp_path / "tars").mkdir()
+    whole_tar(tree / "train", tmp_path / "tars/train")
+    return Tars(tmp_path / "tars", tmp_path / "cache")
+
+
+def samples(source, split, listed):
+    images = source.open(split, list(listed.files), listed.classes)
+    return [(np.asarray(image).tolist(), label) for image, label in map(images.sample, range(len(listed.files)))]
+
+
+def test_archives_give_what_the_folders_give(tree, tars):
+    folders = Folders(tree)
+    for split in ("train", "val"):
+        expected, found = folders.scan(split), tars.scan(split)
+        assert found == expected
+        assert describe(found) == describe(expected)
+        assert analysis_sample(found, 2) == analysis_sample(expected, 2)
+        assert samples(tars, split, found) == samples(folders, split, expected)
+    check_splits(tars.scan("train"), tars.scan("val"), classes=3)
+
+
+def test_archives_are_read_as_timm_reads_them(tars):
+    listed = tars.scan("train")
+    images = tars.open("train", list(listed.files), listed.classes)
+    whole = tars.root / "train.tar"
+    reader = ReaderImageInTar(str(whole if whole.is_file() else tars.root / "train"), cache_tarinfo=False)
+    expected = sorted((file.read(), int(label)) for file, label in map(reader.__getitem__, range(len(reader))))
+    assert sorted((images.content(index), images.labels[index]) for index in range(len(images.files))) == expected
+
+
+def test_an_unchanged_archive_is_listed_once(tars, monkeypatch):
+    first = tars.scan("train")
+    monkeypatch.setattr(readers, "_list_archives", None)
+    again = tars.scan("train")
+    assert again == first
+    assert samples(tars, "train", again) == samples(tars, "train", first)
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "resize"])
+def test_a_changed_archive_is_noticed(tree, tar, change):
+    before = tar.scan("train")
+    file = tree / "train/bee/000.png"
+    if change == "add":
+        (tree / "train/bee/900.png").write_bytes(file.read_bytes())
+    elif change == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes() + b"\0")
+    whole_tar(tree / "train", tar.root / "train")
+    after = tar.scan("train")
+    assert describe(after) != describe(before)
+    assert describe(after) == describe(Folders(tree).scan("train"))
+
+
+def test_a_touched_archive_is_listed_again_and_is_the_same(tar, capsys):
+    before = tar.scan("train")
+    os.utime(tar.root / "train.tar", (0, 0))
+    assert tar.scan("train") == before
+    assert capsys.readouterr().err.count("listing") == 2
+
+
+def test_a_damaged_listing_is_made_anew(tar):
+    before = tar.scan("train")
+    (listing,) = tar.cache.iterdir()
+    listing.write_text(listing.read_text()[:-60])
+    assert tar.scan("train") == before
+
+
+def test_the_last_of_several_members_of_one_path_counts(tree, tar):
+    changed = tree / "train/cat/001.png"
+    changed.write_bytes((tree / "train/ant/001.png").read_bytes() + b"\0\0")
+    with tarfile.open(tar.root / "train.tar", "a") as archive:
+        archive.add(changed, "cat/001.png")
+    listed = tar.scan("train")
+    assert listed == Folders(tree).scan("train")
+    assert samples(tar, "train", listed) == samples(Folders(tree), "train", listed)
+
+
+def test_nothing_is_written_beside_the_archives(tar):
+    tar.scan("train")
+    assert [path.name for path in tar.root.iterdir()] == ["train.tar"]
+
+
+def test_two_images_of_one_name_are_refused(tree, tar):
+    with tarfile.open(tar.root / "train.tar", "a") as archive:
+        archive.add(tree / "val/cat/001.png", "more/cat/001.png")
+    with pytest.raises(UserError, match=r"train\.tar holds a second cat/001\.png"):
+        tar.scan("train")
+
+
+def test_faulty_archives_are_named(tree, tar):
+    with pytest.raises(UserError, match=r"holds neither valid\.tar nor a folder valid of tar archives"):
+        tar.scan("valid")
+    archive = tar.root / "train.tar"
+    whole = archive.read_bytes()
+    for damaged in (whole[:1300], b"no archive" * 200):
+        archive.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"train\.tar is no whole tar archive"):
+            tar.scan("train")
+    with tarfile.open(archive, "w") as empty:
+        empty.add(__file__, "ant/notes.txt")
+    with pytest.raises(UserError, match=r"train\.tar holds no image"):
+        tar.scan("train")
+    (tree / "train/ant/000.png").write_bytes(b"")
+    whole_tar(tree / "train", tar.root / "train")
+    with pytest.raises(UserError, match=r"train/ant/000\.png is empty"):
+        tar.scan("train")
+
+
+def test_an_archive_that_lost_a_listed_image_is_named(tree, tar):
+    listed = tar.scan("train")
+    (tree / "train/ant/002.png").unlink()
+    whole_tar(tree / "train", tar.root / "train")
+    with pytest.raises(UserError, match=r"no ant/002\.png, but it is listed; run `dvc repro prepare`"):
+        tar.open("train", list(listed.files), listed.classes)
+
+
+def test_one_archive_for_both_splits_is_refused(tar):
+    (tar.root / "val.tar").symlink_to(tar.root / "train.tar")
+    with pytest.raises(UserError, match="train and validation share 1 files"):
+        check_splits(tar.scan("train"), tar.scan("val"), classes=3)
+
+
+AUGMENT = {
+    "scale": (0.5, 1.0),
+    "ratio": (0.9, 1.1),
+    "hflip": 0.5,
+    "color_jitter": 0.0,
+    "auto_augment": None,
+    "random_erasing": 0.0,
+    "interpolation": "bicubic",
+}
+
+
+def epoch(images, model, workers, number=0):
+    """All batches of one epoch: images and labels."""
+    sampler = EpochSampler(len(images.files), 0, batch=4, world=World(0, 1, torch.device("cpu")))
+    batches = list(TrainingBatches(images, model, sampler, augment=AUGMENT, workers=workers).epoch(number))
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_archives_train_as_folders_do(tree, tars, make_student, workers):
+    model = make_student("lift")
+    listed = tars.scan("train")
+    expected = epoch(Folders(tree).open("train", list(listed.files), listed.classes), model, 0)
+    images = tars.open("train", list(listed.files), listed.classes)
+    images.sample(0)  # what one process has read must not disturb the others
+    for found, wanted in zip(epoch(images, model, workers), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_lists_travel_to_processes_that_do_not_fork(tar):
+    listed = tar.scan("train")
+    images = tar.open("train", list(listed.files), listed.classes)
+    assert pickle.loads(pickle.dumps(images)).content(3) == images.content(3)
+
+
+FILES = 12  # of the tree's training split
+
+
+@pytest.fixture
+def broken(tree, tmp_path):
+    """The training images, those at some positions damaged, under the policy `skip`."""
+
+    def make(*positions, journal="journal.txt", fresh=False):
+        listed = Folders(tree).scan("train")
+        for position in positions:
+            file = tree / "train" / listed.files[position]
+            file.write_bytes(file.read_bytes()[:40])
+        images = Folders(tree).open("train", list(listed.files), listed.classes)
+        return SkippingImages.of(images, tmp_path / journal, fresh=fresh)
+
+    return make
+
+
+def same(found, expected):
+    return np.array_equal(np.asarray(found[0]), np.asarray(expected[0])) and found[1] == expected[1]
+
+
+@pytest.mark.parametrize(
+    ("positions", "asked", "given"),
+    [((0,), 0, 1), ((11,), 11, 0), ((3, 4, 5), 3, 6), ((3, 4, 5), 4, 6), ((10, 11, 0), 10, 1), ((5,), 4, 4)],
+)
+def test_the_next_readable_image_takes_the_place_with_its_label(broken, positions, asked, given):
+    images = broken(*positions)
+    whole = ImageList(images.folder, images.files, images.labels)
+    for _ in range(2):
+        assert same(images.sample(asked), whole.sample(given))
+    expected = [images.files[p % FILES] for p in range(asked, asked + FILES) if p % FILES in positions]
+    passed = (given - asked) % FILES
+    assert images.unreadable() == sorted(expected[:passed])
+
+
+def test_nothing_changes_where_all_is_readable(broken):
+    images = broken()
+    whole = ImageList(images.folder, images.files, images.labels)
+    assert all(same(images.sample(index), whole.sample(index)) for index in range(FILES))
+    assert images.unreadable() == whole.unreadable() == []
+
+
+def test_a_list_without_a_readable_image_ends(broken):
+    with pytest.raises(UserError, match=r"none of the 12 images of .*train can be decoded"):
+        broken(*range(FILES)).sample(7)
+
+
+def test_missing_files_are_never_skipped(broken):
+    images = broken()
+    (images.folder / images.files[2]).unlink()
+    with pytest.raises(UserError, match=r"ant/002\.png is missing"):
+        images.sample(2)
+
+
+@pytest.mark.parametrize("positions", [(0,), (11,), (0, 5, 6, 11)])
+def test_workers_skip_the_same_images(broken, make_student, positions):
+    model = make_student("lift")
+    alone, several = broken(*positions), broken(journal="other.txt")
+    for number in range(2):
+        for found, wanted in zip(epoch(several, model, 2, number), epoch(alone, model, 0, number), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    names = sorted(alone.files[position] for position in positions)
+    assert alone.unreadable() == several.unreadable() == names
+
+
+def test_an_interrupted_run_remembers_and_a_fresh_one_forgets(broken):
+    broken(3).sample(3)
+    resumed = broken()
+    assert resumed.unreadable() == [resumed.files[3]]
+    resumed.sample(3)
+    assert len(resumed.unreadable()) == 1
+    assert broken(fresh=True).unreadable() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stopping_names_the_image(broken, make_student, workers):
+    images = broken(5).images
+    with pytest.raises(UserError, match=r"bee/001\.png cannot be read as an image"):
+        epoch(images, make_student("lift"), workers)

@@ -1,0 +1,493 @@
+"""The register of claims: every claim's verdict flips when what was measured is moved across its tolerance."""
+
+import copy
+import csv
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages import audit
+from stages.core.base.errors import UserError
+from stages.core.base.files import read_yaml
+from stages.core.config.params import Params
+from stages.core.evidence.comparison import runs_table
+from stages.core.evidence.measures import MEASURES
+from stages.core.evidence.register import expand
+from stages.core.evidence.results import Results
+from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED, judge, judge_all
+from stages.core.report.tables import audit as tables_audit
+from stages.core.train.fitting import AUGMENT, RECIPE
+from stages.cost import STUDENTS
+from stages.paths import REFERENCE
+from stages.tools.compose import composed
+
+ROOT = Path(__file__).resolve().parents[2]
+PAPER, FAMILIES = (read_yaml(ROOT / REFERENCE / name) for name in ("paper.yaml", "claims.yaml"))
+CLAIMS = {claim.id: claim for claim in expand(FAMILIES, PAPER)}
+PROFILE = Params.model_validate(yaml.safe_load(composed("profile=imagenet")))  # the paper's, as it is shipped
+WIDTHS = {"baseline": 192, "lift": 384, "widen": 384, "lift_256": 256, "lift_320": 320, "lift_448": 448}
+DATA = {"dataset": "imagenet", "classes": 1000, "train": {"images": 1_281_167}, "val": {"images": 50_000}}
+
+
+def a_run(strategy: str, objective: str, top1: float, seed: int = 0) -> dict:
+    """What is recorded of a run of the profile for ImageNet-1K."""
+    architecture, model_args = PROFILE.student.model(strategy)
+    return {
+        "strategy": strategy,
+        "objective": objective,
+        "seed": seed,
+        "architecture": architecture,
+        "model_args": model_args,
+        "width": WIDTHS[strategy],
+        "teacher_width": 384,
+        "teacher_weights": "pretrained",
+        **PROFILE.objective.definitions[objective].model_dump(),
+        **PROFILE.recipe.model_dump(include=RECIPE),
+        **PROFILE.recipe.augment.model_dump(include=AUGMENT),
+        "top1": top1,
+        "relative_feature_error": None if WIDTHS[strategy] > 384 else 1.0,
+    }
+
+
+def as_published() -> Results:
+    """A reproduction on ImageNet-1K, by the shipped profile, that measures every published figure as published."""
+    analyses: dict[str, dict] = {"svd": {}, "pca": {}, "sep": {}}
+    for name, of in PAPER["svd_and_pca_dims"].items():
+        backbone = "teacher" if name == "CaiT-S24" else of["timm"]
+        size = of.get("img_size", 224)
+        common = {"architecture": of["timm"], "weights": "pretrained", "input_size": [3, size, size], "images": 1000}
+        common |= {"tokens": 49 if "Swin" in name else 196, "channels": of["D"]}
+        for analysis, key in (("svd", "svd"), ("pca", "dataset")):
+            analyses[analysis][backbone] = common | {"dims_p99": {str(level): n for level, n in of[key].items()}}
+        dims = {str(level): n for level, n in PAPER["sep_dims"][name].items() if isinstance(level, int)}
+        analyses["sep"][backbone] = common | {
+            "dims": dims,
+            "bandwidth": {level: n / of["D"] for level, n in dims.items()},
+        }
+    top1 = {(row["strategy"], row["objective"]): row["top1"] for row in PAPER["top1"]}
+    top1 |= {(f"lift_{width}", "none"): PAPER["lift_width_ablation"][width] for width in (256, 320, 448)}
+    runs = [a_run(strategy, objective, value) for (strategy, objective), value in top1.items()]
+    # Lift to 192 channels, which is published as the baseline's figure, has a run of its own here.
+    narrow = {"strategy": "lift_192", "width": 192, "model_args": {"img_size": 224, "lift_width": 192}}
+    runs.append({**a_run("lift", "none", PAPER["lift_width_ablation"][192]), **narrow})
+    cost = {
+        name: {"architecture": STUDENTS[name], "parameters": of["params"], "flops": of["flops"]}
+        for name, of in PAPER["cost"].items()
+    }
+    teacher = {"architecture": "cait_s24_224", "weights": "pretrained"}
+    return Results(copy.deepcopy(DATA), analyses, runs, cost, teacher, differences=[])
+
+
+# The published setting whose run a claim on accuracy is of.
+HEADLINE = {"baseline": ("baseline", "none"), "lift": ("lift", "softkd_spectral"), "widen": ("widen", "softkd_mse")}
+ABLATION = {"192": "lift_192", "256": "lift_256", "320": "lift_320", "384": "lift", "448": "lift_448"}
+ACCURACIES = [
+    name for name, claim in CLAIMS.items() if claim.id.split("/")[0] in ("headline_top1", "top1", "lift_width")
+]
+
+
+def setting_of(claim) -> tuple[str, str]:
+    if claim.measure == "run_top1":
+        return claim.entry["strategy"], claim.entry["objective"]
+    return HEADLINE[claim.path[-1]] if claim.measure == "best_top1" else (ABLATION[claim.path[-1]], "none")
+
+
+def run_of(claim, results: Results) -> dict:
+    """The one run that a claim on accuracy means."""
+    (run,) = (run for run in results.runs if (run["strategy"], run["objective"]) == setting_of(claim))
+    return run
+
+
+def moved(claim, to: float, interval: tuple[float, float] | None = None) -> Results:
+    """Results in which the value that a claim's measure reads is `to`."""
+    results = as_published()
+    kind, path = claim.measure, claim.path
+    if kind in ("analysis_dims", "headline_dims"):
+        analysis = "svd" if kind == "headline_dims" else claim.id.split("/")[0]
+        level = str(round(100 * float(path[-1]))) if kind == "headline_dims" else path[-1]
+        timm = claim.entry["teacher"] if kind == "headline_dims" else claim.backbone["timm"]
+        (of,) = [of for of in results.analyses[analysis].values() if of["architecture"] == timm]
+        of["dims" if analysis == "sep" else "dims_p99"][level] = to
+    elif kind in ("run_top1", "lift_width_top1", "best_top1"):
+        run_of(claim, results)["top1"] = to
+        if kind == "best_top1" and path[-1] != "baseline":  # the best stays the best
+            for run in results.runs:
+                run["top1"] = min(run["top1"], to) if run["strategy"] == path[-1] else run["top1"]
+    elif kind in ("student_parameters", "student_flops"):
+        results.cost[path[0]][kind.removeprefix("student_")] = to
+    elif kind in ("rank_share", "shared_share"):
+        for of in results.analyses["svd" if kind == "rank_share" else "pca"].values():
+            of["dims_p99"]["95"] = to * (min(of["tokens"], of["channels"]) if kind == "rank_share" else of["channels"])
+    elif kind == "sep_distance":
+        for of in results.analyses["sep"].values():
+            of["bandwidth"] |= {"70": 0.7 - to, "80": 0.8}
+            of["bandwidth"] = {level: value for level, value in of["bandwidth"].items() if level in ("70", "80")}
+    else:
+        first, second = (
+            (claim.of["first"], claim.of["second"]) if claim.of else (["lift_448", "none"], ["lift", "none"])
+        )
+        row = {
+            "strategy": first[0],
+            "objective": first[1],
+            "against_strategy": second[0],
+            "against_objective": second[1],
+        }
+        low, high = interval or (to - 0.001, to + 0.001)
+        results.differences.append(row | {"difference": to, "low": low, "high": high})
+    return results
+
+
+def edges(claim) -> list[tuple[float, float]]:
+    """For each side on which a claim ends: a value just inside, and one just outside."""
+    if claim.figure is not None:
+        allowed = max(claim.tolerance.get("absolute", 0), claim.tolerance.get("relative", 0) * claim.figure)
+        step = max(1e-6 * claim.figure, 1e-4)
+        inside = allowed - step if allowed else 0
+        return [(claim.figure + side * inside, claim.figure + side * (allowed + step)) for side in (-1, 1)]
+    ((name, bound),) = claim.bounds.items()
+    side = 1 if name in ("below", "at_most") else -1
+    return [(bound - side * 0.002, bound + side * 0.002)]
+
+
+@pytest.mark.parametrize("name", [name for name, claim in CLAIMS.items() if claim.measure != "published"])
+def test_every_verdict_flips_at_its_tolerance(name):
+    claim = CLAIMS[name]
+    for inside, outside in edges(claim):
+        assert judge(claim, moved(claim, inside))["verdict"] == CONFIRMED, (inside, judge(claim, moved(claim, inside)))
+        assert judge(claim, moved(claim, outside))["verdict"] == CONTRADICTED, outside
+
+
+@pytest.mark.parametrize("name", ACCURACIES)
+def test_an_accuracy_is_of_the_run_that_the_claim_means(name):
+    claim = CLAIMS[name]
+    rivals = claim.path[-1] if claim.measure == "best_top1" and claim.path[-1] != "baseline" else None
+    for far in (20.0, 99.0):
+        results = as_published()
+        mine = run_of(claim, results)
+        for run in results.runs:
+            if run is not mine:
+                run["top1"] = 20.0 if run["strategy"] == rivals else far
+        verdict = judge(claim, results)
+        assert (verdict["verdict"], verdict["measured"]) == (CONFIRMED, claim.figure)
+        mine["top1"] -= 1
+        verdict = judge(claim, results)
+        assert (verdict["verdict"], verdict["measured"]) == (CONTRADICTED, claim.figure - 1)
+
+
+@pytest.mark.parametrize("name", ACCURACIES)
+def test_seeds_are_averaged_and_none_is_picked(name):
+    claim, results = CLAIMS[name], as_published()
+    mine = run_of(claim, results)
+    results.runs.append({**mine, "seed": 1, "top1": mine["top1"] + 4})
+    verdict = judge(claim, results)
+    assert (verdict["verdict"], verdict["measured"]) == (CONTRADICTED, pytest.approx(claim.figure + 2))
+    results.runs.append({**mine, "seed": 2, "top1": mine["top1"] - 4})
+    verdict = judge(claim, results)
+    assert (verdict["verdict"], verdict["measured"]) == (CONFIRMED, pytest.approx(claim.figure))
+
+
+@pytest.mark.parametrize("strategy", ["lift", "widen"])
+def test_a_best_setting_is_told_only_among_all_published_ones(strategy):
+    claim, results = CLAIMS[f"headline_top1/top1/{strategy}"], as_published()
+    lost = next(run for run in results.runs if (run["strategy"], run["objective"]) == (strategy, "softkd"))
+    results.runs.remove(lost)
+    verdict = judge(claim, results)
+    assert verdict["verdict"] == NOT_MEASURED
+    assert verdict["reason"] == (
+        f"4 of 5 published settings of {strategy} were trained so: no run of {strategy} with softkd"
+    )
+
+
+def test_accuracies_are_read_from_the_tables_that_summarize_writes(tmp_path):
+    results = as_published()
+    rows = [{"run": f"{run['strategy']}-{run['objective']}-0", **run} for run in results.runs]
+    runs_table(rows).to_csv(tmp_path / "runs.csv", index=False, float_format="%.6g", lineterminator="\n")
+    parts = {**results.analyses, "cost": results.cost, "teacher": results.teacher, "data": results.data}
+    for part, content in parts.items():
+        (tmp_path / f"{part}.json").write_text(json.dumps(content))
+    assert "lift_448-none-0" in (tmp_path / "runs.csv").read_text()
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        wide = {row["strategy"]: row["relative_feature_error"] for row in csv.DictReader(file)}
+    assert wide["lift_448"] == ""  # wider than its teacher: no feature error
+    found = audit.read_results(tmp_path, tmp_path / "data.json")
+    assert {judge(CLAIMS[name], found)["verdict"] for name in ACCURACIES} == {CONFIRMED}
+
+
+def args(run: dict, **changes) -> None:
+    run["model_args"] = run["model_args"] | changes
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda run, results: run.update(epochs=1), "epochs 1, the paper's 300"),
+        (lambda run, results: run.update(epoch_steps=2), "epoch_steps 2, the paper's none"),
+        (lambda run, results: run.update(global_batch=64), "global_batch 64, the paper's 2048"),
+        (lambda run, results: run.update(lr=1e-3), "lr 0.001, the paper's 0.002"),
+        (lambda run, results: run.update(clip_grad=1.0), "clip_grad 1, the paper's none"),
+        (lambda run, results: run.update(auto_augment=None), "auto_augment none, the paper's rand-m9-mstd0.5-inc1"),
+        (lambda run, results: run.update(feature_weight=2.0), "feature_weight 2, the paper's 0.2"),
+        (lambda run, results: run.update(alpha=0.9), "alpha 0.9, the paper's 0"),
+        (lambda run, results: run.update(teacher_weights="random"), "teacher_weights random, the paper's pretrained"),
+        (lambda run, results: run.update(architecture="vit_tiny_patch16_224"), "architecture vit_tiny_patch16_224, "),
+        (lambda run, results: args(run, lift_width=64), "lift_width 64, the paper's 384"),
+        (lambda run, results: args(run, embed_dim=384), "embed_dim 384, the paper's 192"),
+        (lambda run, results: args(run, init_values=0.1), "init_values 0.1, the paper's none"),
+        (lambda run, results: results.teacher.update(architecture="cait_s36_384"), "teacher cait_s36_384, the paper's"),
+        (lambda run, results: run.pop("global_batch"), "its global_batch is not recorded"),
+        (lambda run, results: run.pop("model_args"), "its model_args is not recorded"),
+    ],
+)
+def test_a_run_of_another_training_measures_no_accuracy(change, reason):
+    claim, results = CLAIMS["top1/lift/mse"], as_published()
+    run = run_of(claim, results)
+    run["top1"] = 50.0
+    assert judge(claim, results)["verdict"] == CONTRADICTED
+    change(run, results)
+    verdict = judge(claim, results)
+    assert (verdict["verdict"], verdict["measured"]) == (NOT_MEASURED, None)
+    assert reason in verdict["reason"] and verdict["reason"].startswith("lift with mse: ")
+
+
+def test_arguments_that_are_the_architectures_own_are_the_papers():
+    claim, results = CLAIMS["top1/widen/mse"], as_published()
+    args(run_of(claim, results), widen_heads=6, widen_blocks=1, depth=12)
+    results.teacher["architecture"] = "cait_s24_224.fb_dist_in1k"
+    assert judge(claim, results)["verdict"] == CONFIRMED
+    args(run_of(claim, results), widen_heads=3)
+    assert "widen_heads 3, the paper's 6" in judge(claim, results)["reason"]
+
+
+def test_one_seed_of_another_training_spoils_the_mean():
+    claim, results = CLAIMS["lift_width/448"], as_published()
+    results.runs.append({**run_of(claim, results), "seed": 1, "epochs": 1})
+    assert judge(claim, results)["reason"] == "lift_448 with none: epochs 1, the paper's 300"
+
+
+def test_other_images_measure_no_published_figure():
+    of_imagenet = [claim for claim in CLAIMS.values() if "imagenet" in claim.needs]
+    for change, reason in (
+        ({"classes": 10}, "not ImageNet-1K, whose 1,000 classes are 10"),
+        ({"val": {"images": 450}}, "not ImageNet-1K, whose 50,000 val_images are 450"),
+        ({"dataset": "imagenet, held-out part"}, "this run is of imagenet, held-out part"),
+    ):
+        results = as_published()
+        results.data.update(change)
+        for claim in of_imagenet:
+            verdict = judge(claim, results)
+            assert verdict["verdict"] == NOT_MEASURED and reason in verdict["reason"]
+
+
+def test_another_sample_measures_no_published_dims():
+    results = as_published()
+    for analysis in results.analyses.values():
+        for of in analysis.values():
+            of["images"] = 5000
+    of_sample = [claim for claim in CLAIMS.values() if "sample" in claim.needs]
+    assert {claim.id.split("/")[0] for claim in of_sample} == {"svd", "pca", "sep", "headline_svd", "worded"}
+    for claim in of_sample:
+        verdict = judge(claim, results)
+        assert verdict["verdict"] == NOT_MEASURED
+        if not claim.id.startswith("worded"):
+            assert verdict["reason"].endswith("was analysed on 5,000 images, the paper's sample is 1,000")
+
+
+@pytest.mark.parametrize("name", ["worded/low_rank/teacher", "worded/low_rank/fourteen", "worded/shared_basis/teacher"])
+def test_a_threshold_that_was_not_measured_is_named(name):
+    results = as_published()
+    for analysis in ("svd", "pca"):
+        for of in results.analyses[analysis].values():
+            del of["dims_p99"]["95"]
+    verdict = judge(CLAIMS[name], results)
+    assert (verdict["verdict"], verdict["reason"]) == (NOT_MEASURED, "no threshold of 95 %")
+
+
+STAND_FOR = {"params": "parameters", "architecture_params": "parameters", "top1": "top-1"}
+
+
+def test_every_statement_says_what_its_figure_is():
+    statements = [claim.statement for claim in CLAIMS.values()]
+    assert len(set(statements)) == len(statements) == len(expand(FAMILIES, PAPER))
+    for claim in CLAIMS.values():
+        assert "{" not in claim.statement
+        if claim.figure is None:
+            continue
+        family = [other.path for other in CLAIMS.values() if other.id.split("/")[0] == claim.id.split("/")[0]]
+        told = {key for place, key in enumerate(claim.path) if len({path[place] for path in family}) > 1}
+        for key in {*told, claim.path[-1]} - {"dataset", "svd"}:
+            words = key.split("-") if claim.measure == "run_top1" and key != "top1" else [STAND_FOR.get(key, key)]
+            assert all(word.casefold() in claim.statement.casefold() for word in words), (claim.id, claim.statement)
+
+
+def test_rows_of_the_papers_table_are_found_wherever_they_stand():
+    assert CLAIMS["consistent_lift/384"].of["other"] == "top1.lift-none.top1"
+    turned = {**PAPER, "top1": PAPER["top1"][::-1]}
+    claims = {claim.id: claim for claim in expand(FAMILIES, turned)}
+    assert judge(claims["consistent_lift/384"], as_published())["measured"] == 75.41
+    assert {name: claim.figure for name, claim in claims.items()} == {
+        name: claim.figure for name, claim in CLAIMS.items()
+    }
+
+
+def test_the_published_material_is_set_against_itself():
+    verdicts = {name: judge(claim, as_published()) for name, claim in CLAIMS.items() if claim.measure == "published"}
+    assert {name: verdict["verdict"] for name, verdict in verdicts.items()} == {
+        "consistent_parameters/widen/params": CONTRADICTED,
+        "consistent_baseline/192": CONFIRMED,
+        "consistent_lift/384": CONFIRMED,
+    }
+    paper = copy.deepcopy(PAPER)
+    paper["cost"]["widen"]["architecture_params"] = paper["cost"]["widen"]["params"]
+    paper["headline"]["top1"]["baseline"] -= 0.01
+    changed = {claim.id: judge(claim, as_published())["verdict"] for claim in expand(FAMILIES, paper)}
+    assert changed["consistent_parameters/widen/params"] == CONFIRMED
+    assert changed["consistent_baseline/192"] == CONTRADICTED
+
+
+def test_the_published_tables_lie_within_the_bounds_of_the_words():
+    names = [name for name in CLAIMS if name.startswith(("worded/low_rank", "worded/shared", "worded/sep"))]
+    assert len(names) == 5
+    assert {judge(CLAIMS[name], as_published())["verdict"] for name in names} == {CONFIRMED}
+
+
+DIFFERENCES = [name for name, claim in CLAIMS.items() if claim.measure in ("top1_difference", "wider_than_teacher")]
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_a_difference_counts_only_with_its_whole_interval(name):
+    claim = CLAIMS[name]
+    (bound,) = claim.bounds.values()
+    verdict = judge(claim, moved(claim, bound, (bound - 0.5, bound + 0.5)))
+    assert verdict["verdict"] == NOT_MEASURED and verdict["reason"].startswith("no difference shown: interval")
+    assert verdict["measured"] == bound and verdict["evidence"]["figure"] == "differences"
+    unknown = judge(claim, moved(claim, bound, (math.nan, math.nan)))
+    assert unknown["verdict"] == NOT_MEASURED and unknown["interval"] == [None, None]
+
+
+def test_a_difference_is_found_whichever_way_round_it_stands():
+    claim = CLAIMS["worded/widen_beats_lift/mse"]
+    results = moved(claim, 0.5, (0.25, 0.75))
+    row = results.differences[0]
+    row |= {"strategy": "lift", "against_strategy": "widen", "difference": -0.5, "low": -0.75, "high": -0.25}
+    verdict = judge(claim, results)
+    assert (verdict["verdict"], verdict["measured"], verdict["interval"]) == (CONFIRMED, 0.5, [0.25, 0.75])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda results: results.runs[0].update(teacher_width=256), "less than twice"),
+        (lambda results: results.runs[0].update(teacher_weights="random"), "weights are random"),
+        (lambda results: results.runs.clear(), "no run of baseline"),
+        (lambda results: results.runs[0].update(epoch_steps=2), "at most 2 steps: a dry run"),
+        (
+            lambda results: next(run for run in results.runs if run["strategy"] == "widen").update(width=320),
+            "widen is 320 wide, the paper's is as wide as its teacher, 384",
+        ),
+        (
+            lambda results: results.runs[0].update(architecture="vit_tiny_patch16_224"),
+            "baseline is vit_tiny_patch16_224, the paper's is deit_tiny_patch16_224",
+        ),
+        (lambda results: results.differences.clear(), "differences.csv is missing"),
+        (lambda results: results.differences[0].update(strategy="uniform"), "no comparison of widen-none"),
+    ],
+)
+def test_another_scale_or_a_missing_run_judges_no_difference(change, reason):
+    claim = CLAIMS["worded/helps_without_teacher/widen"]
+    results = moved(claim, 1.0)
+    assert judge(claim, results)["verdict"] == CONFIRMED
+    change(results)
+    verdict = judge(claim, results)
+    assert verdict["verdict"] == NOT_MEASURED and reason in verdict["reason"] and verdict["evidence"] is None
+
+
+def test_words_are_judged_on_studies_of_other_images_and_never_on_digits():
+    worded = [claim for name, claim in CLAIMS.items() if name.startswith("worded/")]
+    for claim in worded:
+        inside = edges(claim)[0][0]
+        of = {label: judge(claim, relabelled(moved(claim, inside), label)) for label in ("cifar100", "digits")}
+        assert of["digits"]["verdict"] == NOT_MEASURED
+        assert of["cifar100"]["verdict"] == (CONFIRMED if "study" in claim.needs else NOT_MEASURED)
+
+
+def relabelled(results: Results, label: str) -> Results:
+    results.data["dataset"] = label
+    return results
+
+
+def test_the_widest_lift_is_found_by_what_it_is_and_not_by_its_name():
+    claim = CLAIMS["worded/wider_than_teacher"]
+    results = moved(claim, -0.2)
+    assert judge(claim, results)["verdict"] == CONFIRMED
+    for run in results.runs:
+        run["strategy"] = {"lift_448": "broad"}.get(run["strategy"], run["strategy"])
+    results.differences[0]["strategy"] = "broad"
+    assert judge(claim, results)["verdict"] == CONFIRMED
+    next(run for run in results.runs if run["strategy"] == "broad")["architecture"] = "deit_tiny_patch16_224"
+    assert judge(claim, results)["reason"] == "no Lift to more than 384 channels on labels alone"
+
+
+def test_every_backbone_is_needed_to_confirm_and_one_to_contradict():
+    claim = CLAIMS["worded/sep_diagonal/fourteen"]
+    results = moved(claim, 0.01)
+    del results.analyses["sep"]["vit_base_patch16_224.dino"]
+    verdict = judge(claim, results)
+    assert verdict["verdict"] == NOT_MEASURED and "13 of 14 backbones were analysed" in verdict["reason"]
+    results.analyses["sep"]["vit_base_patch16_224.mae"]["bandwidth"]["80"] = 0.7
+    assert judge(claim, results)["verdict"] == CONTRADICTED
+
+
+def test_what_shows_nothing_is_kept_beside_what_decides():
+    claim = CLAIMS["worded/gains/lift"]
+    unclear, clear = moved(claim, 1.0, (-1.0, 3.0)), moved(claim, 1.0)
+    alone = judge_all(claim, {"current": unclear})
+    assert (alone["verdict"], alone["run"], alone["measured"], alone["others"]) == (NOT_MEASURED, "current", 1.0, [])
+    both = judge_all(claim, {"current": unclear, "good": clear})
+    assert (both["verdict"], both["run"]) == (CONFIRMED, "good")
+    assert [(one["run"], one["verdict"]) for one in both["others"]] == [("current", NOT_MEASURED)]
+    assert [row["run"] for row in tables_audit.register([both])] == ["good", "current"]
+
+
+def test_every_verdict_names_its_evidence_and_scale():
+    for claim in CLAIMS.values():
+        verdict = judge(claim, moved(claim, edges(claim)[0][0]) if claim.measure != "published" else as_published())
+        assert verdict["scale"] and verdict["expected"]
+        file, _, place = verdict["evidence"]["metric"].partition(": ")
+        assert file.startswith(("reports/results/", "reports/reference/")) and place
+    assert {claim.measure for claim in CLAIMS.values()} == set(MEASURES)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"measure": "guess"}, "no measure guess"),
+        ({"needs": "luck"}, "no need luck"),
+        ({"bounds": {"over": 1}}, "no bound over"),
+        ({"figures": "top2.*"}, "reaches nothing"),
+        ({"other": "top1.*.top1"}, "reaches 12 figures, not one"),
+    ],
+)
+def test_a_wrong_register_is_named(change, message):
+    with pytest.raises(UserError, match=message):
+        expand([{**FAMILIES[0], **change}], PAPER)
+
+
+def test_strict_fails_for_what_is_not_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(audit, "AUDIT", tmp_path / "audit.json")
+    monkeypatch.setattr(audit, "STUDIES", tmp_path)
+    known = ["cost_params/widen/params", "consistent_parameters/widen/params"]
+    monkeypatch.setattr(sys, "argv", ["audit", "--strict", "--known", known[0]])
+    with pytest.raises(UserError, match=rf"^contradicted: {known[1]};"):
+        audit.main()
+    monkeypatch.setattr(sys, "argv", ["audit", "--strict", "--known", known[0], "--known", known[1]])
+    audit.main()
+    written = json.loads((tmp_path / "audit.json").read_text())
+    assert [claim["id"] for claim in written["claims"] if claim["verdict"] == CONTRADICTED] == known
+    monkeypatch.setattr(sys, "argv", ["audit", "--known", "nonsense"])
+    with pytest.raises(UserError, match="no such claim"):
+        audit.main()

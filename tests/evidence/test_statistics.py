@@ -1,0 +1,232 @@
+"""Differences between settings: tests and intervals against simulation, and what is made of them."""
+
+import json
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from stages import summarize
+from stages.core.base.arrays import write_npy
+from stages.core.base.errors import UserError
+from stages.core.evidence.statistics import (
+    HIGHER,
+    LOWER,
+    MCNEMAR,
+    NOT_SHOWN,
+    PAIRED_T,
+    bonferroni,
+    differences_table,
+    family,
+    mcnemar,
+    paired_t,
+    told,
+)
+from stages.core.report.figures import comparison as figures_comparison
+from stages.core.report.figures import distillation as figures_distillation
+from stages.core.report.tables import distillation as tables
+
+
+def runs(top1: dict[tuple[str, str], list[float]], widths: dict[str, int] | None = None) -> pd.DataFrame:
+    """runs.csv of some settings, one value a seed."""
+    return pd.DataFrame(
+        [
+            {
+                "run": f"{strategy}-{objective}-{seed}",
+                "strategy": strategy,
+                "objective": objective,
+                "seed": seed,
+                "top1": value,
+                "width": (widths or {}).get(strategy, 384),
+                "teacher_width": 384,
+            }
+            for (strategy, objective), values in top1.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+
+
+def test_the_p_of_paired_t_is_uniform_under_the_null_and_its_intervals_cover(rng):
+    found = [paired_t(rng.normal(2.0, 0.5, size=3), 0.9) for _ in range(2000)]
+    assert abs(np.mean([one.low <= 2.0 <= one.high for one in found]) - 0.9) < 0.025
+    p = [paired_t(rng.normal(0, 3, size=seeds), 0.95).p for seeds in (2, 3, 5) for _ in range(700)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_paired_t_is_scipys_and_the_test_and_the_interval_agree(rng):
+    values = rng.normal(1, 1, size=6)
+    found, other = paired_t(values, 0.95), stats.ttest_1samp(values, 0)
+    assert found.p == pytest.approx(other.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(other.confidence_interval(0.95)))
+    at_p = paired_t(values, 1 - found.p)  # the interval whose level is 1 − p just touches zero
+    assert min(abs(at_p.low), abs(at_p.high)) == pytest.approx(0, abs=1e-9)
+
+
+def test_two_seeds_show_next_to_nothing_and_equal_differences_nothing():
+    found = paired_t([1.0, 1.4], 0.95)
+    assert found.high - found.low == pytest.approx(2 * 12.7062 * 0.2, rel=1e-4)  # t of one degree of freedom
+    assert found.verdict == NOT_SHOWN
+    equal = paired_t([97.3333 - 96.4444, 98.2222 - 97.3333], 0.95)
+    assert equal.verdict == NOT_SHOWN and np.isnan(equal.low) and equal.difference == pytest.approx(0.8889, abs=1e-4)
+    with pytest.raises(ValueError, match="two differences"):
+        paired_t([1.0], 0.95)
+
+
+@pytest.mark.parametrize("level", [0.95, bonferroni(11)])
+@pytest.mark.parametrize(
+    ("first_only", "second_only", "images"),
+    [(0.05, 0.05, 450), (0.10, 0.04, 450), (0.012, 0.002, 450), (0.09, 0.08, 10000)],
+)
+def test_intervals_of_paired_accuracies_cover(first_only, second_only, images, level, rng):
+    shares = [first_only, second_only, 1 - first_only - second_only]
+    truth, samples = 100 * (first_only - second_only), 1000
+    found = [mcnemar(int(b), int(c), images, level) for b, c, _ in rng.multinomial(images, shares, size=samples)]
+    covered = np.mean([one.low <= truth <= one.high for one in found])
+    spread = 3.5 * np.sqrt(level * (1 - level) / samples)
+    assert level - 0.004 - spread < covered < level + 0.02 + spread
+
+
+def test_the_p_of_mcnemar_is_near_uniform_under_the_null_and_never_too_small(rng):
+    draws = rng.multinomial(20000, [0.1, 0.1, 0.8], size=1500)
+    p = np.array([mcnemar(int(b), int(c), 20000, 0.95).p for b, c, _ in draws])
+    for alpha in (0.01, 0.05, 0.2, 0.5, 0.8):
+        spread = 3.5 * np.sqrt(alpha * (1 - alpha) / len(p))
+        assert alpha - 0.03 - spread < (p <= alpha).mean() < alpha + spread  # exact tests err to the safe side
+    assert mcnemar(0, 0, 100, 0.95).p == 1
+    assert mcnemar(1, 9, 100, 0.95).p == pytest.approx(2 * (1 + 10) / 2**10)  # counted by hand
+
+
+def test_mcnemar_is_antisymmetric_and_shows_what_is_plain():
+    one, other = mcnemar(40, 10, 450, 0.99), mcnemar(10, 40, 450, 0.99)
+    assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low))
+    assert one.difference == pytest.approx(100 * 30 / 450)
+    assert (one.verdict, other.verdict, mcnemar(12, 10, 450, 0.99).verdict) == (HIGHER, LOWER, NOT_SHOWN)
+
+
+def test_adjusted_intervals_cover_all_at_once(rng):
+    level = bonferroni(6)
+    assert level == pytest.approx(1 - 0.05 / 6)
+    together = [
+        all((one := paired_t(rng.normal(0, 1, size=4), level)).low <= 0 <= one.high for _ in range(6))
+        for _ in range(1000)
+    ]
+    assert 0.925 < np.mean(together) < 0.975
+
+
+def test_every_comparison_of_the_family_is_made_once():
+    settings = [(strategy, objective) for strategy in ("lift", "baseline", "widen") for objective in ("none", "mse")]
+    pairs = family(settings)
+    assert len({frozenset(pair) for pair in pairs}) == len(pairs) == 3 * 2 + 3 + 2
+    assert (("lift", "none"), ("baseline", "none")) in pairs and (("widen", "mse"), ("baseline", "none")) in pairs
+    assert all(pair[0] != ("baseline", "none") for pair in pairs)
+    assert family([("lift", "mse")]) == []
+
+
+def test_seeds_are_paired_and_single_runs_compared_on_their_images():
+    three = runs({("baseline", "none"): [70.0, 75.0, 80.0], ("lift", "none"): [71.0, 76.1, 80.9]})
+    (row,) = differences_table(three, {}).to_dict("records")
+    assert (row["method"], row["seeds"], row["comparisons"], row["level"]) == (PAIRED_T, 3, 1, pytest.approx(0.95))
+    assert row["difference"] == pytest.approx(1.0) and row["verdict"] == HIGHER  # unpaired it would show nothing
+    assert stats.ttest_ind([71.0, 76.1, 80.9], [70.0, 75.0, 80.0]).pvalue > 0.5
+
+    right = {"baseline-none-0": np.arange(200) < 150, "lift-none-0": np.arange(200) < 180}
+    single = runs({("baseline", "none"): [75.0], ("lift", "none"): [90.0]})
+    (row,) = differences_table(single, right).to_dict("records")
+    assert (row["method"], row["difference"], row["verdict"]) == (MCNEMAR, 15.0, HIGHER)
+    assert "by" in figures_comparison.differences(pd.DataFrame([row]))[1].partition("Shown:")[2]
+
+    with pytest.raises(UserError, match="other seeds"):
+        differences_table(three.drop(index=5), {})
+    with pytest.raises(UserError, match="other images"):
+        differences_table(single, right | {"lift-none-0": right["lift-none-0"][:-1]})
+
+
+def test_what_is_told_is_what_the_intervals_show():
+    table = differences_table(runs({("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 72.1]}), {})
+    assert "none is shown (0 higher, 0 lower); for 1 the interval holds zero: no difference shown" in told(table)
+    assert "Two seeds leave one degree of freedom" in told(table)
+    assert "nothing to compare" in told(differences_table(runs({("baseline", "none"): [70.0]}), {}))
+    (row,) = tables.differences(table)
+    assert row["verdict"] == NOT_SHOWN and row["setting"] == "lift-none" and row["minus"] == "baseline-none"
+
+
+def test_equal_differences_have_no_interval_and_are_counted_apart():
+    settings = {("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 73.0], ("widen", "none"): [71.0, 72.4]}
+    table = differences_table(runs(settings), {})
+    text = told(table)
+    assert "Of 3 differences in top-1, none is shown (0 higher, 0 lower)" in text
+    assert (
+        "for 2 the interval holds zero: no difference shown; for 1 there is no interval: the seeds differ alike" in text
+    )
+    assert table["low"].isna().sum() == 1 and set(table["verdict"]) == {NOT_SHOWN}
+    _, caption = figures_comparison.differences(table)
+    assert "1 without a line: there is no interval." in caption and "Shown:" not in caption
+    assert [row["interval"] for row in tables.differences(table)].count("–") == 1
+    every = told(differences_table(runs({key: settings[key] for key in list(settings)[:2]}), {}))
+    assert "for 0 the interval holds zero: no difference shown; for 1 there is no interval" in every
+    assert "there is no interval" not in told(table[table["low"].notna()])
+
+
+WIDTHS = {"baseline": 192, "lift_256": 256, "lift": 384}
+TEACHER = {"top1": 80.0, "parameters": 1000, "flops": 2000}
+
+
+def texts(top1: dict[str, list[float]]) -> dict[str, str]:
+    """Every caption about trained students, where each strategy reached these values, one a seed."""
+    table = runs({(strategy, "none"): values for strategy, values in top1.items()}, WIDTHS)
+    table = table.assign(relative_feature_error=table["top1"] / 100, parameters=table["width"], flops=table["width"])
+    epochs = pd.concat([table.assign(epoch=epoch, top1=table["top1"] - 5 + epoch) for epoch in range(5)])
+    differences = differences_table(table, {})
+    drawn = {
+        "accuracy": figures_distillation.accuracy(table, TEACHER, differences),
+        "feature_error": figures_distillation.feature_error(table),
+        "curves": figures_distillation.curves(epochs),
+        "cost": figures_distillation.cost(table, TEACHER),
+        "width": figures_comparison.width(table),
+        "differences": figures_comparison.differences(differences),
+    }
+    return {name: caption for name, (_, caption) in drawn.items()}
+
+
+def test_captions_tell_no_order_that_no_interval_shows():
+    values = [[75.0, 75.5], [75.4, 75.1], [75.9, 75.3]]
+    found = [texts(dict(zip(WIDTHS, order, strict=True))) for order in permutations(values)]
+    for name, caption in found[0].items():
+        assert {one[name] for one in found} == {caption}, name  # whichever student reached most, the text is the same
+    assert "teacher's width, 384" in found[0]["width"] and "192, 256, 384" in found[0]["width"]
+
+
+def test_captions_of_ties_tell_nothing_but_the_tie():
+    tied = texts({strategy: [75.0, 75.5] for strategy in WIDTHS})
+    assert "for 3 there is no interval: the seeds differ alike" in tied["accuracy"]
+    assert "The means are 75.25 %" in tied["accuracy"] and "Shown:" not in tied["differences"]
+    table = differences_table(runs({(strategy, "none"): [75.0, 75.5] for strategy in WIDTHS}, WIDTHS), {})
+    rows = tables.differences(table)
+    assert {(row["points"], row["interval"], row["verdict"]) for row in rows} == {("+0.00", "–", NOT_SHOWN)}
+
+
+def test_captions_tell_the_order_that_an_interval_shows():
+    low, high = [70.0, 71.0, 72.0, 73.0], [75.0, 76.1, 77.0, 78.0]
+    up = texts({"baseline": low, "lift": high})["differences"]
+    down = texts({"baseline": high, "lift": low})["differences"]
+    assert "lift-none is higher than baseline-none by" in up and "lower" not in up.partition("Shown:")[2]
+    assert "lift-none is lower than baseline-none by" in down and "higher" not in down.partition("Shown:")[2]
+
+
+def test_predictions_that_are_not_the_runs_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/data.json").write_text(json.dumps({"class_names": ["ant", "bee"]}))
+    (tmp_path / "artifacts/prepare").mkdir(parents=True)
+    (tmp_path / "artifacts/prepare/val.txt").write_text("ant/0.png\nant/1.png\nbee/0.png\nbee/1.png\n")
+    write_npy(tmp_path / "artifacts/train/lift-none-0/predictions.npy", np.array([0, 1, 1, 1]))
+    one = runs({("lift", "none"): [75.0]})
+    right = summarize.right_predictions(one)
+    assert right["lift-none-0"].tolist() == [True, False, True, True]
+    with pytest.raises(UserError, match=r"predictions\.npy does not fit"):
+        summarize.right_predictions(one.assign(top1=50.0))
+    write_npy(tmp_path / "artifacts/train/lift-none-0/predictions.npy", np.array([0, 1, 1]))
+    with pytest.raises(UserError, match=r"predictions\.npy does not fit"):
+        summarize.right_predictions(one)

@@ -1,0 +1,153 @@
+"""`prepare` and what reads its index, in a folder of their own."""
+
+import json
+import sys
+import tarfile
+
+import pytest
+
+from stages import extract, prepare, teach, watch
+from stages.core.base.errors import UserError
+from stages.tools.compose import composed
+
+SMALL = (
+    "dataset=folder",
+    "dataset.classes=3",
+    "dataset.image_size=8",
+    "analysis.images_per_class=1",
+    "teacher.recipe.epochs=2",
+    "teacher.recipe.global_batch=4",
+)
+
+
+@pytest.fixture
+def project(tmp_path, tree, monkeypatch):
+    """A function that prepares the tree, or an archive of it, in an empty project."""
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("DATA_ROOT", str(tree))
+    monkeypatch.setenv("WORKERS", "1")
+    monkeypatch.setenv("DEVICE", "cpu")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+    def run(*overrides):
+        (tmp_path / "project/params.yaml").write_text(composed(*SMALL, *overrides))
+        prepare.main()
+        return tmp_path / "project"
+
+    return run
+
+
+def written(project):
+    files = [project / "reports/data.json", *(project / "artifacts/prepare").iterdir()]
+    return {path.name: path.read_text() for path in files}
+
+
+def test_folders_and_archives_are_prepared_alike(project, tree, tmp_path, monkeypatch):
+    folders = written(project())
+    assert folders.keys() == {"data.json", "train.txt", "val.txt", "sample.txt"}
+    assert folders["sample.txt"].split() == ["ant/000.png", "bee/000.png", "cat/000.png"]
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
+            archive.add(tree / split, ".")
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    assert written(project("dataset.reader=tar")) == folders
+
+
+def test_preparing_again_writes_nothing(project):
+    files = [path for path in project().rglob("*") if path.is_file() and path.name != "params.yaml"]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    project()
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_watching_notices_what_prepare_must_look_at(project, tree):
+    folder = project()
+    seen = []
+    for change in (lambda: None, lambda: None, (tree / "train/ant/003.png").unlink, (tree / "val/ant/000.png").touch):
+        change()
+        watch.main()
+        seen.append((folder / "reports/source.json").read_text())
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+
+
+def test_without_its_images_a_watched_dataset_stays(project, monkeypatch, capsys):
+    folder = project()
+    watch.main()
+    before = (folder / "reports/source.json").read_text()
+    monkeypatch.delenv("DATA_ROOT")
+    watch.main()
+    assert (folder / "reports/source.json").read_text() == before
+    assert "stays as recorded: DATA_ROOT is not set" in capsys.readouterr().err
+    with pytest.raises(UserError, match="DATA_ROOT is not set"):
+        project("dataset.label=another")
+    with pytest.raises(UserError, match="DATA_ROOT is not set"):
+        watch.main()
+    monkeypatch.setenv("DATA_ROOT", "nowhere")
+    with pytest.raises(UserError, match="DATA_ROOT=nowhere is no folder"):
+        watch.main()
+
+
+def test_a_missing_extra_is_named(project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"pip install 'encoding-mismatch\[hf\]'"):
+        project("dataset.reader=hfds/zoo/three")
+
+
+def test_skipped_images_are_counted_and_named_once(project, tree, capsys):
+    for name in ("ant/001.png", "cat/003.png"):
+        file = tree / "train" / name
+        file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"(ant/001|cat/003)\.png cannot be read as an image"):
+        project() and teach.main()
+    folder = project("dataset.unreadable=skip")
+    teach.main()
+    metrics = json.loads((folder / "artifacts/teach/metrics.json").read_text())
+    assert metrics["unreadable_images"] == 2
+    assert capsys.readouterr().err.count("2 training images cannot be decoded, replaced: ant/001.png, cat/003.png") == 1
+
+
+@pytest.mark.parametrize("broken", ["val/bee/001.png", "val/ant/000.png"])
+def test_an_unreadable_validation_image_stops_whatever_the_policy(project, tree, broken):
+    (tree / broken).write_bytes(b"no image")
+    project("dataset.unreadable=skip")
+    with pytest.raises(UserError, match=f"{broken} cannot be read as an image"):
+        teach.main()
+
+
+def test_an_unreadable_image_of_the_sample_stops_extraction(project, tree, monkeypatch):
+    project("dataset.unreadable=skip")
+    teach.main()
+    (tree / "val/ant/000.png").write_bytes(b"no image")
+    monkeypatch.setattr(sys, "argv", ["extract", "--backbone", "teacher"])
+    with pytest.raises(UserError, match=r"val/ant/000\.png cannot be read as an image"):
+        extract.main()
+
+
+def test_a_part_of_the_training_images_can_be_held_out(project, tree, tmp_path, monkeypatch):
+    folder = project("dataset.held_out=0.25")
+    manifest = json.loads((folder / "reports/data.json").read_text())
+    assert (manifest["train"]["images"], manifest["val"]["images"]) == (9, 3)
+    assert manifest["val"]["images_per_class"] == {"min": 1, "max": 1}
+    assert manifest["dataset"] != "folder"
+    kept, held = ((folder / f"artifacts/prepare/{part}.txt").read_text().split() for part in ("train", "val"))
+    every = {path.relative_to(tree / "train").as_posix() for path in (tree / "train").glob("*/*")}
+    assert {*kept, *held} == every and not {*kept} & {*held}
+    before = written(folder)
+    (tree / "val").rename(tmp_path / "away")
+    assert written(project("dataset.held_out=0.25")) == before
+    teach.main()
+    assert written(project("dataset.held_out=0.25", "dataset.split_seed=1")) != before
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        archive.add(tree / "train", ".")
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    assert written(project("dataset.held_out=0.25", "dataset.reader=tar")) == before
+    with pytest.raises(UserError, match=r"held_out 0\.1 leaves none on one side"):
+        project("dataset.held_out=0.1", "dataset.reader=tar")
+
+
+def test_images_on_the_device_train_a_teacher(project):
+    folder = project("teacher.recipe.augment.on_device=true", "teacher.recipe.augment.padding=1")
+    teach.main()
+    metrics = json.loads((folder / "artifacts/teach/metrics.json").read_text())
+    assert metrics["epochs"] == 2 and 0 <= metrics["top1"] <= 100

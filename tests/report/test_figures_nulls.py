@@ -1,0 +1,82 @@
+"""What the figures of nulls say is what their data say."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages.core.analysis import nulls
+from stages.core.analysis.energy import shares
+from stages.core.analysis.sep import mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
+from stages.core.report.figures import nulls as figures_nulls
+from stages.core.report.tables import distillation as tables
+
+LEVELS = [50, 90]
+
+
+@pytest.fixture
+def sep(features):
+    """sep_curves.csv and one backbone of sep.json, of small features."""
+    spectra, permuted = mean_spectra(features), permuted_spectra(moment(features), 99, seed=0)
+    mean, rows, metrics = spectra.mean(), [], {}
+    expected = {
+        "white_noise": nulls.white_noise(24),
+        "permuted_expected": nulls.permutation_expectation(mean[0], 24),
+        "gaussian": spectrum_of_moment(nulls.gaussian_moment(nulls.fit_gaussian(features))),
+    }
+    for name, of in (("folded", lambda spectrum: spectrum), ("full", lambda spectrum: unfold(spectrum, 24))):
+        found = pattern(of(mean), of(permuted), LEVELS)
+        curves = {null: shares(of(spectrum)) for null, spectrum in expected.items()}
+        metrics[name] = found.metrics | nulls.against(found.curve[0], curves, shares(of(permuted)), LEVELS)
+        columns = ["observed", "permuted_mean", "permuted_p5", "permuted_p95"]
+        table = pd.DataFrame(found.curve.T, columns=columns).assign(**curves, spectrum=name, backbone="teacher")
+        table["frequency"] = table.index + 1
+        rows.append(table.assign(share_of_bins=table["frequency"] / len(table)))
+    told = {"backbone": "teacher", "weights": "fit", "permutations": 99}
+    return pd.concat(rows), told | metrics["full"] | {"folded": metrics["folded"]}
+
+
+def test_the_gap_drawn_is_the_gap_reported(sep):
+    curves, metrics = sep
+    figure, caption = figures_nulls.sep_gap(curves, metrics, "teacher")
+    for panel, of in zip(figure.axes, (metrics, metrics["folded"]), strict=True):
+        lines = {line.get_label(): line.get_xydata() for line in panel.lines}
+        observed = lines["observed"]
+        place = np.abs(observed[:, 1]).argmax()
+        np.testing.assert_allclose(observed[place], lines["its largest gap"][0], atol=1e-6)
+        assert f"p = {of['p_value']:.3g}" in panel.get_title()
+        assert f"{of['largest_gap']:+.4f}" in caption
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.5, "cannot be told from"), (0.001, "differs from")])
+def test_the_caption_says_what_the_test_found(sep, p, text):
+    curves, metrics = sep
+    assert text in figures_nulls.sep_gap(curves, metrics | {"p_value": p}, "teacher")[1]
+
+
+def test_rotation_without_pairs_in_a_class_says_so():
+    kinds = ["across", "shared", "random"]
+    spread = {"mean": 0.5, "median": 0.5, "p5": 0.4, "p95": 0.6}
+    rank = {"per_image": spread, "union": 2.0}
+    metrics = {
+        **{"backbone": "x", "weights": "random", "kinds": kinds, "k": 2, "level": 95, "channels": 8},
+        **{"compared": dict.fromkeys(kinds, 3), "effective_rank": rank, "stable_rank": rank},
+        **{key: dict.fromkeys(kinds, spread) for key in ("overlap", "mean_angle_degrees")},
+        "expected_random_overlap": 0.25,
+    }
+    angles = pd.DataFrame(
+        [{"backbone": "x", "kind": kind, "angle": i, "mean": 40, "p5": 30, "p95": 50} for kind in kinds for i in (1, 2)]
+    )
+    overlap = pd.DataFrame([{"backbone": "x", "kind": kind, "percentile": 0, "overlap": 0.5} for kind in kinds])
+    figure, caption = figures_nulls.rotation(angles, overlap, metrics)
+    assert "no pair within one" in caption
+    assert "random weights" in figure.get_suptitle()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [figures_nulls.KINDS[kind] for kind in kinds]
+
+
+def test_intervals_stand_beside_their_means():
+    values = {"mean": {"50": 0.5}, "low": {"50": 0.4}, "high": {"50": 0.625}}
+    of = {"bandwidth_over_images": {"observed": values, "difference": values}}
+    rows = tables.sep_over_images({"thresholds": [50], **of, "folded": of})
+    assert [row["spectrum"] for row in rows] == ["full", "folded"]
+    assert rows[0]["observed"] == "0.5000 (0.4000 to 0.6250)"
+    assert rows[1]["difference"] == "+0.5000 (+0.4000 to +0.6250)"

@@ -1,0 +1,268 @@
+"""Several processes train, evaluate and fail as one would."""
+
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+
+import faulty_workers
+import numpy as np
+import pytest
+import timm
+import torch
+
+from stages.core.base.errors import UserError
+from stages.core.data.batches import evaluation_batches
+from stages.core.data.image_list import ImageList
+from stages.core.data.listing import scan
+from stages.core.features.extraction import extract
+from stages.core.features.store import blocks
+from stages.core.models import students  # noqa: F401  registers the students with timm
+from stages.core.runtime.distributed import World, claim, joined, launch, refuse_shared
+from stages.core.runtime.machine import processes, workers
+from stages.core.train import loop as training_module
+from stages.core.train.batches import TrainingBatches
+from stages.core.train.checkpoints import CheckpointFolder
+from stages.core.train.evaluation import evaluate_against_teacher
+from stages.core.train.loop import fit
+from stages.core.train.sampler import EpochSampler
+from stages.core.train.task import create_task
+
+CPU = torch.device("cpu")
+SMALL = {"img_size": 8, "patch_size": 2, "depth": 2, "num_classes": 3}
+AUGMENT = {"scale": (0.5, 1.0), "ratio": (0.9, 1.1), "hflip": 0.5, "color_jitter": 0.3, "auto_augment": None}
+AUGMENT |= {"random_erasing": 0.5, "interpolation": "bicubic"}
+RECIPE = {"epochs": 3, "lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 0, "warmup_lr": 0.0, "min_lr": 0.0}
+RECIPE |= {"clip_grad": 1.0, "precision": "float32", "ema_decay": 0.9}
+
+
+def small_model(architecture: str, **arguments: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(architecture, pretrained_cfg_overlay={"input_size": (3, 8, 8)}, **SMALL, **arguments)
+
+
+def train(data: Path, out: Path, die: bool, drop_path: float = 0.0) -> None:
+    """Train a small student and write what came of it; with `die`, rank 1 is killed once, in its second epoch."""
+    torch.set_num_threads(1)
+    with joined() as world:
+        teacher = small_model("cait_s24_224", embed_dim=96, num_heads=6).eval()
+        student = small_model(
+            "deit_tiny_lift_patch16_224", embed_dim=48, num_heads=3, lift_width=96, drop_path_rate=drop_path
+        )
+        train, val = (scan(data / name) for name in ("train", "val"))
+        images = ImageList(data / "train", list(train.files), train.labels())
+        sampler = EpochSampler(len(images.files), 0, batch=8, world=world, repeats=3)
+        training = TrainingBatches(images, student, sampler, augment=AUGMENT, workers=0)
+        images = ImageList(data / "val", list(val.files), val.labels())
+        validation = evaluation_batches(images, student, batch=2, workers=0, world=world)
+        objective = {"alpha": 0.5, "tau": 2.0, "feature": "mse", "feature_weight": 0.2}
+        task = create_task(student, teacher, **objective, label_smoothing=0.1, device=world.device)
+
+        def log(metrics: dict[str, float]) -> None:
+            with (out / f"epochs-{world.rank}").open("a") as file:
+                file.write(f"{metrics['epoch']}\n")
+            if die and world.rank == 1 and metrics["epoch"] == 1 and not (out / "died").exists():
+                (out / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        asked = itertools.count()
+
+        def terminated() -> bool:  # one of the two processes is, after a word with the other at each step and batch
+            return world.rank == 1 and next(asked) >= float(os.environ.get("TERMINATED_AFTER", "inf"))
+
+        training_module.WORDS_EVERY = 1
+        with CheckpointFolder(out, "run", {}, writes=world.primary) as checkpoints:
+            given = {"world": world, "checkpoints": checkpoints, "terminated": terminated}
+            fitted = fit(task, training, validation, **RECIPE, seed=0, log=log, **given)
+        final = evaluate_against_teacher(student, teacher, validation, world)
+        if world.primary:
+            found = {"history": fitted.history, "metrics": final.metrics, "predictions": final.predictions.tolist()}
+            (out / "found.json").write_text(json.dumps(found))
+            torch.save(student.state_dict(), out / "weights.pt")
+
+
+def write_features(data: Path, out: Path) -> None:
+    """Extract every block of a small model on the training images of `data`."""
+    torch.set_num_threads(1)
+    with joined() as world:
+        split = scan(data / "train")
+        images = ImageList(data / "train", list(split.files), split.labels())
+        model = small_model("deit_tiny_patch16_224", embed_dim=48, num_heads=3)
+        batches = evaluation_batches(images, model, batch=4, workers=0, world=world)
+        of = {"images": len(images.files), "world": world, "layerwise": True, "provenance": {"weights": "random"}}
+        extract(model, batches, out, **of)
+
+
+@pytest.fixture
+def trained(tmp_path, tree, monkeypatch):
+    """Run `train` with some processes; returns what it found and the epochs each rank logged."""
+
+    def run(name: str, processes: int, die: bool = False, drop_path: float = 0.0) -> tuple[dict, dict, list[list[int]]]:
+        out = tmp_path / name
+        out.mkdir()
+        monkeypatch.setenv("PROCESSES", str(processes))
+        launch(train, tree, out, die, drop_path)
+        epochs = [list(map(int, (out / f"epochs-{rank}").read_text().split())) for rank in range(processes)]
+        return json.loads((out / "found.json").read_text()), torch.load(out / "weights.pt", weights_only=True), epochs
+
+    return run
+
+
+@pytest.mark.processes
+def test_two_processes_equal_one_even_if_a_worker_is_killed(trained):
+    alone, weights, _ = trained("alone", 1)
+    together, shared_weights, epochs = trained("together", 2, die=True)
+    assert together["predictions"] == alone["predictions"]
+    for name, value in alone["metrics"].items():
+        assert together["metrics"][name] == pytest.approx(value, rel=1e-3), name
+    for entry, other in zip(alone["history"], together["history"], strict=True):
+        assert other == pytest.approx(entry, rel=1e-3)
+    torch.testing.assert_close(shared_weights, weights, rtol=1e-3, atol=1e-4)
+    assert epochs[1] == [0, 1, 0, 1, 2]  # the second time, the first epoch is told from the checkpoint
+
+
+@pytest.mark.processes
+def test_two_processes_extract_what_one_does(tmp_path, tree, monkeypatch):
+    found = []
+    for count in (1, 2):
+        (out := tmp_path / str(count)).mkdir()
+        monkeypatch.setenv("PROCESSES", str(count))
+        launch(write_features, tree, out)
+        found.append(blocks(out))
+    alone, together = found
+    assert list(alone) == list(together) == [0, 1]
+    for block, tokens in alone.items():
+        np.testing.assert_allclose(together[block], tokens, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.processes
+def test_a_workers_user_error_is_the_launchers(monkeypatch):
+    monkeypatch.setenv("PROCESSES", "2")
+    with pytest.raises(UserError, match=r"^one line of 2$"):
+        launch(faulty_workers.refuse)
+
+
+@pytest.mark.processes
+def test_workers_that_keep_dying_end_in_one_line(monkeypatch, capfd):
+    monkeypatch.setenv("PROCESSES", "2")
+    monkeypatch.setattr("stages.core.runtime.distributed.RESTARTS", 0)
+    with pytest.raises(UserError, match=r"worker [01] of 2 ended with exit status 1, after 0 restarts"):
+        launch(faulty_workers.crash)
+    assert "a bug" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["two", "0", "-1"])
+def test_a_wrong_number_of_processes_is_refused(monkeypatch, value):
+    monkeypatch.setenv("PROCESSES", value)
+    with pytest.raises(UserError, match=f"PROCESSES={value}"):
+        processes()
+
+
+def test_runs_side_by_side_take_different_devices(tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.core.runtime.distributed._held", held := [])
+    assert claim(["0", "1", "2"], 2, tmp_path) == ["0", "1"]
+    waits = []
+
+    def free_one(seconds: float) -> None:
+        waits.append(seconds)
+        held.pop(0).close()
+
+    monkeypatch.setattr("time.sleep", free_one)
+    assert claim(["0", "1", "2"], 2, tmp_path) == ["0", "2"]  # 1 is still taken
+    assert len(waits) == 1
+    with pytest.raises(UserError, match="GPUS=4: there are 3 CUDA devices"):
+        claim(["0", "1", "2"], 4, tmp_path)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_shares_are_consecutive_and_complete(size):
+    shares = [World(rank, size, CPU).share(20) for rank in range(size)]
+    assert [index for share in shares for index in share] == list(range(20))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+JOINED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture
+def step(monkeypatch):
+    """Be one task of a SLURM step; returns what `launch` makes of the variables."""
+
+    def run(**variables: str) -> dict[str, str]:
+        given = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "77"}
+        for name, value in (given | {"SLURM_STEP_NODELIST": "n1"} | variables).items():
+            monkeypatch.setenv(name, value)
+        for name in JOINED:
+            monkeypatch.setenv(name, "")  # so that it is put back afterwards
+            monkeypatch.delenv(name)
+        seen: list[dict[str, str]] = []
+        launch(lambda: seen.append({name: os.environ[name] for name in JOINED}))
+        return seen[0]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu07", "gpu07"), ("gpu[03-07,12]", "gpu03"), ("a1,b2", "a1"), ("n[1,3],login1", "n1")],
+)
+def test_a_slurm_step_is_joined(step, nodes, first):
+    seen = step(SLURM_STEP_NODELIST=nodes)
+    assert (seen["RANK"], seen["WORLD_SIZE"], seen["MASTER_ADDR"]) == ("0", "4", first)
+
+
+@pytest.mark.parametrize(
+    ("variables", "here"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "4"}, "4"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": "0"}, "4"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": "1"}, "4"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),3", "SLURM_NODEID": "2"}, "3"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1,12(x10),2", "SLURM_NODEID": "10"}, "12"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1,12(x10),2", "SLURM_NODEID": "11"}, "2"),
+        ({"SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "1"}, "2"),
+        ({}, "4"),
+    ],
+)
+def test_a_slurm_task_knows_how_many_are_on_its_machine(step, variables, here):
+    assert step(**variables)["LOCAL_WORLD_SIZE"] == here
+
+
+@pytest.mark.parametrize(
+    ("own", "on_node", "tasks", "expected"),
+    [
+        (32, "32", "4", 7),  # nothing binds the tasks: a fourth of the step's cores, but one
+        (8, "32", "4", 7),  # srun -c 8 has bound each to eight already
+        (4, "32", "8", 3),
+        (1, "4", "4", 1),
+        (64, "64", "1", 8),
+    ],
+)
+def test_loading_processes_of_a_slurm_task_keep_to_its_cores(step, monkeypatch, own, on_node, tasks, expected):
+    monkeypatch.delenv("WORKERS", raising=False)
+    monkeypatch.setattr("stages.core.runtime.machine.cores", lambda: own)
+    step(SLURM_STEP_TASKS_PER_NODE=tasks, SLURM_CPUS_ON_NODE=on_node)
+    assert workers() == expected
+
+
+def test_processes_on_one_device_are_refused():
+    refuse_shared(["GPU-a", "GPU-b", "GPU-c"])
+    with pytest.raises(UserError, match="3 processes are on 2 CUDA devices"):
+        refuse_shared(["GPU-a", "GPU-b", "GPU-a"])
+
+
+@pytest.mark.processes
+def test_a_terminated_world_saves_together_and_goes_on(trained, tmp_path, tree, monkeypatch):
+    (tree / "val/cat/001.png").unlink()  # one process has a batch to evaluate on that the other has not
+    monkeypatch.setenv("PROCESSES", "2")
+    (out := tmp_path / "stopped").mkdir()
+    for asked in (4, 1):  # after the second step, then while the average is evaluated
+        monkeypatch.setenv("TERMINATED_AFTER", str(asked))
+        with pytest.raises(UserError, match=r"^stopped by SIGTERM; the same command goes on from step 2$"):
+            launch(train, tree, out, False, 0.2)
+    monkeypatch.delenv("TERMINATED_AFTER")
+    launch(train, tree, out, False, 0.2)
+    whole, weights, _ = trained("whole", 2, drop_path=0.2)
+    assert json.loads((out / "found.json").read_text()) == whole
+    torch.testing.assert_close(torch.load(out / "weights.pt", weights_only=True), weights, rtol=0, atol=0)

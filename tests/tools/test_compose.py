@@ -1,0 +1,77 @@
+"""params.yaml is composed whole, or left as it is with one line that says why."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from stages.core.base.errors import UserError
+from stages.tools import compose
+
+
+@pytest.fixture
+def call(tmp_path, root, monkeypatch):
+    """Run the module in a folder whose params.yaml is old, as the shell would."""
+    (tmp_path / "params.yaml").write_text("old: true\n")
+    monkeypatch.setenv("PYTHONPATH", str(root))
+
+    def run(*overrides):
+        command = [sys.executable, "-m", "stages.tools.compose", *overrides]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    return run
+
+
+def test_overrides_are_written(call, tmp_path):
+    assert call("profile=cifar100", "recipe.epochs=7").returncode == 0
+    written = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    assert (written["profile"], written["recipe"]["epochs"]) == ("cifar100", 7)
+
+
+def test_a_fault_is_one_line_and_leaves_the_file(call, tmp_path):
+    ended = call("recipe.epoch=3")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("error: recipe.epoch: no such key; recipe has augment, ")
+    assert ended.stderr.count("\n") == 1 and " epochs, " in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    assert (tmp_path / "params.yaml").read_text() == "old: true\n"
+
+
+def test_help_says_in_one_line_what_it_does(call, tmp_path):
+    ended = call("--help")
+    assert ended.returncode == 0 and "Compose stages/conf into params.yaml" in ended.stdout
+    assert (tmp_path / "params.yaml").read_text() == "old: true\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["profile=cifar"], "profile=cifar: profile has no such option; it has cifar100, digits, imagenet"),
+        (["objective=nope"], "objective=nope: objective has no such option; it has core, default, mse, none, paper"),
+        (["strategy=[all,nope]"], "strategy=nope: strategy has no such option; it has ablation, all, baseline"),
+        (["recipe@teacher.recipe=nope"], "recipe=nope: recipe has no such option; it has cifar100, digits, imagenet"),
+        (["recipe=5"], "recipe=5: recipe has no such option; it has cifar100, digits, imagenet"),
+        (["profile=null"], "profile=null: profile has no such option; it has cifar100, digits, imagenet"),
+        (["profile=digits,imagenet"], "profile=digits,imagenet: profile has no such option; it has cifar100"),
+        (["profil=digits"], "profil: no such key; params.yaml has analysis, dataset, experiment, objective, profile"),
+        (["recipe.augment.vflip=1"], "recipe.augment.vflip: no such key; recipe.augment has auto_augment, "),
+        (["recipe.lr.x=1"], "recipe.lr.x: no such key; recipe has augment, "),
+        (["recipe.epochs=2", "a.b=1", "recipe.epoch=3"], "recipe.epoch: no such key; recipe has augment, "),
+        (
+            ["student.strategies.wide.architecture=x"],
+            "student.strategies.wide.architecture: no such key; student.strat",
+        ),
+        (["recipe.lr=[1"], "recipe.lr=[1: no viable alternative at input"),
+        (["recipe.lr"], "recipe.lr: Error parsing override 'recipe.lr'"),
+        (["~nope"], "~nope: Could not delete from config. 'nope' does not exist."),
+        (["recipe.lr=${nope.x}"], "recipe.lr=${nope.x}: Interpolation key 'nope.x' not found"),
+        (["recipe.lr=${nope:1}"], "recipe.lr=${nope:1}: Unsupported interpolation type nope"),
+        (["dataset=folder"], "dataset.classes, dataset.image_size: no value yet; give it too, as KEY=VALUE"),
+    ],
+)
+def test_what_cannot_be_composed_is_named_with_what_there_is(overrides, reason):
+    with pytest.raises(UserError) as caught:
+        compose.composed(*overrides)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(reason)

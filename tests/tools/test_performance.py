@@ -1,0 +1,145 @@
+"""The page of benchmarks: what was measured, and plainly what was not."""
+
+import json
+
+import pytest
+
+from stages.core.base.errors import UserError
+from stages.tools import performance
+
+TRAINING = {
+    "benchmark": "training",
+    "command": "python tests/benchmarks/training.py --scale imagenet",
+    "date": "2026-01-01",
+    "hardware": {"cpu": "c", "cores": 1, "memory_gib": 1.0, "gpus": [{"name": "G100", "memory_gib": 80.0}]},
+    "versions": {"torch": "2"},
+    "objective": "softkd_mse",
+    "batch": 512,
+    "matrix_peak_flops_per_s": 10**12,
+    "copy_peak_bytes_per_s": 10**11,
+    "results": [
+        {
+            "student": "widen",
+            "flops_per_image": 10**8,
+            "eager_bytes_per_image": 10**7,
+            "ours": {
+                "images_per_s": {"median": 4000.0, "min": 3900.0, "max": 4100.0, "rounds": 3},
+                "utilisation": 0.4,
+                "peak_memory_gib": 3.5,
+            },
+            "textbook": {
+                "images_per_s": {"median": 1000.0, "min": 900.0, "max": 1100.0, "rounds": 3},
+                "utilisation": 0.1,
+                "peak_memory_gib": None,
+            },
+        }
+    ],
+}
+
+GREW = {"seconds": [1.0, 2.1], "peak_mib": [9.0, 9.1], "start_s": 0.0, "s_per_1000_images": 1.0}
+
+
+def test_the_page_and_the_readme_show_the_tracked_measurements(root, monkeypatch):
+    monkeypatch.chdir(root)
+    found = performance.measured()
+    assert performance.PAGE.read_text() == performance.page(found), "run: python -m stages.tools.performance"
+    text = performance.README.read_text()
+    assert text == performance.with_times(text, found), "run: python -m stages.tools.performance"
+
+
+def cells(page: str, title: str) -> dict[str, list[str]]:
+    """The cells of a section's table by the first one of their row."""
+    section = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_what_was_not_measured_is_said_to_be_so():
+    page = performance.page({})
+    missing = "not measured"
+    places = {
+        name.removeprefix("training-").replace("-", ", ") for name in performance.BENCHMARKS if "training" in name
+    }
+    assert cells(page, "Training step") == {place: [missing] * 8 for place in places}
+    assert cells(page, "Extraction") == {device: [missing] * 6 for device in ("cuda", "cpu")}
+    sources = cells(page, "How it was measured")
+    assert set(sources) == set(performance.BENCHMARKS)
+    for name, (command, *rest) in sources.items():
+        assert command == f"`{performance.BENCHMARKS[name]} --out reports/performance/{name}.json`"
+        assert rest == [missing] * 3
+    for title in ("Two floors", "A whole default run"):
+        assert "Not measured." in page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    assert "wall time of the paper's run: not measured" in page
+
+
+def test_only_what_was_measured_is_shown_as_such():
+    page = performance.page({"training-imagenet-cuda": TRAINING})
+    rows = cells(page, "Training step") | cells(page, "How it was measured")
+    assert {name for name, row in rows.items() if "not measured" not in row} == {
+        "imagenet, cuda",
+        "training-imagenet-cuda",
+    }
+    assert rows["imagenet, cuda"][0] == "widen" and rows["training-imagenet-cuda"][1] == "2026-01-01"
+
+
+def test_a_measured_default_run_is_told_in_words():
+    record = {"repro_s": 321.0, "unchanged_s": 1.44, "largest_process_gib": 1.03}
+    record |= {"hardware": {"cores": 2, "cpu": "A CPU"}}
+    assert performance.default_run({"whole_run-cpu": record}) == (
+        "`dvc repro` of the default takes 5.3 min from nothing and 1.4 s with nothing changed, on 2 cores (A CPU); its "
+        "largest process takes 1.0 GiB.\n"
+    )
+    assert "not measured" in performance.default_run({})
+
+
+def test_a_measured_gpu_gives_the_wall_time():
+    text = performance.wall_time({"training-imagenet-cuda": TRAINING})
+    hours = 300 * 1_281_167 / 4000 / 3600  # 26.7
+    assert f"{hours:.0f} h on one G100, {hours / 4:.0f} h on 4" in text
+
+
+def test_floors_are_operations_and_bytes_over_the_peaks():
+    row = performance.floors_table({"training-imagenet-cuda": TRAINING}).splitlines()[2]
+    assert row == "| imagenet, cuda | widen | 0.1 | 100 | 10 | 100 | 250 |"
+
+
+def test_ratios_stand_beside_the_rates():
+    row = performance.training_table({"training-imagenet-cuda": TRAINING}).splitlines()[2]
+    assert "| 4,000.0 (3,900.0-4,100.0) | 1,000.0 (900.0-1,100.0) | 3.73 | 40.0% | 10.0% | 3.5 / – |" in row
+
+
+def test_growth_shows_memory_time_and_the_line():
+    growth = {
+        "images": [1_000, 16_000],
+        "results": {
+            "svd": {
+                "seconds": [2.0, 31.0],
+                "peak_mib": [200.0, 210.0],
+                "growth": 0.05,
+                "start_s": 0.1,
+                "s_per_1000_images": 1.9,
+                "off_the_line": [0.01, -0.03],
+            }
+        },
+    }
+    row = performance.growth_table({"growth-cpu": growth}).splitlines()[2]
+    assert row == "| svd | 200.0 | 210.0 | 5.0% | 2.0 | 31.0 | 1.90 | 3.0% |"
+    assert performance.growth_table({}) == "Not measured.\n"
+
+
+@pytest.mark.parametrize("records", [{}, {"growth-cpu": None}])
+def test_the_figure_of_growth_is_drawn_the_same_every_time(records, tmp_path):
+    records = {name: {"images": [1, 2], "results": {"sep": GREW}} for name in records}
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        performance.draw_growth(records, tmp_path / folder)
+    for name in ("growth.svg", "growth.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_an_unknown_measurement_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(performance, "PERFORMANCE", tmp_path)
+    (tmp_path / "training-tpu.json").write_text(json.dumps(TRAINING))
+    with pytest.raises(UserError, match=r"training-tpu\.json is none of the benchmarks"):
+        performance.measured()

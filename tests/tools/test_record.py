@@ -1,0 +1,333 @@
+"""Recording a finished reproduction, in a small git and DVC project, and auditing claims by it."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+import yaml
+
+from stages import audit
+from stages.core.base.errors import UserError
+from stages.core.evidence import studies
+from stages.core.evidence.claims import Claim, judge_all
+from stages.core.evidence.results import Results
+from stages.core.report import rendering, tables, tables_audit
+from stages.paths import AUDIT, MANIFEST, RESULTS, STUDIES
+from stages.tools import provenance, record
+
+PIPELINE = {
+    "prepare": {
+        "cmd": "true",
+        "deps": ["params.yaml"],
+        "outs": [{"reports/data.json": {"cache": False, "persist": True}}],
+        "always_changed": True,
+    },
+    "summarize": {
+        "cmd": "cp source.json reports/metrics.json",
+        "deps": ["source.json"],
+        "outs": [{"reports/metrics.json": {"cache": False}}],
+    },
+}
+
+
+def run(*command: str, cwd: Path) -> str:
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def git(folder: Path, *command: str) -> str:
+    return run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", *command, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """A repository with the project's reports and a pipeline of two quick stages, up to date and committed."""
+    folder = tmp_path_factory.mktemp("record") / "project"
+    shutil.copytree(root / "reports", folder / "reports", ignore=shutil.ignore_patterns("studies"))
+    (folder / "reports/studies").mkdir()
+    shutil.copy(root / "reports/studies/README.md", folder / "reports/studies")
+    shutil.copy(root / "params.yaml", folder)
+    shutil.copy(root / "reports" / "metrics.json", folder / "source.json")
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}))
+    git(folder, "init", "-q")
+    run(sys.executable, "-m", "dvc", "init", "-q", cwd=folder)
+    run(sys.executable, "-m", "dvc", "repro", "-q", cwd=folder)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "done")
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished project, and the working directory."""
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    return folder
+
+
+def record_as(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["record", *arguments])
+    record.main()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_reproduction_is_frozen_whole(project, monkeypatch):
+    record_as(monkeypatch, "digits.2")
+    frozen = contents(project / "reports/studies/digits.2")
+    said = json.loads(frozen.pop("record.json"))
+    reports = contents(project / "reports")
+    expected = {name: reports[name] for name in ("metrics.json", "audit.json", "data.json")}
+    expected |= {name: value for name, value in reports.items() if name.startswith(("results/", "figures/"))}
+    expected |= {name: (project / name).read_bytes() for name in ("params.yaml", "dvc.lock")}
+    assert frozen == expected
+    assert set(said) == {"date", "commit", "versions", "hardware"}
+    assert said["commit"] == git(project, "rev-parse", "HEAD").strip()
+    assert said["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert said["versions"].get("cuda") == torch.version.cuda
+    assert {"python", "timm", "numpy", "dvc"} <= set(said["versions"])
+    assert set(said["hardware"]) == {"system", "cpu", "cores", "memory_gib", "gpus"}
+    assert not any(part in json.dumps(said) for part in (str(Path.home()), str(project), os.sep + "tmp"))
+
+    assert [line[3:] for line in git(project, "status", "--porcelain").splitlines()] == ["reports/studies/digits.2/"]
+    with pytest.raises(UserError, match=r"uncommitted changes \(reports/studies/digits\.2/\); commit them"):
+        record_as(monkeypatch, "again")
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "recorded")
+    with pytest.raises(UserError, match=r"digits\.2 is recorded already; .* --replace"):
+        record_as(monkeypatch, "digits.2")
+    (project / "reports/studies/digits.2/results/extra.json").write_text("{}")
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "an extra file")
+    record_as(monkeypatch, "digits.2", "--replace")
+    assert set(contents(project / "reports/studies/digits.2")) == {*frozen, "record.json"}
+
+
+@pytest.mark.parametrize(
+    ("change", "stage"),
+    [
+        (lambda folder: (folder / "source.json").write_text("{}"), "summarize"),  # a dependency
+        (lambda folder: (folder / "reports/metrics.json").write_text("{}"), "summarize"),  # an output
+        (lambda folder: (folder / "params.yaml").write_text("{}"), "prepare"),  # of the stage that always runs
+        (
+            lambda folder: (folder / "dvc.yaml").write_text(
+                yaml.safe_dump({"stages": PIPELINE | {"new": {"cmd": "true", "deps": ["source.json"]}}})
+            ),
+            "new",
+        ),
+    ],
+)
+def test_a_stale_pipeline_is_refused(change, stage, project, monkeypatch):
+    change(project)
+    with pytest.raises(UserError, match="uncommitted changes"):
+        record_as(monkeypatch, "stale")
+    git(project, "commit", "-qam", "changed")
+    with pytest.raises(UserError, match=rf"not up to date \({stage}\); run `dvc repro`"):
+        record_as(monkeypatch, "stale")
+    assert not (project / "reports/studies/stale").exists()
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a b", "ü", "a\n", "current", "README.md"])
+def test_names_that_no_study_can_have_are_refused(name, project, monkeypatch):
+    before = contents(project)
+    with pytest.raises(UserError, match=r"names no study|cannot be called|is no study"):
+        record_as(monkeypatch, name, "--replace")
+    assert contents(project) == before
+
+
+def test_a_recording_that_fails_leaves_nothing(project):
+    sources = dict.fromkeys(studies.CONTENT, project / "reports/results")
+    folder = project / "reports/studies/broken"
+    with pytest.raises(ValueError, match="Out of range"):
+        studies.freeze(sources, {"memory_gib": float("nan")}, folder)
+    with pytest.raises(UserError, match="figures is missing"):
+        studies.freeze(sources | {"figures": project / "figures"}, {}, folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["README.md"]
+
+
+def test_hardware_is_this_machines(monkeypatch):
+    gpu = SimpleNamespace(name="NVIDIA H200", total_memory=140 * 2**30)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
+    found = provenance.hardware()
+    assert found["memory_gib"] == pytest.approx(psutil.virtual_memory().total / 2**30, rel=0.01)
+    assert 1 <= found["cores"] <= psutil.cpu_count()
+    assert found["gpus"] == [{"name": "NVIDIA H200", "memory_gib": 140.0}] * 2
+    assert "no-such-package" not in provenance.versions(["no-such-package"])
+
+
+def study(root: Path, name: str, *, top1: float, dataset: str = "imagenet", parameters: int | None = None) -> None:
+    """A recorded study of one run, widen with softkd_mse."""
+    folder = root / "studies" / name
+    shutil.copytree(root / "results", folder / "results")
+    for file in ("audit.json", "metrics.json"):
+        shutil.copy(root / file, folder)
+    for file in ("params.yaml", "dvc.lock"):
+        (folder / file).write_text("")
+    (folder / "figures").mkdir()
+    (folder / "results/teacher.json").write_text(
+        json.dumps({"architecture": "cait_s24_224", "weights": "pretrained", "top1": 83.456})
+    )
+    images = {"classes": 1000, "train": {"images": 1_281_167}, "val": {"images": 50_000}}
+    (folder / "data.json").write_text(json.dumps({"dataset": dataset, **images}))
+    machine = {"system": "Linux x86_64", "cpu": "A CPU", "cores": 16, "memory_gib": 128.0}
+    gpus = [{"name": "NVIDIA H200", "memory_gib": 139.8}] * 2
+    said = {"date": "2026-01-02", "commit": "0" * 40, "versions": {}, "hardware": machine | {"gpus": gpus}}
+    (folder / "record.json").write_text(json.dumps(said))
+    run = {"strategy": "widen", "objective": "softkd_mse", "top1": top1, "width": 384, "teacher_width": 384}
+    run |= {"architecture": "deit_tiny_widelast_patch16_224", "model_args": "{}", "teacher_weights": "pretrained"}
+    run |= {"alpha": 0.9, "tau": 1.0, "feature": "mse", "feature_weight": 0.2, "epochs": 300, "epoch_steps": ""}
+    run |= {"global_batch": 2048, "lr": 0.002, "weight_decay": 0.05, "warmup_epochs": 5, "warmup_lr": 1e-6}
+    run |= {
+        "min_lr": 1e-5,
+        "label_smoothing": 0.1,
+        "clip_grad": "",
+        "repeats": 3,
+        "auto_augment": "rand-m9-mstd0.5-inc1",
+        "random_erasing": 0.25,
+    }
+    with (folder / "results/runs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, run)
+        writer.writeheader()
+        writer.writerow(run)
+    if parameters:
+        cost = json.loads((folder / "results/cost.json").read_text())
+        cost["baseline"]["parameters"] = parameters
+        (folder / "results/cost.json").write_text(json.dumps(cost))
+
+
+def audited(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict:
+    monkeypatch.setattr(sys, "argv", ["audit", *arguments])
+    audit.main()
+    return json.loads(Path("reports/audit.json").read_text())
+
+
+def test_claims_are_judged_by_every_study(project, monkeypatch):
+    before = audited(monkeypatch)
+    unmeasured = [claim for claim in before["claims"] if claim["verdict"] == "not measured"]
+    assert all(claim["run"] is None and claim["others"] == [] for claim in unmeasured)
+    assert {claim["run"] for claim in before["claims"]} == {None, "current"}
+
+    study(project / "reports", "good", top1=78.3, parameters=1)
+    after = audited(monkeypatch)
+    claims = {claim["id"]: claim for claim in after["claims"]}
+    top1 = claims["top1/widen/softkd_mse"]
+    assert (top1["verdict"], top1["run"], top1["measured"], top1["others"]) == ("confirmed", "good", 78.3, [])
+    # the study contradicts what the current run confirms: the contradiction shows, the confirmation beside it
+    cost = claims["cost_params/baseline/params"]
+    assert (cost["verdict"], cost["run"], cost["measured"]) == ("contradicted", "good", 1)
+    assert [(one["run"], one["verdict"]) for one in cost["others"]] == [("current", "confirmed")]
+    lift = claims["top1/lift/softkd_mse"]
+    assert lift["verdict"] == "not measured"
+    assert (
+        lift["reason"]
+        == "current: this run is of digits, the claim is of ImageNet-1K; good: no run of lift with softkd_mse"
+    )
+    assert sum(after["counts"].values()) == len(after["claims"]) == len(before["claims"])
+    assert after["counts"]["confirmed"] == sum(claim["verdict"] == "confirmed" for claim in after["claims"])
+
+    study(project / "reports", "bad", top1=70.0)
+    top1 = {claim["id"]: claim for claim in audited(monkeypatch)["claims"]}["top1/widen/softkd_mse"]
+    assert (top1["verdict"], top1["run"], top1["measured"]) == ("contradicted", "bad", 70.0)
+    assert [(one["run"], one["measured"], one["verdict"]) for one in top1["others"]] == [("good", 78.3, "confirmed")]
+    with pytest.raises(UserError, match="top1/widen/softkd_mse"):
+        audited(monkeypatch, "--strict")
+
+
+def test_a_contradiction_is_never_outvoted():
+    claim = Claim(
+        id="cost_params/lift/params",
+        statement="",
+        source="",
+        figure=10,
+        measure="student_parameters",
+        needs=("nothing",),
+        path=("lift",),
+        tolerance={"absolute": 1},
+    )
+    runs = {
+        name: Results({"dataset": "digits"}, {}, [], {"lift": {"parameters": parameters}}, {})
+        for name, parameters in (("current", 10), ("a", 11), ("b", 13), ("c", 10), ("d", 7))
+    }
+    verdict = judge_all(claim, runs)
+    assert (verdict["verdict"], verdict["run"], verdict["measured"]) == ("contradicted", "b", 13)
+    assert [one["run"] for one in verdict["others"]] == ["current", "a", "c", "d"]
+    assert [one["verdict"] for one in verdict["others"]] == ["confirmed", "confirmed", "confirmed", "contradicted"]
+    rows = tables_audit.register([verdict])
+    assert [(row["run"], row["measured"]) for row in rows] == [
+        ("b", 13),
+        ("current", 10),
+        ("a", 11),
+        ("c", 10),
+        ("d", 7),
+    ]
+    del runs["b"], runs["d"]
+    assert judge_all(claim, runs)["verdict"] == "confirmed"
+
+
+def test_studies_are_read_in_order_and_damaged_ones_named(project):
+    assert studies.read(project / "nowhere") == studies.read(project / "reports/studies") == []
+    for name in ("b", "a"):
+        study(project / "reports", name, top1=78.0)
+    (project / "reports/studies/.c.1.tmp").mkdir()
+    found = studies.read(project / "reports/studies")
+    assert [(one.name, one.record["date"]) for one in found] == [("a", "2026-01-02"), ("b", "2026-01-02")]
+    (row, _) = tables.studies(found)
+    assert row == {
+        "study": "a",
+        "dataset": "imagenet",
+        "teacher": "cait_s24_224, 83.46 %",
+        "hardware": "A CPU, 16 cores, 128.0 GiB; 2 × NVIDIA H200, 139.8 GiB",
+        "date": "2026-01-02",
+    }
+    (project / "reports/studies/b/data.json").unlink()
+    with pytest.raises(UserError, match=r"studies/b is no whole study, data\.json is missing"):
+        studies.read(project / "reports/studies")
+
+
+def page(root: Path, name: str, given: dict[str, Path]) -> str:
+    """A report's page, rendered in the working directory."""
+    parameters = {key: path.as_posix() for key, path in given.items()}
+    html = Path("page.html")
+    rendering.render(root / f"notebooks/{name}.ipynb", Path("out.ipynb"), html, Path("figures"), parameters)
+    return html.read_text()
+
+
+@pytest.mark.processes
+def test_the_report_shows_the_studies(project, root, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    study(project / "reports", "imagenet_1", top1=78.3)
+    audited(monkeypatch)
+    claims = page(root, "audit", {"results": RESULTS, "audit": AUDIT})
+    assert "<td>imagenet_1</td><td>78.3</td>" in claims
+    assert 'href="../../reports/studies/imagenet_1/figures/accuracy.svg"' in claims
+    distillation = page(root, "distillation", {"results": RESULTS, "data": MANIFEST, "studies": STUDIES})
+    shown = distillation.partition("Recorded studies</h2>")[2]
+    assert "<td>imagenet_1</td><td>imagenet</td><td>cait_s24_224, 83.46 %</td><td>A CPU, 16 cores" in shown
+    assert "<td>imagenet_1</td><td>widen</td>" in shown
+
+
+def test_top1_of_studies_stands_by_strategy_and_objective():
+    columns = ["strategy", "objective", "top1_mean", "top1_std"]
+    first = pd.DataFrame([["baseline", "none", 97.0, 0.5], ["baseline", "mse", 98.0, None]], columns=columns)
+    second = pd.DataFrame([["lift", "mse", 77.5, 0.25]], columns=columns)
+    table = tables.studies_top1({"a": first, "b": second})
+    assert table.fillna("").to_dict("records") == [
+        {"study": "a", "strategy": "baseline", "none": "97.00 ± 0.50", "mse": "98.00"},
+        {"study": "b", "strategy": "lift", "none": "", "mse": "77.50 ± 0.25"},
+    ]

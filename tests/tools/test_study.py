@@ -1,0 +1,149 @@
+"""The pipeline without DVC: the right steps in the right order, nothing twice, and a stop in time."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.core.base.errors import UserError
+from stages.tools import study
+from stages.tools.compose import composed
+
+TOY = """
+stages:
+  first:
+    cmd: sh -c "echo first >> order; cat in > a"
+    deps: [in]
+    params: [one]
+    outs: [a]
+  second:
+    matrix: {x: '${names}', seed: '${seeds}'}
+    cmd: sh -c "echo ${item.x}${item.seed} >> order; mkdir -p b/${key}; cat a > b/${key}/file"
+    deps: [a]
+    params: ['of.${item.x}']
+    outs: ['b/${key}']
+  third:
+    cmd: sh -c "echo third >> order; ls b > c"
+    deps: [b]
+    outs: [c: {cache: false}]
+"""
+GIVEN = {"one": 1, "names": ["p", "q"], "seeds": [0, 1], "of": {"p": 1, "q": 1}}
+MISSING = ("dvc", "dvclive", "hydra", "omegaconf", "papermill", "nbconvert", "nbformat", "nbclient", "datasets")
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """Run the toy pipeline in a folder of its own; gives what ran, in order, and the exit status."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    Path("in").write_text("1")
+
+    def execute(*arguments, pipeline=TOY, given=GIVEN):
+        Path("order").write_text("")
+        Path("dvc.yaml").write_text(pipeline)
+        Path("params.yaml").write_text(yaml.safe_dump(given))
+        monkeypatch.setattr(sys, "argv", ["study", *arguments])
+        status = 0
+        try:
+            study.main()
+        except SystemExit as ended:
+            status = ended.code
+        return Path("order").read_text().split(), status
+
+    return execute
+
+
+@pytest.mark.parametrize("at_once", ["1", "3"])
+def test_steps_run_once_each_before_what_reads_them(toy, at_once):
+    order, status = toy("--at-once", at_once)
+    assert status == 0 and order[0] == "first" and order[-1] == "third"
+    assert sorted(order[1:-1]) == ["p0", "p1", "q0", "q1"]
+    assert set(order[1:3]) == {"p0", "q0"} or at_once == "3"
+    assert Path("c").read_text().split() == ["p-0", "p-1", "q-0", "q-1"]
+    assert toy() == ([], 0)
+
+
+def test_only_what_a_change_touches_runs_again(toy):
+    toy()
+    assert toy(given=GIVEN | {"of": {"p": 1, "q": 2}})[0] == ["q0", "q1"]
+    Path("in").write_text("2")
+    assert toy(given=GIVEN | {"of": {"p": 1, "q": 2}})[0][0] == "first"
+    Path("c").unlink()
+    assert toy(given=GIVEN | {"of": {"p": 1, "q": 2}}) == (["third"], 0)
+
+
+def test_stages_can_be_left_out(toy):
+    assert "third" not in toy("--without", "third")[0]
+    with pytest.raises(UserError, match="--without fourth: none of the stages"):
+        toy("--without", "fourth")
+
+
+def test_a_failure_names_the_step_and_what_it_said(toy):
+    with pytest.raises(UserError, match=r"third failed: no luck \(all of it: .*third.txt\)"):
+        toy(pipeline=TOY.replace("ls b > c", "echo no luck; exit 3"))
+    assert toy() == (["third"], 0)
+
+
+@pytest.mark.processes
+def test_time_up_ends_what_runs_and_says_what_is_left(toy, capfd, monkeypatch):
+    program = """
+        import pathlib, signal, subprocess, sys, time
+        child = subprocess.Popen(["sleep", "60"])
+        pathlib.Path("child").write_text(str(child.pid))
+        def save(*_):
+            pathlib.Path("saved").touch()
+            sys.exit(1)
+        signal.signal(signal.SIGTERM, save)
+        time.sleep(60)
+    """
+    Path("slow.py").write_text(textwrap.dedent(program))
+    slow = TOY.replace('sh -c "echo third >> order; ls b > c"', "python slow.py")
+    monkeypatch.setattr(study, "GRACE_S", 3.0)
+    started = time.monotonic()
+    assert toy("--minutes", "0.1", pipeline=slow)[1] == study.LEFT
+    assert time.monotonic() - started < 6 and Path("saved").exists()
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.kill(int(Path("child").read_text()), 0)
+            time.sleep(0.05)
+    assert "5 of 6 steps are done; left: third" in capfd.readouterr().out
+    assert toy() == (["third"], 0)
+
+
+def test_the_steps_are_those_of_dvc(root):
+    pipeline, given = (yaml.safe_load((root / name).read_text()) for name in ("dvc.yaml", "params.yaml"))
+    given["dataset"]["watch"] = ["images"]
+    found = {step.name: step for step in study.steps(pipeline["stages"], given)}
+    grid = [
+        f"{s}-{o}-{n}" for s in given["strategy"]["names"] for o in given["objective"]["names"] for n in given["seeds"]
+    ]
+    assert {name.removeprefix("train@") for name in found if name.startswith("train@")} == set(grid)
+    assert {"check", "watch@images", "extract@teacher", "summarize", "audit", "report"} <= found.keys()
+    one = found["train@widen-mse-1"]
+    assert one.command == "python -m stages.train --strategy widen --objective mse --seed 1"
+    assert one.outs == ("artifacts/train/widen-mse-1",) and one.params["student.strategies.widen"]
+    assert all(Path(root / dep).exists() for dep in one.deps if dep.endswith(".py"))
+    assert one.follows(found["teach"]) and found["summarize"].follows(one) and not one.follows(found["svd@teacher"])
+    assert found["watch@images"].always and "${" not in str(found.values())
+
+
+def test_the_cifar100_study_has_its_core_grid(root):
+    given = yaml.safe_load(composed("profile=cifar100", "objective=core"))
+    pipeline = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    runs = [step.name for step in study.steps(pipeline, given) if step.name.startswith("train@")]
+    assert len(runs) == 27 and all(name.endswith("-0") for name in runs[:9])
+
+
+@pytest.mark.processes
+def test_stages_run_without_dvc_and_hydra(root):
+    modules = [path.stem for path in (root / "stages").glob("*.py")]
+    wanted = sorted(set(modules) - {"__init__", "compose", "report"})
+    program = f"import sys; sys.modules |= dict.fromkeys({MISSING})\n"
+    program += "\n".join(f"import stages.{module}" for module in wanted)
+    ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

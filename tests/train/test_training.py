@@ -1,0 +1,479 @@
+import hashlib
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+from collections import Counter
+from importlib.metadata import version
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stages.core.base.errors import UserError
+from stages.core.data.batches import evaluation_batches
+from stages.core.data.image_list import ImageList
+from stages.core.data.listing import scan
+from stages.core.runtime.distributed import World
+from stages.core.train import checkpoints as resume
+from stages.core.train.batches import TrainingBatches
+from stages.core.train.checkpoints import CheckpointFolder, termination_noted
+from stages.core.train.loop import fit
+from stages.core.train.sampler import EpochSampler
+from stages.core.train.task import create_task
+
+CPU = torch.device("cpu")
+ALONE = World(0, 1, CPU)
+AUGMENT = {
+    "scale": (0.5, 1.0),
+    "ratio": (0.9, 1.1),
+    "hflip": 0.5,
+    "color_jitter": 0.3,
+    "auto_augment": "rand-m5-mstd0.5",
+    "random_erasing": 0.0,
+    "interpolation": "random",
+}
+ERASING = {"random_erasing": 0.5}
+RECIPE = {
+    "epochs": 3,
+    "lr": 1e-3,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1,
+    "warmup_lr": 1e-6,
+    "min_lr": 1e-5,
+    "clip_grad": 1.0,
+    "precision": "float32",
+    "ema_decay": 0.9,
+}
+HOLD_LOCK = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+class InterruptedTrainingError(Exception):
+    pass
+
+
+class Poisoned:
+    """Training batches whose images are not finite from one epoch on."""
+
+    def __init__(self, batches, epoch):
+        self.batches, self.first = batches, epoch
+        self.sampler = batches.sampler
+
+    def epoch(self, number, start=0):
+        for images, labels in self.batches.epoch(number, start):
+            yield (images * float("nan") if number >= self.first else images), labels
+
+
+@pytest.fixture
+def splits(tmp_path, make_split):
+    """64 training and 16 validation images of four classes."""
+
+    def listed(folder, images):
+        split = scan(make_split(folder, ("ant", "bee", "cat", "dog"), images))
+        return ImageList(folder, list(split.files), split.labels())
+
+    return listed(tmp_path / "data/train", 16), listed(tmp_path / "data/val", 4)
+
+
+@pytest.fixture
+def train(tmp_path, splits, make_student, make_teacher):
+    """Train a small student; returns its history and its weights."""
+
+    def run(
+        identity="a",
+        *,
+        root="checkpoints",
+        seed=0,
+        workers=0,
+        distil=False,
+        stop_after=None,
+        poison=None,
+        fresh=False,
+        logged=None,
+        augment=ERASING,
+        device_batch=None,
+        repeats=1,
+        drop_path=0.2,
+        terminated=lambda: False,
+        checkpoint_s=600.0,
+        images=None,
+        **changes,
+    ):
+        student = make_student("lift", drop_path_rate=drop_path)
+        teacher = make_teacher() if distil else None
+        objective = {"alpha": 0.5, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
+        task = create_task(student, teacher, **objective, label_smoothing=0.1, device=CPU)
+        images = images or splits[0]
+        sampler = EpochSampler(
+            len(images.files), seed, batch=16, world=ALONE, device_batch=device_batch, repeats=repeats
+        )
+        training = TrainingBatches(images, student, sampler, augment={**AUGMENT, **augment}, workers=workers)
+        validation = evaluation_batches(splits[1], student, batch=8, workers=0)
+
+        def log(metrics):
+            if logged is not None:
+                logged.append(metrics)
+            if metrics["epoch"] == stop_after:
+                raise InterruptedTrainingError
+
+        with CheckpointFolder(tmp_path / root, "lift", {"of": identity}, fresh=fresh) as checkpoints:
+            fitted = fit(
+                task,
+                training if poison is None else Poisoned(training, poison),
+                validation,
+                **{**RECIPE, **changes},
+                seed=seed,
+                world=ALONE,
+                checkpoints=checkpoints,
+                checkpoint_s=checkpoint_s,
+                terminated=terminated,
+                log=log,
+            )
+        return fitted.history, {name: value.clone() for name, value in student.state_dict().items()}
+
+    return run
+
+
+def assert_equal(found, expected):
+    assert found[0] == expected[0]
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=0)
+
+
+def test_the_same_seed_gives_the_same_result(train):
+    first = train(root="first")
+    assert_equal(train(root="second"), first)
+    assert train(root="third", seed=1)[0] != first[0]
+
+
+def test_history_tells_every_epoch(train):
+    logged = []
+    history, _ = train(logged=logged)
+    assert logged == history
+    assert [metrics["epoch"] for metrics in history] == [0, 1, 2]
+    names = {"epoch", "lr", "train_loss", "loss", "top1", "top5", "loss_ema", "top1_ema", "top5_ema"}
+    assert all(set(metrics) == names for metrics in history)
+    without = train(root="without", ema_decay=None)[0]
+    assert all(not name.endswith("_ema") for metrics in without for name in metrics)
+
+
+def test_training_lowers_the_loss(train):
+    history, _ = train(epochs=6)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"distil": True}, {"ema_decay": None, "clip_grad": None}, {"precision": "bfloat16"}, {"workers": 2}],
+    ids=str,
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(train, changes):
+    whole = train(root="whole", **changes)
+    with pytest.raises(InterruptedTrainingError):
+        train(stop_after=1, **changes)
+    logged = []
+    assert_equal(train(logged=logged, **changes), whole)
+    assert logged == whole[0]
+
+
+def test_a_finished_run_is_not_trained_again(train):
+    whole = train()
+    assert_equal(train(poison=0), whole)
+
+
+def test_a_fresh_run_ignores_the_checkpoint(train):
+    train()
+    with pytest.raises(UserError, match="not finite at step 0"):
+        train(poison=0, fresh=True)
+
+
+def test_another_identity_never_resumes(train):
+    train("a")
+    with pytest.raises(UserError, match="not finite at step 0"):
+        train("b", poison=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"augment": {"random_erasing": 0.5}}, {"repeats": 3}], ids=str)
+def test_workers_change_nothing(train, options):
+    alone = train(root="alone", workers=0, **options)
+    assert_equal(train(root="two", workers=2, **options), alone)
+
+
+def test_taking_a_batch_in_pieces_changes_rounding_alone(train):
+    options = {"augment": {"random_erasing": 0.5}, "repeats": 3, "distil": True, "drop_path": 0.0}
+    whole = train(root="whole", **options)
+    pieces = train(root="pieces", device_batch=5, **options)  # 4 divides a batch of 16, 5 does not
+    assert [entry["train_loss"] for entry in pieces[0]] == pytest.approx([entry["train_loss"] for entry in whole[0]])
+    torch.testing.assert_close(pieces[1], whole[1], rtol=1e-3, atol=1e-4)
+
+
+def test_repeated_augmentation_shows_a_third_of_the_images_three_times_each():
+    sampled = list(EpochSampler(90, 0, batch=18, world=ALONE, repeats=3))
+    indices = [index for keys in sampled for _, _, index, _ in keys]
+    assert len(sampled) == 5 and len(set(indices)) == 30 and set(Counter(indices).values()) == {3}
+    assert len({key for keys in sampled for key in keys}) == 90
+
+
+@pytest.mark.parametrize(("size", "piece"), [(1, 12), (2, 6), (2, 3), (4, 1)])
+def test_processes_and_pieces_share_the_same_global_batches(size, piece):
+    whole = list(EpochSampler(50, 3, batch=12, world=ALONE, repeats=2))
+    worlds = [World(rank, size, CPU) for rank in range(size)]
+    ranks = [list(EpochSampler(50, 3, batch=12, world=world, device_batch=piece, repeats=2)) for world in worlds]
+    pieces = 12 // size // piece
+    for batch, keys in enumerate(whole):
+        shared = [key for rank in ranks for part in rank[batch * pieces : (batch + 1) * pieces] for key in part]
+        assert shared == keys
+    assert all(len(rank) == len(whole) * pieces for rank in ranks)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused():
+    with pytest.raises(UserError, match="global_batch 16 cannot be shared evenly by 3 processes"):
+        EpochSampler(64, 0, batch=16, world=World(0, 3, CPU))
+
+
+def test_too_small_a_device_names_the_setting(train, monkeypatch):
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("timm.task.ClassificationTask.forward", no_memory)
+    with pytest.raises(UserError, match="too little memory for 16 images at a time; set DEVICE_BATCH to less, 8 say"):
+        train()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_checkpoint(train):
+    whole = train(root="whole")
+    with pytest.raises(UserError, match=r"not finite at step 4 \(epoch 1, batch 0\)"):
+        train(poison=1)
+    assert_equal(train(), whole)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    with CheckpointFolder(tmp_path, "lift", {}), pytest.raises(UserError, match="lift is already being trained"):
+        CheckpointFolder(tmp_path, "lift", {}).__enter__()
+    with CheckpointFolder(tmp_path, "lift", {}):
+        pass
+
+
+def test_a_folder_in_use_by_another_process_is_refused(tmp_path):
+    checkpoints = CheckpointFolder(tmp_path, "lift", {})
+    checkpoints.folder.mkdir()
+    command = [sys.executable, "-c", HOLD_LOCK, str(checkpoints.folder / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="already being trained by another process"):
+            checkpoints.__enter__()
+        other.stdin.close()
+    with checkpoints:
+        assert checkpoints.load() is None
+
+
+def after(calls):
+    """A function that says no so many times, then yes."""
+    said = count(1)
+    return lambda: next(said) > calls
+
+
+def asked(epoch, position=0, averaged=True):
+    """How often `terminated` is asked before the step or validation batch at `position` of an epoch.
+
+    Once after each of its four steps, of the two batches that student and average are evaluated on, and at its end.
+    """
+    return epoch * (4 + 2 + 2 * averaged + 1) + position
+
+
+STOPPED = r"^stopped by SIGTERM; the same command goes on from step {}$"
+
+
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [
+        (1, {}),
+        (6, {"distil": True, "device_batch": 5}),
+        (7, {"workers": 2, "repeats": 3, "augment": {"random_erasing": 0.5}}),
+        (11, {"ema_decay": None, "precision": "bfloat16"}),
+    ],
+    ids=str,
+)
+def test_a_run_stopped_at_any_step_goes_on_as_if_it_had_not(train, step, changes):
+    whole = train(root="whole", **changes)
+    with pytest.raises(UserError, match=STOPPED.format(step)):
+        averaged = changes.get("ema_decay", RECIPE["ema_decay"]) is not None
+        train(terminated=after(asked(*divmod(step - 1, 4), averaged)), **changes)
+    with pytest.raises(UserError, match=STOPPED.format(step + 1)):
+        train(terminated=lambda: True, **changes)
+    assert_equal(train(**changes), whole)
+
+
+@pytest.mark.parametrize("position", [3, 4, 5, 6, 7])
+def test_a_run_stopped_at_its_last_step_or_while_evaluating_only_evaluates_again(train, position):
+    whole, logged = train(root="whole"), []
+    with pytest.raises(UserError, match=STOPPED.format(12)):
+        train(terminated=after(asked(2, position)), logged=logged)
+    assert logged == whole[0][:2]
+    assert_equal(train(poison=2), whole)
+
+
+def test_checkpoints_within_an_epoch_save_the_steps_before_a_crash(train, splits):
+    class Crashing(ImageList):
+        left = 0
+
+        def sample(self, index):
+            Crashing.left -= 1
+            if Crashing.left < 0:
+                raise InterruptedTrainingError
+            return super().sample(index)
+
+    whole = train(root="whole")
+    images = Crashing(splits[0].folder, splits[0].files, splits[0].labels)
+    Crashing.left = 7 * 16 + 5  # six steps of twelve: a batch is loaded before the one ahead of it is trained on
+    with pytest.raises(InterruptedTrainingError):
+        train(images=images, checkpoint_s=0.0)
+    Crashing.left = 6 * 16  # what is passed over is not loaded
+    assert_equal(train(images=images), whole)
+    assert Crashing.left == 0
+
+
+def test_a_sampler_passes_over_the_first_batches():
+    sampler = EpochSampler(50, 3, batch=12, world=World(1, 2, CPU), device_batch=3, repeats=2)
+    whole = list(sampler)
+    sampler.start = 3
+    assert list(sampler) == whole[3 * 2 :]
+    assert len(sampler) == len(whole) - 3 * 2
+
+
+def test_a_terminated_run_saves_first(train):
+    whole = train(root="whole")
+    logged = SimpleNamespace(append=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with termination_noted() as terminated, pytest.raises(UserError, match=STOPPED.format(4)):
+            train(logged=logged, terminated=terminated)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert_equal(train(), whole)
+
+
+def test_a_signal_that_nobody_acted_on_takes_effect_afterwards():
+    late = "import os, signal\nfrom stages.core.train.checkpoints import termination_noted\n"
+    late += "with termination_noted():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('held')\nprint('lost')"
+    ended = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
+    assert (ended.stdout, ended.returncode) == ("held\n", -signal.SIGTERM)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """An open folder of a run that saved 1, then 2."""
+    with CheckpointFolder(tmp_path, "run", {"of": "a"}) as folder:
+        folder.save({"step": 1, "weights": torch.arange(1000.0)})
+        folder.save({"step": 2, "weights": torch.arange(1000.0)})
+        yield folder
+
+
+def test_the_checkpoint_before_is_kept(checkpoints):
+    assert checkpoints.load()["step"] == 2
+    checkpoints.file.unlink()  # as when killed between the two renames
+    assert checkpoints.load()["step"] == 1
+    checkpoints.save({"step": 3})
+    assert checkpoints.load()["step"] == 3
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt"}
+
+
+def damaged(content, how):
+    if isinstance(how, int):
+        return content[:how]
+    place = int(len(content) * float(how))
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("how", [0, 10, 33, 1000, "0", "0.1", "0.5", "0.999"], ids=str)
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(checkpoints, capsys, how):
+    checkpoints.file.write_bytes(content := damaged(checkpoints.file.read_bytes(), how))
+    assert checkpoints.load()["step"] == 1
+    aside = checkpoints.file.with_suffix(".damaged")
+    assert aside.read_bytes() == content
+    reason = "its content does not agree with its digest"
+    assert capsys.readouterr().err == f"warning: {aside} is damaged ({reason}); run goes on from the one before\n"
+    checkpoints.previous.write_bytes(content)
+    assert checkpoints.load() is None
+    assert capsys.readouterr().err.endswith("; run starts over\n")
+
+
+def test_damage_changes_no_result(train, tmp_path, capsys):
+    whole = train()
+    (file,) = tmp_path.glob("checkpoints/*/checkpoint.pt")
+    for paths in ([file], [file, file.with_name("previous.pt")]):
+        for path in paths:
+            path.write_bytes(damaged(path.read_bytes(), "0.5"))
+        assert_equal(train(), whole)
+        assert "is damaged" in capsys.readouterr().err
+
+
+def test_another_runs_checkpoint_is_refused(checkpoints, tmp_path, capsys):
+    with CheckpointFolder(tmp_path, "run", {"of": "b"}) as other:
+        other.file.write_bytes(checkpoints.file.read_bytes())
+        assert other.load() is None
+    assert "it is another run's" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_would_execute_is_refused(checkpoints, tmp_path, capsys):
+    class Malicious:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    for written in (torch.save, lambda value, file: pickle.dump(value, file.open("wb"))):
+        written({"identity": checkpoints.identity, "state": Malicious()}, tmp_path / "malicious")
+        content = (tmp_path / "malicious").read_bytes()
+        checkpoints.file.write_bytes(hashlib.sha256(content).digest() + content)
+        checkpoints.load()
+        assert "(it holds more than tensors)" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_full_disk_is_told_and_harms_no_checkpoint(checkpoints):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"^no space left on the disk for .*checkpoint.pt; free some"):
+            checkpoints.save({"step": 3, "weights": torch.arange(1000.0)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoints.load()["step"] == 2
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt"}
+
+
+def test_too_few_images_for_a_batch_are_refused():
+    with pytest.raises(UserError, match="64 training images make no batch of 65"):
+        EpochSampler(64, 0, batch=65, world=ALONE)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_ends_training_with_its_name(train, splits, workers):
+    images = splits[0]
+    (images.folder / images.files[5]).write_bytes(b"no image")
+    with pytest.raises(UserError) as caught:
+        train(workers=workers)
+    assert str(caught.value).startswith(f"{images.folder / images.files[5]} cannot be read as an image")
+
+
+def test_other_code_and_other_libraries_make_another_run(monkeypatch, tmp_path):
+    before = resume.fingerprint({"seed": 0})
+    assert resume.fingerprint({"seed": 0}) == before != resume.fingerprint({"seed": 1})
+    monkeypatch.setattr(resume, "version", lambda name: "another" if name == "timm" else version(name))
+    assert resume.fingerprint({"seed": 0}) != before
+    monkeypatch.undo()
+    stage = tmp_path / "train.py"  # beside core, and the module that is run
+    monkeypatch.setattr(resume, "PACKAGE", tmp_path)
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=str(stage)))
+    seen = []
+    for text in ("", "# changed"):
+        stage.write_text(text)
+        seen.append(resume.fingerprint({}))
+    assert len(set(seen)) == 2
