@@ -2,7 +2,6 @@
 
 import argparse
 
-from stages import arguments
 from stages.core.base.errors import run
 from stages.core.base.files import read_json, sha256
 from stages.core.base.names import run_name
@@ -19,8 +18,11 @@ def main() -> None:
     """Train the student that the command line names, by params.yaml, on every GPU that is visible."""
     given = params.load(PARAMS)
     parser = argparse.ArgumentParser(description=__doc__)
-    arguments.choice(parser, "strategy", list(given.student.strategies), "student.strategies")
-    arguments.choice(parser, "objective", list(given.objective.definitions), "objective.definitions")
+    for option, known, place in (
+        ("strategy", given.student.strategies, "student.strategies"),
+        ("objective", given.objective.definitions, "objective.definitions"),
+    ):
+        parser.add_argument(f"--{option}", required=True, choices=list(known), help=f"one of {place} in params.yaml")
     parser.add_argument("--seed", required=True, type=int)
     asked = parser.parse_args()
     distributed.launch(train, given, asked.strategy, asked.objective, asked.seed)

@@ -275,8 +275,8 @@ def page(found: Measured) -> str:
     """The text of reports/performance.md."""
     return f"""# Performance
 
-Made by `python -m stages.tools.performance` from the JSON files in `reports/performance/`, which the benchmarks write. Rates
-are medians over rounds, with the least and the greatest; a ratio is one of the greatest, which other work on the
+Made by `python -m stages.tools.performance` from the JSON files in `reports/performance/`, which the benchmarks write.
+Rates are medians over rounds, with the least and the greatest; a ratio is one of the greatest, which other work on the
 machine disturbs least. A wide span, and a median far from the greatest, say that there was such work.
 
 ## Training step

@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
-from stages.core.analysis import last_block as maps
+from stages.core.analysis import last_block
 from stages.core.analysis.encoding import measure
 from stages.core.base.errors import UserError
 from stages.core.models.students import forward_with_map
 from stages.core.report.figures import encoding as figures_encoding
 from stages.core.report.tables import distillation as tables
+from stages.core.train import map_errors
 
 LEVELS = (80, 95)
 OPTIONS = {
@@ -68,19 +69,19 @@ def test_tokens_fill_the_rank_that_a_map_can_have(strategy, arguments, rank, mak
     if strategy == "lift":
         model.lift_norm.bias.normal_()
     images = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    tokens = maps.tokens_of(forward_with_map(model, images)[1]).reshape(60 * 16, -1)
-    assert maps.map_rank(model) == rank
+    tokens = last_block.tokens_of(forward_with_map(model, images)[1]).reshape(60 * 16, -1)
+    assert last_block.map_rank(model) == rank
     assert np.linalg.matrix_rank(tokens) == rank
 
 
 def test_maps_are_the_models_last_blocks(make_student, images):
     model = make_student("lift").eval()
     batches = [(part, torch.zeros(len(part))) for part in images.split(2)]
-    found = maps.last_maps(model, batches, torch.device("cpu"), lambda given: 2 * given)
+    found = last_block.last_maps(model, batches, torch.device("cpu"), lambda given: 2 * given)
     with torch.no_grad():
         expected = forward_with_map(model, 2 * images)[1]
     torch.testing.assert_close(found, expected)
-    np.testing.assert_array_equal(maps.tokens_of(found)[3, 6], found[3, :, 1, 2].numpy())
+    np.testing.assert_array_equal(last_block.tokens_of(found)[3, 6], found[3, :, 1, 2].numpy())
 
 
 def pair(rows, columns, channels=5, images=70):
@@ -92,12 +93,12 @@ def pair(rows, columns, channels=5, images=70):
 def test_losses_differ_by_the_weights_of_the_half_spectrum(rows, columns):
     """The full spectrum's energy is the map's (Parseval); kept are the columns up to the middle one."""
     student, teacher = pair(rows, columns)
-    found = maps.spectral_against_mse(student, teacher)
+    found = map_errors.spectral_against_mse(student, teacher)
     power = np.abs(np.fft.fft2((student - teacher).double().numpy(), norm="ortho")) ** 2
     kept = columns // 2 + 1
     ratio = (power[..., :kept].sum() / (2 * rows * kept)) / (power.sum() / (rows * columns))
     assert found.ratio == pytest.approx(ratio, rel=1e-5)
-    low, high = maps.ratio_bounds(rows, columns)
+    low, high = map_errors.ratio_bounds(rows, columns)
     assert low * (1 - 1e-6) <= found.ratio <= high * (1 + 1e-6)
     # A gradient in frequencies is the difference times weights: 1 for a column and its mirror image together, or 2.
     weights = np.array([2 if column in (0, columns / 2) else 1 for column in range(columns)])
@@ -107,29 +108,29 @@ def test_losses_differ_by_the_weights_of_the_half_spectrum(rows, columns):
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4, 7])
 def test_the_bounds_of_the_ratio_are_met(columns):
-    low, high = maps.ratio_bounds(3, columns)
+    low, high = map_errors.ratio_bounds(3, columns)
     teacher = torch.zeros(2, 4, 3, columns)
-    flat = maps.spectral_against_mse(torch.ones_like(teacher), teacher)  # all of it in the column of frequency 0
+    flat = map_errors.spectral_against_mse(torch.ones_like(teacher), teacher)  # all of it in the column of frequency 0
     assert (flat.ratio, flat.gradient_cosine) == pytest.approx((high, 1), rel=1e-5)
     wave = torch.cos(2 * torch.pi * torch.arange(columns) / columns).expand_as(teacher)  # in column 1 and its mirror
     expected = low if columns > 2 else high
-    assert maps.spectral_against_mse(wave, teacher).ratio == pytest.approx(expected, rel=1e-5)
+    assert map_errors.spectral_against_mse(wave, teacher).ratio == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_narrow_student_is_compared_with_the_pooled_teacher():
     student, teacher = pair(4, 4, channels=6)
     pooled = teacher.unflatten(1, (3, 2)).mean(dim=2)
     narrow = student[:, :3]
-    assert maps.relative_error(narrow, teacher) == pytest.approx(
+    assert map_errors.relative_error(narrow, teacher) == pytest.approx(
         ((narrow - pooled).square().sum() / pooled.square().sum()).item(), rel=1e-5
     )
-    assert maps.spectral_against_mse(narrow, teacher) == maps.spectral_against_mse(narrow, pooled)
+    assert map_errors.spectral_against_mse(narrow, teacher) == map_errors.spectral_against_mse(narrow, pooled)
 
 
 def test_other_grids_are_refused():
     student, teacher = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2)
     with pytest.raises(UserError, match="grid"):
-        maps.spectral_against_mse(student, teacher)
+        map_errors.spectral_against_mse(student, teacher)
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """Training throughput against the textbook step: python tests/benchmarks/training.py --scale digits --out FILE.
 
 Both train the same student under the same teacher on the same images, which are on the device already. Ours is
-`stages.core.train.loop.fit` itself, with its task, optimizer, schedule and checks. The textbook step is that of released
-distillation code: eager, unfused attention, fp16 autocast with a loss scaler on a GPU (float32 on a CPU), the teacher
-under `no_grad`, `loss.item()` and a wait for the device at each step. They can take turns (--turns), so that a busy
-machine slows both.
+`stages.core.train.loop.fit` itself, with its task, optimizer, schedule and checks. The textbook step is that of
+released distillation code: eager, unfused attention, fp16 autocast with a loss scaler on a GPU (float32 on a CPU),
+the teacher under `no_grad`, `loss.item()` and a wait for the device at each step. They can take turns (--turns), so
+that a busy machine slows both.
 
 Model FLOP utilisation counts what the mathematics needs, (3 × student's forward + teacher's forward) × images, against
 the rate of a large matrix product measured in the same process. The bytes are those that the eager step's operations

@@ -1,6 +1,5 @@
 """Differences between settings: tests and intervals against simulation, and what is made of them."""
 
-import json
 from itertools import permutations
 
 import numpy as np
@@ -8,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from stages import summarize
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import UserError
+from stages.core.evidence.comparison import right_predictions
 from stages.core.evidence.statistics import (
     HIGHER,
     LOWER,
@@ -215,18 +214,14 @@ def test_captions_tell_the_order_that_an_interval_shows():
     assert "lift-none is lower than baseline-none by" in down and "higher" not in down.partition("Shown:")[2]
 
 
-def test_predictions_that_are_not_the_runs_are_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "reports").mkdir()
-    (tmp_path / "reports/data.json").write_text(json.dumps({"class_names": ["ant", "bee"]}))
-    (tmp_path / "artifacts/prepare").mkdir(parents=True)
-    (tmp_path / "artifacts/prepare/val.txt").write_text("ant/0.png\nant/1.png\nbee/0.png\nbee/1.png\n")
-    write_npy(tmp_path / "artifacts/train/lift-none-0/predictions.npy", np.array([0, 1, 1, 1]))
+def test_predictions_that_are_not_the_runs_are_refused(tmp_path):
+    truth = np.array([0, 0, 1, 1])
+    write_npy(tmp_path / "lift-none-0/predictions.npy", np.array([0, 1, 1, 1]))
     one = runs({("lift", "none"): [75.0]})
-    right = summarize.right_predictions(one)
+    right = right_predictions(one, tmp_path, truth)
     assert right["lift-none-0"].tolist() == [True, False, True, True]
     with pytest.raises(UserError, match=r"predictions\.npy does not fit"):
-        summarize.right_predictions(one.assign(top1=50.0))
-    write_npy(tmp_path / "artifacts/train/lift-none-0/predictions.npy", np.array([0, 1, 1]))
+        right_predictions(one.assign(top1=50.0), tmp_path, truth)
+    write_npy(tmp_path / "lift-none-0/predictions.npy", np.array([0, 1, 1]))
     with pytest.raises(UserError, match=r"predictions\.npy does not fit"):
-        summarize.right_predictions(one)
+        right_predictions(one, tmp_path, truth)

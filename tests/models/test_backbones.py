@@ -21,10 +21,12 @@ from stages import extract, pca, prepare, rotation, sep, svd, teach
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
 from stages.core.evidence.register import expand
-from stages.core.evidence.verdicts import Results, judge
-from stages.core.models import backbones, store
-from stages.core.report.figures import representation as figures_representation
-from stages.core.report.tables import distillation as tables
+from stages.core.evidence.results import Results
+from stages.core.evidence.verdicts import judge
+from stages.core.features import extraction, store
+from stages.core.models import backbones
+from stages.core.report.figures import dims as dims_figures
+from stages.core.report.tables import representation as tables
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.tools.compose import composed
@@ -331,7 +333,7 @@ def test_features_are_the_patch_tokens_that_leave_each_block(family, layerwise, 
     model(images)
     plain = list(left)
     batches = [(images[:2], None), (images[2:], None)]
-    record = store.extract(
+    record = extraction.extract(
         model, batches, tmp_path, images=3, world=World(0, 1, CPU), layerwise=layerwise, provenance=provenance.record()
     )
     last = len(plain) - 1
@@ -350,7 +352,7 @@ def test_features_are_the_patch_tokens_that_leave_each_block(family, layerwise, 
 
 def test_a_model_without_intermediate_maps_is_refused(tmp_path):
     with pytest.raises(UserError, match="no forward_intermediates"):
-        store.extract(
+        extraction.extract(
             torch.nn.Identity(),
             [],
             tmp_path,
@@ -535,7 +537,7 @@ def test_published_figures_stand_beside_the_same_model_only(paper):
 
 def test_the_figure_marks_random_weights_and_draws_every_share(paper):
     joined = tables.with_published(rows(paper), paper)
-    figure, caption = figures_representation.backbones(joined)
+    figure, caption = dims_figures.backbones(joined)
     left = figure.axes[0]
     drawn = [collection.get_offsets()[:, 0] for collection in left.collections]
     widths = np.array([384, 96, 768, 64])
@@ -545,7 +547,7 @@ def test_the_figure_marks_random_weights_and_draws_every_share(paper):
     labels = [label.get_text() for label in left.get_yticklabels()]
     assert labels == ["CaiT-S24", "teacher", "dino", f"{NAME} (random weights)"]
     assert "random" in caption
-    _, caption = figures_representation.backbones(joined[:1])
+    _, caption = dims_figures.backbones(joined[:1])
     assert "random" not in caption
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from stages.core.base.errors import UserError
 from stages.core.models import folders
-from stages.core.models.cost import flops
+from stages.core.models.cost import flops, parameters
 from stages.core.models.students import LiftedVisionTransformer, forward_with_map, lift, widen
 from stages.core.train.task import WithMap
 
@@ -24,17 +24,17 @@ SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 2, "num_heads
 
 
 @pytest.mark.parametrize(
-    ("architecture", "parameters", "flops"),
+    ("architecture", "size", "operations"),
     [
         ("deit_tiny_patch16_224", 5_717_416, 2_507_366_400),
         ("deit_tiny_lift_patch16_224", 5_983_528, 2_536_651_776),
         ("deit_tiny_widelast_patch16_224", 7_313_896, 3_089_483_520),
     ],
 )
-def test_cost_at_the_papers_scale(architecture, parameters, flops):
+def test_cost_at_the_papers_scale(architecture, size, operations):
     model = timm.create_model(architecture)
-    assert parameters(model) == parameters
-    assert flops(model, 224) == flops
+    assert parameters(model) == size
+    assert flops(model, 224) == operations
 
 
 def test_counting_flops_leaves_the_model_as_it_was(make_student):

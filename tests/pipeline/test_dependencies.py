@@ -19,7 +19,19 @@ WINGS = (
     *("base", "runtime", "config", "data", "models"),
     *("features", "analysis", "train", "evidence", "report"),
 )
-WITHOUT_TORCH = ("check", "watch", "prepare", "svd", "pca", "sep", "rotation", "weights", "summarize", "audit", "report")
+WITHOUT_TORCH = (
+    "check",
+    "watch",
+    "prepare",
+    "svd",
+    "pca",
+    "sep",
+    "rotation",
+    "weights",
+    "summarize",
+    "audit",
+    "report",
+)
 
 
 def statements(tree: ast.AST) -> list[ast.Import | ast.ImportFrom]:
@@ -126,7 +138,9 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_every_module_is_in_a_wing_and_every_wing_says_what_it_is() -> None:
     assert {file.name for file in (ROOT / "stages/core").iterdir() if file.suffix == ".py"} == {"__init__.py"}
-    assert {folder.name for folder in (ROOT / "stages/core").iterdir() if (folder / "__init__.py").is_file()} == {*WINGS}
+    assert {folder.name for folder in (ROOT / "stages/core").iterdir() if (folder / "__init__.py").is_file()} == {
+        *WINGS
+    }
     for name in WINGS:
         package = ROOT / f"stages/core/{name}"
         tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))

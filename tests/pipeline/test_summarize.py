@@ -7,32 +7,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages import summarize
 from stages.core.analysis import nulls, participation
 from stages.core.base.arrays import write_npy
 from stages.core.base.names import run_name
+from stages.core.evidence.analysis_tables import participation_table, sep_table
 from stages.core.evidence.comparison import RUN_COLUMNS, comparison_table, nested_means, runs_table
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(nulls.EXPECTED)))
 def test_nulls_are_labelled_in_the_order_in_which_sep_writes_them(order, tmp_path, monkeypatch):
-    monkeypatch.setattr(summarize, "SEP", tmp_path)
     monkeypatch.setattr(nulls, "EXPECTED", order)
     value = {"white_noise": 0.1, "permuted_expected": 0.2, "gaussian": 0.3}
     for spectrum in ("full", "folded"):
         write_npy(tmp_path / f"teacher/curve_{spectrum}.npy", np.arange(4.0)[:, None] + np.zeros(5))
         write_npy(tmp_path / f"teacher/nulls_{spectrum}.npy", np.stack([np.full(5, value[name]) for name in order]))
-    table = summarize.sep_table(["teacher"])
+    table = sep_table(tmp_path, ["teacher"])
     assert (table[list(value)] == list(value.values())).all(axis=None)
     assert (table[["observed", "permuted_mean", "permuted_p5", "permuted_p95"]] == [0, 1, 2, 3]).all(axis=None)
 
 
 def test_bases_are_labelled_in_the_order_in_which_pca_writes_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(summarize, "PCA", tmp_path)
     monkeypatch.setattr(participation, "BASES", participation.BASES[::-1])
     channels, directions = np.full((2, 101), 1.0), np.full((2, 101), 2.0)
     write_npy(tmp_path / "teacher/participation.npy", np.stack([directions, channels]))
-    table = summarize.participation_table(["teacher"])
+    table = participation_table(tmp_path, ["teacher"])
     assert dict(table.groupby("basis")["observed"].mean()) == {"channels": 1.0, "pca": 2.0}
 
 

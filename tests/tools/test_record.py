@@ -18,9 +18,12 @@ import yaml
 from stages import audit
 from stages.core.base.errors import UserError
 from stages.core.evidence import studies
-from stages.core.evidence.claims import Claim, judge_all
+from stages.core.evidence.claims import Claim
 from stages.core.evidence.results import Results
-from stages.core.report import rendering, tables, tables_audit
+from stages.core.evidence.verdicts import judge_all
+from stages.core.report import rendering
+from stages.core.report.tables import audit as tables_audit
+from stages.core.report.tables import distillation as tables
 from stages.paths import AUDIT, MANIFEST, RESULTS, STUDIES
 from stages.tools import provenance, record
 

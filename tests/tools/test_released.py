@@ -295,7 +295,7 @@ def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     file = saved(tmp_path / "released.pth", state_of("baseline", **SMALL))
-    monkeypatch.setattr(released.models, "save", fail)
+    monkeypatch.setattr(released.folders, "save", fail)
     with pytest.raises(UserError, match="no space left on the disk"):
         convert(file, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["released.pth"]

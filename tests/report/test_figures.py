@@ -7,8 +7,9 @@ import pytest
 from stages.core.analysis import nulls
 from stages.core.analysis.energy import shares
 from stages.core.analysis.sep import mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
-from stages.core.report.figures import nulls as figures_nulls
-from stages.core.report.tables import distillation as tables
+from stages.core.report.figures import rotation as rotation_figures
+from stages.core.report.figures import sep as sep_figures
+from stages.core.report.tables import representation as tables
 
 LEVELS = [50, 90]
 
@@ -37,7 +38,7 @@ def sep(features):
 
 def test_the_gap_drawn_is_the_gap_reported(sep):
     curves, metrics = sep
-    figure, caption = figures_nulls.sep_gap(curves, metrics, "teacher")
+    figure, caption = sep_figures.sep_gap(curves, metrics, "teacher")
     for panel, of in zip(figure.axes, (metrics, metrics["folded"]), strict=True):
         lines = {line.get_label(): line.get_xydata() for line in panel.lines}
         observed = lines["observed"]
@@ -50,7 +51,7 @@ def test_the_gap_drawn_is_the_gap_reported(sep):
 @pytest.mark.parametrize(("p", "text"), [(0.5, "cannot be told from"), (0.001, "differs from")])
 def test_the_caption_says_what_the_test_found(sep, p, text):
     curves, metrics = sep
-    assert text in figures_nulls.sep_gap(curves, metrics | {"p_value": p}, "teacher")[1]
+    assert text in sep_figures.sep_gap(curves, metrics | {"p_value": p}, "teacher")[1]
 
 
 def test_rotation_without_pairs_in_a_class_says_so():
@@ -67,10 +68,12 @@ def test_rotation_without_pairs_in_a_class_says_so():
         [{"backbone": "x", "kind": kind, "angle": i, "mean": 40, "p5": 30, "p95": 50} for kind in kinds for i in (1, 2)]
     )
     overlap = pd.DataFrame([{"backbone": "x", "kind": kind, "percentile": 0, "overlap": 0.5} for kind in kinds])
-    figure, caption = figures_nulls.rotation(angles, overlap, metrics)
+    figure, caption = rotation_figures.rotation(angles, overlap, metrics)
     assert "no pair within one" in caption
     assert "random weights" in figure.get_suptitle()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [figures_nulls.KINDS[kind] for kind in kinds]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        rotation_figures.KINDS[kind] for kind in kinds
+    ]
 
 
 def test_intervals_stand_beside_their_means():
