@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import write_text
+from stages.tools.hydra_plugins import selection  # noqa: F401  registers resolvers of stages/conf
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS = [folder.name for folder in CONF.iterdir() if folder.is_dir()]

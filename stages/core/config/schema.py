@@ -263,9 +263,13 @@ class Objective(Section):
 
 
 class Selection(Section):
-    """Which strategies to train; `label` is what `dvc exp show` prints."""
+    """What to train: the names that the chosen options of a group select together.
+
+    `label` is what `dvc exp show` prints: the options' own names.
+    """
 
     label: str
+    options: Annotated[dict[Name, list[Name]], Field(min_length=1)]
     names: Annotated[list[Name], Field(min_length=1)]
 
 
