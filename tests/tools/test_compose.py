@@ -71,10 +71,9 @@ def test_dvc_composes_several_options_as_compose_does(root, tmp_path):
     configured = configparser.ConfigParser()
     configured.read_string("".join(line.lstrip() for line in (root / ".dvc/config").open()))
     folder, plugins = (str(root / configured["hydra"][key]) for key in ("config_dir", "plugins_path"))
-    program = (
-        f"from dvc.utils.hydra import compose_and_dump as f; f(*{[str(output), folder, None, 'config', plugins]}, "
-    )
-    subprocess.run([sys.executable, "-c", f"{program}{overrides})"], check=True, cwd=tmp_path)  # without this project
+    arguments = [str(output), folder, None, "config", plugins, overrides]
+    program = f"from dvc.utils.hydra import compose_and_dump\ncompose_and_dump(*{arguments})"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
     assert output.read_text() == compose.composed(*overrides)
 
 
