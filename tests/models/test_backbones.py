@@ -412,6 +412,7 @@ def test_random_weights_are_marked_in_every_metric(project, monkeypatch):
 
 
 def test_a_fitted_teacher_is_marked_so(project, monkeypatch):
+    project("teacher.recipe.epochs=1", "teacher.recipe.epoch_steps=2", "teacher.recipe.warmup_epochs=0")
     run(teach, monkeypatch)
     assert read_json(Path("artifacts/teach/metrics.json"))["weights"] == "fit"
     run(extract, monkeypatch, "--backbone", "teacher")

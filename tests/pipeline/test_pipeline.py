@@ -12,8 +12,10 @@ from faults.project import Project
 
 pytestmark = pytest.mark.pipeline
 
-SMALL = ("recipe.epochs=1", "recipe.epoch_steps=4", "recipe.warmup_epochs=0", "teacher.recipe.epochs=2")
-SMALL = (*SMALL, "analysis.images_per_class=2", "strategy.names=[baseline,widen]", "seeds=[0]")
+SHORT = ("epochs=1", "epoch_steps=4", "warmup_epochs=0")
+SMALL = tuple(f"{recipe}.{option}" for recipe in ("teacher.recipe", "recipe") for option in SHORT)
+SMALL = (*SMALL, "strategy.names=[baseline,widen]", "seeds=[0]")
+SMALL = (*SMALL, "analysis.images_per_class=2", "analysis.sep.permutations=50", "analysis.sep.resamples=50")
 TRAIN = "train@widen-mse-0"
 
 NO_NETWORK = """
@@ -53,7 +55,7 @@ def read(project: Project, name: str) -> dict:
 
 def test_every_stage_runs_without_a_network(project: Project) -> None:
     reach = project.start("python", "-c", "import socket; socket.create_connection(('192.0.2.1', 80), 1)")
-    assert reach.finish() == 1 and "no network here" in reach.said
+    assert reach.finish() == 1 and "no network here" in reach.output
     metrics, audit = read(project, "reports/metrics.json"), read(project, "reports/audit.json")
     assert set(metrics["top1"]) == {"teacher", "baseline", "widen"}
     assert set(metrics["probe_error"]["widen"]) == {"none", "mse"}
@@ -73,8 +75,8 @@ def test_nothing_is_lost_by_a_full_disk_kills_and_a_second_command(project: Proj
     project.compose()
     project.forget(TRAIN)
     harness.kill(TRAIN, signal.SIGINT, at=0.2)
-    said = harness.fill_the_disk(TRAIN)
-    assert said.startswith("error: no space left on the disk for ") and said.endswith("give the command again")
+    error = harness.fill_the_disk(TRAIN)
+    assert error.startswith("error: no space left on the disk for ") and error.endswith("give the command again")
     harness.kill(TRAIN, signal.SIGKILL, at=0.0, saving=True)
     harness.kill(TRAIN, signal.SIGTERM, at=0.0, saving=True)
     assert (harness.total, harness.saving, harness.stopped) == (3, 2, 1)
@@ -103,4 +105,4 @@ def test_wrong_parameters_end_in_one_line(project: Project) -> None:
     params.write_text(params.read_text().replace("epochs: 1", "epochs: one", 1))
     command = project.start("dvc", "repro")
     assert command.finish() != 0
-    assert "recipe.epochs" in command.said and "Traceback" not in command.said
+    assert "recipe.epochs" in command.output and "Traceback" not in command.output
