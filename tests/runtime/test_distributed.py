@@ -71,7 +71,7 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0) -> None:
         def terminated() -> bool:  # one of the two processes is, after a word with the other at each step and batch
             return world.rank == 1 and next(asked) >= float(os.environ.get("TERMINATED_AFTER", "inf"))
 
-        training_module.WORDS_EVERY = 1
+        training_module.SYNC_EVERY = 1
         with CheckpointFolder(out, "run", {}, writes=world.primary) as checkpoints:
             given = {"world": world, "checkpoints": checkpoints, "terminated": terminated}
             fitted = fit(task, training, validation, **RECIPE, seed=0, log=log, **given)
@@ -259,7 +259,7 @@ def test_a_terminated_world_saves_together_and_goes_on(trained, tmp_path, tree, 
     (out := tmp_path / "stopped").mkdir()
     for asked in (4, 1):  # after the second step, then while the average is evaluated
         monkeypatch.setenv("TERMINATED_AFTER", str(asked))
-        with pytest.raises(UserError, match=r"^stopped by SIGTERM; the same command goes on from step 2$"):
+        with pytest.raises(UserError, match=r"^stopped by SIGTERM; the same command resumes at step 2$"):
             launch(train, tree, out, False, 0.2)
     monkeypatch.delenv("TERMINATED_AFTER")
     launch(train, tree, out, False, 0.2)

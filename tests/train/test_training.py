@@ -20,7 +20,7 @@ from stages.core.data.listing import scan
 from stages.core.runtime.distributed import World
 from stages.core.train import checkpoints as resume
 from stages.core.train.batches import TrainingBatches
-from stages.core.train.checkpoints import CheckpointFolder, termination_noted
+from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
 from stages.core.train.loop import fit
 from stages.core.train.sampler import EpochSampler
 from stages.core.train.task import create_task
@@ -289,7 +289,7 @@ def asked(epoch, position=0, averaged=True):
     return epoch * (4 + 2 + 2 * averaged + 1) + position
 
 
-STOPPED = r"^stopped by SIGTERM; the same command goes on from step {}$"
+STOPPED = r"^stopped by SIGTERM; the same command resumes at step {}$"
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_a_terminated_run_saves_first(train):
     logged = SimpleNamespace(append=lambda _: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        with termination_noted() as terminated, pytest.raises(UserError, match=STOPPED.format(4)):
+        with sigterm_deferred() as terminated, pytest.raises(UserError, match=STOPPED.format(4)):
             train(logged=logged, terminated=terminated)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -362,8 +362,8 @@ def test_a_terminated_run_saves_first(train):
 
 
 def test_a_signal_that_nobody_acted_on_takes_effect_afterwards():
-    late = "import os, signal\nfrom stages.core.train.checkpoints import termination_noted\n"
-    late += "with termination_noted():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('held')\nprint('lost')"
+    late = "import os, signal\nfrom stages.core.train.checkpoints import sigterm_deferred\n"
+    late += "with sigterm_deferred():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('held')\nprint('lost')"
     ended = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
     assert (ended.stdout, ended.returncode) == ("held\n", -signal.SIGTERM)
 
@@ -400,7 +400,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(checkpoints, capsy
     aside = checkpoints.file.with_suffix(".damaged")
     assert aside.read_bytes() == content
     reason = "its content does not agree with its digest"
-    assert capsys.readouterr().err == f"warning: {aside} is damaged ({reason}); run goes on from the one before\n"
+    assert capsys.readouterr().err == f"warning: {aside} is damaged ({reason}); run resumes from the one before\n"
     checkpoints.previous.write_bytes(content)
     assert checkpoints.load() is None
     assert capsys.readouterr().err.endswith("; run starts over\n")
@@ -420,7 +420,7 @@ def test_another_runs_checkpoint_is_refused(checkpoints, tmp_path, capsys):
     with CheckpointFolder(tmp_path, "run", {"of": "b"}) as other:
         other.file.write_bytes(checkpoints.file.read_bytes())
         assert other.load() is None
-    assert "it is another run's" in capsys.readouterr().err
+    assert "it belongs to another run" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_would_execute_is_refused(checkpoints, tmp_path, capsys):
@@ -433,7 +433,7 @@ def test_a_checkpoint_that_would_execute_is_refused(checkpoints, tmp_path, capsy
         content = (tmp_path / "malicious").read_bytes()
         checkpoints.file.write_bytes(hashlib.sha256(content).digest() + content)
         checkpoints.load()
-        assert "(it holds more than tensors)" in capsys.readouterr().err
+        assert "(it holds objects other than tensors)" in capsys.readouterr().err
     assert not (tmp_path / "executed").exists()
 
 

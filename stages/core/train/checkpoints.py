@@ -1,7 +1,7 @@
-"""Checkpoints of unfinished training: resumed by the very same run, and by no other.
+"""Checkpoints of unfinished training, from which only the very same run resumes.
 
-A checkpoint is one file: the SHA-256 of what follows, then a state that torch reads without executing anything.
-The one before it is kept, and taken where the newest is damaged.
+A checkpoint is one file: a SHA-256 digest of the rest, then a state that torch reads without executing anything.
+The checkpoint before it is kept, and used when the newest is damaged.
 """
 
 import fcntl
@@ -23,17 +23,17 @@ import torch
 from stages.core.base.errors import UserError
 from stages.core.base.files import atomic, sha256
 
-PACKAGE = Path(__file__).resolve().parents[2]  # by file: a stage's own module is called __main__, or otherwise
+PACKAGE = Path(__file__).resolve().parents[2]  # compared by file, because a stage's own module is called __main__
 LIBRARIES = ("torch", "torchvision", "timm")
 DIGEST_BYTES = hashlib.sha256().digest_size
-DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
+LOAD_ERRORS = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that decides a run's result: the project's code that is loaded and the libraries, too.
+    """SHA-256 of everything that decides a run's result: its identity, the project's loaded code, the libraries.
 
     Args:
-        identity: resolved parameters and the digests of inputs; must be JSON.
+        identity: resolved parameters and digests of inputs; must be JSON.
     """
     loaded = {Path(file).resolve() for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
     files = sorted(file for file in loaded if file.is_relative_to(PACKAGE))
@@ -45,15 +45,15 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 class CheckpointFolder:
     """The checkpoint of one run, in a folder named by the run and its fingerprint.
 
-    A run of other parameters, data, teacher or code has another folder, so that it can never resume from
-    this one. The folder is locked while in use.
+    A run with other parameters, data, teacher or code has another folder, so that it cannot resume from this one.
+    The folder is locked while in use.
 
     Args:
         root: the folder of all checkpoints.
         run: the run's name.
         identity: see `fingerprint`.
-        fresh: start over, whatever the folder holds.
-        writes: whether this process is the one that locks the folder and saves; the others of a run only load.
+        fresh: start over: delete the checkpoints in the folder.
+        writes: whether this process locks the folder and saves; the other processes of a run only load.
     """
 
     def __init__(
@@ -87,18 +87,20 @@ class CheckpointFolder:
             self._lock.close()
 
     def load(self) -> dict[str, Any] | None:
-        """The last checkpoint that is whole, or None where there is none; a damaged one is set aside with a warning."""
+        """The newest undamaged checkpoint, or None; a damaged one is set aside with a warning."""
         for file in (self.file, self.previous):
             if not file.is_file():
                 continue
             try:
                 return self._read(file)
-            except DAMAGE as error:
+            except LOAD_ERRORS as error:
                 aside = file.with_suffix(".damaged")
                 file.replace(aside)
-                reason = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else str(error)
+                reason = (
+                    "it holds objects other than tensors" if isinstance(error, pickle.UnpicklingError) else str(error)
+                )
                 instead = (
-                    "goes on from the one before" if file == self.file and self.previous.is_file() else "starts over"
+                    "resumes from the one before" if file == self.file and self.previous.is_file() else "starts over"
                 )
                 print(
                     f"warning: {aside} is damaged ({reason.partition(chr(10))[0]}); {self.run} {instead}",
@@ -109,14 +111,14 @@ class CheckpointFolder:
     def _read(self, file: Path) -> dict[str, Any]:
         saved = torch.load(io.BytesIO(_content(file)), map_location="cpu", weights_only=True)
         if saved["identity"] != self.identity:
-            raise ValueError("it is another run's")
+            raise ValueError("it belongs to another run")
         return saved["state"]
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint by `state`, whole or not at all; the one before is kept beside it.
+        """Replace the checkpoint by `state`, whole or not at all; the one before it is kept.
 
         Raises:
-            UserError: the disk is full, or gives back other bytes than were written.
+            UserError: the disk is full, or does not return the bytes that were written.
         """
         if not self.writes:
             return
@@ -129,16 +131,16 @@ class CheckpointFolder:
             try:
                 _content(temporary)
             except ValueError as error:
-                raise UserError(f"a checkpoint in {self.folder} is written, but {error}; check the disk") from None
+                raise UserError(f"a checkpoint in {self.folder} was written, but {error}; check the disk") from None
             if self.file.is_file():
                 self.file.replace(self.previous)
 
 
 def _content(file: Path) -> memoryview:
-    """What follows the digest in a checkpoint.
+    """The content of a checkpoint, without its digest.
 
     Raises:
-        ValueError: it is not what the digest is of.
+        ValueError: content and digest do not agree.
     """
     data = memoryview(file.read_bytes())
     if hashlib.sha256(data[DIGEST_BYTES:]).digest() != data[:DIGEST_BYTES]:
@@ -147,16 +149,16 @@ def _content(file: Path) -> memoryview:
 
 
 @contextmanager
-def termination_noted() -> Iterator[Callable[[], bool]]:
-    """Hold SIGTERM back and yield a function that says whether it came, so that a checkpoint can be saved first.
+def sigterm_deferred() -> Iterator[Callable[[], bool]]:
+    """Defer SIGTERM and yield a function that returns whether it has come, so that a checkpoint can be saved first.
 
-    A signal that nobody acted on by the end of the block takes its usual effect then.
+    A signal that came takes its usual effect at the end of the block.
     """
-    came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         signal.signal(signal.SIGTERM, before)
-    if came:
+    if received:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""How good a model is on the validation images, and how near its features are to the teacher's."""
+"""Accuracy of a model on the validation images, and the distance of its features from the teacher's."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: 
 
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """What one pass over the validation images gives.
+    """Results of one pass over the validation images.
 
     Attributes:
         metrics: loss, top1 and top5 in percent, relative_feature_error (a share of the teacher's energy; None for a
-            student wider than its teacher, which has no target).
+            student that is wider than its teacher).
         predictions: the predicted class of each image, [images].
     """
 
@@ -44,8 +44,8 @@ def evaluate_against_teacher(
 ) -> FinalEvaluation:
     """Accuracy of a student and the relative feature error ‖S - T‖² / ‖T‖² of its last-block map.
 
-    S is the student's map and T the teacher's at the student's width (see `feature_target`), summed over
-    all validation images, those of the other processes included.
+    S is the student's map, T the teacher's at the student's width (see `feature_target`); both norms are summed over
+    the validation images of all processes.
 
     Raises:
         UserError: the grids of the two maps differ.
