@@ -35,9 +35,8 @@ def teach(settings: params.Params) -> None:
 
 def fit(data: schema.Dataset, teacher: schema.Teacher, recipe: schema.Recipe, world: World) -> None:
     """Fit the teacher on the labels alone."""
-    model = folders.create(
-        teacher.architecture, teacher.model_args.given(), seed=teacher.seed, **model_options(data, recipe)
-    )
+    arguments, options = teacher.model_args.keyword_arguments(), model_options(data, recipe)
+    model = folders.create(teacher.architecture, arguments, seed=teacher.seed, **options)
     fit_and_save(
         model.to(world.device),
         None,
@@ -65,7 +64,7 @@ def load(data: schema.Dataset, teacher: schema.Teacher, world: World) -> None:
     Raises:
         UserError: the weights are not available, or the head does not have `dataset.classes` outputs.
     """
-    arguments = teacher.model_args.given()
+    arguments = teacher.model_args.keyword_arguments()
     if teacher.weights == "random":
         classes = {"num_classes": data.classes}
         model, provenance = backbones.random(teacher.architecture, arguments | classes, seed=teacher.seed)
