@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.core.base import ownership
 from stages.core.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -153,6 +154,11 @@ def share_cores(device: "torch.device") -> None:
 def checkpoints() -> Path:
     """Where checkpoints of unfinished training live: outside every DVC output, in the main repository."""
     return Path(os.environ.get("DVC_ROOT", ".")) / ".ckpt"
+
+
+def gpu_claims() -> Path:
+    """Where runs on this machine claim its GPUs: the containers of a machine share the folder, other nodes do not."""
+    return checkpoints() / "gpus" / ownership.machine()
 
 
 def listings() -> Path:
