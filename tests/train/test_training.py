@@ -20,6 +20,7 @@ from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
 from stages.core.runtime.distributed import World
 from stages.core.train import checkpoints as resume
+from stages.core.train import fingerprints
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
 from stages.core.train.loop import fit
@@ -396,7 +397,7 @@ def test_the_checkpoint_before_is_kept(checkpoints):
     assert checkpoints.load()["step"] == 1
     checkpoints.save({"step": 3})
     assert checkpoints.load()["step"] == 3
-    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt"}
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt", "run.json"}
 
 
 def damaged(content, how):
@@ -459,7 +460,7 @@ def test_a_full_disk_is_told_and_harms_no_checkpoint(checkpoints):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoints.load()["step"] == 2
-    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt"}
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt", "run.json"}
 
 
 def test_too_few_images_for_a_batch_are_refused():
@@ -477,16 +478,16 @@ def test_an_unreadable_image_ends_training_with_its_name(train, splits, workers)
 
 
 def test_other_code_and_other_libraries_make_another_run(monkeypatch, tmp_path):
-    before = resume.fingerprint({"seed": 0})
-    assert resume.fingerprint({"seed": 0}) == before != resume.fingerprint({"seed": 1})
-    monkeypatch.setattr(resume, "version", lambda name: "another" if name == "timm" else version(name))
-    assert resume.fingerprint({"seed": 0}) != before
+    before = fingerprints.fingerprint({"seed": 0})
+    assert fingerprints.fingerprint({"seed": 0}) == before != fingerprints.fingerprint({"seed": 1})
+    monkeypatch.setattr(fingerprints, "version", lambda name: "another" if name == "timm" else version(name))
+    assert fingerprints.fingerprint({"seed": 0}) != before
     monkeypatch.undo()
     stage = tmp_path / "train.py"  # beside core, and the module that is run
-    monkeypatch.setattr(resume, "PACKAGE", tmp_path)
+    monkeypatch.setattr(fingerprints, "PACKAGE", tmp_path)
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=str(stage)))
     seen = []
     for text in ("", "# changed"):
         stage.write_text(text)
-        seen.append(resume.fingerprint({}))
+        seen.append(fingerprints.fingerprint({}))
     assert len(set(seen)) == 2

@@ -4,6 +4,7 @@ __all__ = [
     "batches",
     "checkpoints",
     "evaluation",
+    "fingerprints",
     "fitting",
     "loop",
     "losses",
