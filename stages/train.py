@@ -30,47 +30,51 @@ def main() -> None:
 
 def train(settings: params.Params, strategy: str, objective_name: str, seed: int) -> None:
     """Train in one process of several."""
+    with distributed.joined() as world:
+        train_run(settings, strategy, objective_name, seed, world)
+
+
+def train_run(settings: params.Params, strategy: str, objective_name: str, seed: int, world: distributed.World) -> None:
+    """Train one student in the processes of `world` and write its folder."""
     data, objective = settings.dataset, settings.objective.definitions[objective_name]
     architecture, model_args = settings.student.model(strategy)
     name = run_name(strategy, objective_name, seed)
-    with distributed.joined() as world:
-        teacher = folders.load(TEACH).to(world.device)
-        student = folders.create(architecture, model_args, seed=seed, **model_options(data, settings.recipe)).to(
-            world.device
-        )
-        check_compatible(student, teacher, data.image_size, feature=objective.feature is not None)
-        fit_and_save(
-            student,
-            teacher,
-            TRAIN / name,
-            world=world,
-            run=name,
-            train_images=image_list(data, "train", prepared=PREPARE, manifest_file=MANIFEST),
-            val_images=image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),
-            data=data,
-            recipe=settings.recipe,
-            objective=objective,
-            seed=seed,
-            identity={
-                "student": [architecture, model_args],
-                "objective": objective.model_dump(),
-                "seed": seed,
-                "recipe": settings.recipe.model_dump(),
-                "dataset": data.model_dump(),
-                "manifest": read_json(MANIFEST),
-                "teacher": sha256(TEACH / "model.safetensors"),
-            },
-            record={
-                "strategy": strategy,
-                "objective": objective_name,
-                **objective.model_dump(),
-                "architecture": architecture,
-                "model_args": model_args,
-                "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
-                "teacher_weights": folders.provenance(TEACH)["weights"],
-                "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
-            },
-        )
+    teacher = folders.load(TEACH).to(world.device)
+    student = folders.create(architecture, model_args, seed=seed, **model_options(data, settings.recipe))
+    student = student.to(world.device)
+    check_compatible(student, teacher, data.image_size, feature=objective.feature is not None)
+    fit_and_save(
+        student,
+        teacher,
+        TRAIN / name,
+        world=world,
+        run=name,
+        train_images=image_list(data, "train", prepared=PREPARE, manifest_file=MANIFEST),
+        val_images=image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),
+        data=data,
+        recipe=settings.recipe,
+        objective=objective,
+        seed=seed,
+        identity={
+            "student": [architecture, model_args],
+            "objective": objective.model_dump(),
+            "seed": seed,
+            "recipe": settings.recipe.model_dump(),
+            "dataset": data.model_dump(),
+            "manifest": read_json(MANIFEST),
+            "teacher": sha256(TEACH / "model.safetensors"),
+        },
+        record={
+            "strategy": strategy,
+            "objective": objective_name,
+            **objective.model_dump(),
+            "architecture": architecture,
+            "model_args": model_args,
+            "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
+            "teacher_weights": folders.provenance(TEACH)["weights"],
+            "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
+        },
+    )
 
 
 if __name__ == "__main__":

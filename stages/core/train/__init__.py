@@ -9,6 +9,7 @@ __all__ = [
     "loop",
     "losses",
     "map_errors",
+    "progress",
     "resident",
     "sampler",
     "task",

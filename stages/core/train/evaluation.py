@@ -1,6 +1,7 @@
 """Accuracy of a model on the validation images, and the distance of its features from the teacher's."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from timm.task.evaluator import ClassificationEvaluator
 from torch import Tensor, nn
 
+from stages.core.base.errors import UserError
 from stages.core.models.normalization import renormalization
 from stages.core.models.students import forward_with_map
 from stages.core.runtime.distributed import World
@@ -22,6 +24,21 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: 
     for images, labels in batches:
         evaluator.update(model(images.to(world.device)), labels.to(world.device))
     return dict(evaluator.compute(distributed=world.size > 1))
+
+
+def check_finite(metrics: Mapping[str, float | None], moment: str) -> None:
+    """Check that no metric is infinite or NaN.
+
+    Args:
+        metrics: by name; None is not checked.
+        moment: when they were measured, for the message.
+
+    Raises:
+        UserError: the text names the metric.
+    """
+    for name, value in metrics.items():
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{name} is {value} {moment}; lower recipe.lr or set recipe.clip_grad")
 
 
 @dataclass(frozen=True)
@@ -67,8 +84,8 @@ def evaluate_against_teacher(
         evaluator.update(logits, labels.to(device))
     relative = None
     if sums:
-        error, energy = world.gather(torch.cat(sums)).sum(0).tolist()
-        relative = error / energy
+        error, energy = world.gather(torch.cat(sums)).sum(0)
+        relative = (error / energy).item()
     accuracy = evaluator.compute(distributed=world.size > 1)
     return FinalEvaluation(
         metrics={**accuracy, "relative_feature_error": relative},

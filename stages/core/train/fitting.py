@@ -21,7 +21,7 @@ from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
-from stages.core.train.evaluation import evaluate, evaluate_against_teacher
+from stages.core.train.evaluation import check_finite, evaluate, evaluate_against_teacher
 from stages.core.train.loop import PRECISIONS, fit
 from stages.core.train.resident import Augmentation, ResidentBatches
 from stages.core.train.sampler import EpochSampler
@@ -131,12 +131,13 @@ def fit_and_save(
         run,
         identity,
         fresh=machine.fresh(),
+        adopt=machine.adopt(),
         writes=world.primary,
         in_any=lambda statement: world.any([statement])[0],
     )
     if data.unreadable == "skip":
-        journal = checkpoint_folder.folder / "unreadable.txt"
-        train_images = SkippingImages.of(train_images, journal, fresh=machine.fresh() and world.primary)
+        fresh = machine.fresh() and world.primary
+        train_images = SkippingImages.of(train_images, checkpoint_folder.journal, fresh=fresh)
     training = training_batches(train_images, model, recipe, seed=seed, world=world)
     validation = evaluation_batches(
         val_images, model, batch=training.sampler.piece, workers=machine.workers(), world=world
@@ -172,6 +173,7 @@ def fit_and_save(
         else:
             final = evaluate_against_teacher(model, teacher, validation, world)
             measured = final.metrics
+        check_finite(measured, "after the last epoch")
         if not world.primary:
             return
         unreadable = train_images.unreadable()
@@ -191,6 +193,7 @@ def fit_and_save(
                 "train_images_per_s": round(fitted.images_per_s, 1),
                 "unreadable_images": len(unreadable),
                 "device": world.device.type,
+                **({"adopted": checkpoints.adopted} if checkpoints.adopted else {}),
             }
             folders.save(model, out, record)
             if fitted.ema_model is not None:
@@ -198,6 +201,7 @@ def fit_and_save(
             if final is not None:
                 write_npy(out / "predictions.npy", final.predictions)
             write_json(out / "metrics.json", metrics)
-            write_csv(out / "curves.csv", fitted.history)
+            columns = dict.fromkeys(name for epoch in fitted.history for name in epoch)  # other code may name others
+            write_csv(out / "curves.csv", fitted.history, list(columns))
             if live.is_dir():
                 shutil.copytree(live, out / "live")

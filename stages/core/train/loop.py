@@ -13,15 +13,16 @@ from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from stages.core.base.errors import UserError
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches, default_generator
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.evaluation import evaluate
+from stages.core.train.evaluation import check_finite, evaluate
+from stages.core.train.progress import Progress
 from stages.core.train.resident import ResidentBatches
 from stages.core.train.sampler import EpochSampler
+from stages.core.train.task import bare_model
 
 SYNC_EVERY = 10  # steps between two exchanges among processes of whether to save or to stop
 LOSS_CHECK_EVERY = 100  # steps between two checks that losses are finite; each waits for the device
@@ -68,12 +69,13 @@ def fit(
 ) -> Fitted:
     """Train a task's model with AdamW and a cosine schedule, evaluating after every epoch.
 
-    A checkpoint is saved after every epoch, within an epoch when the last one is old enough, and when the process
-    is asked to terminate. Training resumes from the last checkpoint in `checkpoints`, at the very step; the result
-    equals that of an uninterrupted run, because every random choice is a function of seed, position and process,
-    so that no random state has to be saved. An evaluation that was interrupted is repeated. A step waits for the
-    device only when losses are checked. A global batch is split evenly over processes and, on each, over pieces
-    that fit its device; gradients are averaged over all of them.
+    A checkpoint is saved after the last step of every epoch, before it is evaluated; after the last evaluation; within
+    an epoch when the last checkpoint is old enough; and when the process is asked to terminate. So a failure after the
+    last step costs no training, and no checkpoint holds a weight that is not finite. Training resumes from the last
+    checkpoint in `checkpoints`, at the very step; the result equals that of an uninterrupted run, because every random
+    choice is a function of seed, position and process, so that no random state has to be saved. An evaluation that was
+    interrupted is repeated. A step waits for the device only when losses are checked. A global batch is split evenly
+    over processes and, on each, over pieces that fit its device; gradients are averaged over all of them.
 
     Args:
         task: the model and its loss, on the device of this process.
@@ -94,13 +96,13 @@ def fit(
         log: called with the metrics of each epoch, including those from before an interruption.
 
     Raises:
-        UserError: the loss is not finite (the last checkpoint is kept), the device's memory is too small, or the
-            process was asked to terminate.
+        UserError: a loss or weight is not finite (the last checkpoint is kept), the checkpoint that is adopted does not
+            fit, the device's memory is too small, or the process was asked to terminate.
     """
-    student, ema_model = task.get_eval_model(), None
+    student, ema_model = bare_model(task), None
     if ema_decay is not None:
         task.setup_ema(decay=ema_decay)
-        ema_model = task.get_eval_model(ema=True)
+        ema_model = bare_model(task, ema=True)
     pieces = training.sampler.pieces
     optimizer = create_optimizer_v2(student, opt="adamw", lr=lr, weight_decay=weight_decay, fused=True)
     scheduler, _ = create_scheduler_v2(
@@ -125,13 +127,7 @@ def fit(
     generator = default_generator(world.device)
     autocast = torch.autocast(world.device.type, PRECISIONS[precision], enabled=precision != "float32")
     shared = int(world.gather(torch.tensor([len(validation)])).min())  # evaluation batches that every process has
-    progress = tqdm(
-        range(len(run.history), epochs),
-        initial=len(run.history),
-        total=epochs,
-        unit="epoch",
-        disable=None if world.primary else True,
-    )
+    progress = Progress(checkpoints.run, done=len(run.history), epochs=epochs, world=world)
     for epoch in progress:
         task.train()
         run.start_clock()
@@ -162,15 +158,17 @@ def fit(
                 task.update_ema(run.step)
                 run.after_step()
         run.update_totals()
+        run.save()
 
         metrics = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": run.losses.mean().item()}
         metrics |= evaluate(student, run.interruptible(validation, shared), world)
         if ema_model is not None:
             ema_metrics = evaluate(ema_model, run.interruptible(validation, shared), world)
             metrics |= {f"{name}_ema": value for name, value in ema_metrics.items()}
+        check_finite(metrics, f"after epoch {epoch}")
         log(metrics)
-        progress.set_postfix(loss=f"{metrics['train_loss']:.3f}", top1=f"{metrics['top1']:.1f} %")
-        run.finish_epoch(metrics)
+        progress.finished(metrics)
+        run.finish_epoch(metrics, last=epoch == epochs - 1)
     return Fitted(run.history, run.images / run.seconds if run.seconds else 0.0, ema_model)
 
 
@@ -216,17 +214,37 @@ class _TrainingState:
         self.started = time.perf_counter()
 
     def restore(self) -> None:
-        """Resume from the last checkpoint, if there is one."""
-        saved = self.checkpoints.load() if self.world.primary else None
-        self.world.wait()  # a damaged checkpoint is set aside before the others read
-        if not self.world.primary:
-            saved = self.checkpoints.load()
-        if saved is None:
-            return
+        """Resume from the last checkpoint, if there is one.
+
+        Raises:
+            UserError: an adopted checkpoint does not fit the model or the optimizer.
+        """
+        if self.world.primary and (saved := self.checkpoints.load()) is not None:
+            try:
+                self._set(saved)
+            except (RuntimeError, ValueError, TypeError, KeyError) as error:
+                if self.checkpoints.source is None:
+                    raise
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(
+                    f"ADOPT=1: {self.checkpoints.source} does not fit this code's {self.checkpoints.run} ({reason}); "
+                    "unset ADOPT to start over"
+                ) from None
+            if self.checkpoints.source is not None:
+                self.save()
+        self.world.wait()  # by now a damaged checkpoint is set aside, and an adopted one saved as this run's own
+        if not self.world.primary and (saved := self.checkpoints.load()) is not None:
+            self._set(saved)
+
+    def _set(self, saved: dict[str, Any]) -> None:
         self.task.load_checkpoint_state(saved["state_dict"])
         if self.task.has_ema():
             self.task.load_checkpoint_state(saved["state_dict_ema"], ema=True)
         self.optimizer.load_state_dict(saved["optimizer"])
+        for weight, moments in self.optimizer.state.items():  # torch matches them by position alone
+            if moments["exp_avg"].shape != weight.shape:
+                found, expected = tuple(moments["exp_avg"].shape), tuple(weight.shape)
+                raise ValueError(f"the optimizer's moments have shape {found}, the weights {expected}")
         self.history, self.step = saved["history"], saved["step"]
         self.images, self.seconds = saved["trained"]
         self.losses.copy_(saved["losses"])
@@ -254,12 +272,17 @@ class _TrainingState:
         raise UserError(f"stopped by SIGTERM; the same command resumes at step {self.step}")
 
     def update_totals(self) -> None:
-        """Count images and seconds since the last call, average the losses over the processes, and check them."""
+        """Count images and seconds since the last call, average the losses over the processes, and check all numbers.
+
+        Raises:
+            UserError: a loss or a weight is not finite.
+        """
         self.seconds += time.perf_counter() - self.started
         self.images += (self.steps_done - self.counted_steps) * self.sampler.batch
         self.losses[self.counted_steps :] = self.world.mean(self.losses[self.counted_steps :])
         self.counted_steps = self.steps_done
         self.check_losses()
+        self.check_weights()
 
     def check_losses(self) -> None:
         """Raise UserError if a loss is not finite; this waits for the device."""
@@ -269,6 +292,16 @@ class _TrainingState:
             raise UserError(
                 f"the loss is not finite at step {epoch * self.sampler.steps + first} (epoch {epoch}, batch {first}); "
                 f"lower recipe.lr or set recipe.clip_grad; the last checkpoint is kept"
+            )
+
+    def check_weights(self) -> None:
+        """Raise UserError if a weight is not finite (gradients may be infinite where a loss is not)."""
+        groups = self.optimizer.param_groups
+        finite = torch.stack([weight.isfinite().all() for group in groups for weight in group["params"]])
+        if not finite.all():
+            raise UserError(
+                f"the weights are not finite after step {self.step - 1} (epoch {len(self.history)}); "
+                "lower recipe.lr or set recipe.clip_grad; the last checkpoint is kept"
             )
 
     def after_step(self) -> None:
@@ -287,20 +320,21 @@ class _TrainingState:
     def interruptible(
         self, batches: DataLoader[Any] | Sequence[tuple[Tensor, Tensor]], shared: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches to evaluate on; after each of the first `shared`, save and stop if asked to."""
+        """Yield batches to evaluate on; after each of the first `shared`, stop if asked to: a checkpoint is saved."""
         for position, batch in enumerate(batches, 1):
             yield batch
             if position <= shared and any(self.world.any([self.terminated()])):
-                self.save()
                 self.stop()
 
-    def finish_epoch(self, metrics: dict[str, float]) -> None:
-        """Add an epoch's metrics, save, and stop if asked to."""
+    def finish_epoch(self, metrics: dict[str, float], *, last: bool) -> None:
+        """Add an epoch's metrics; save if it is the last one; save and stop if asked to."""
         self.history.append(metrics)
         self.losses.zero_()
         self.counted_steps = 0
-        self.save()
-        if any(self.world.any([self.terminated()])):
+        stopping = any(self.world.any([self.terminated()]))
+        if last or stopping:
+            self.save()
+        if stopping:
             self.stop()
 
 

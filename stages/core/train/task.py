@@ -124,6 +124,14 @@ class MapDistillationTask(LogitDistillationTask):
         return {"loss": loss, "output": logits, **parts}
 
 
+def bare_model(task: TrainingTask, *, ema: bool = False) -> nn.Module:
+    """The timm model that a task trains, or with `ema` its averaged copy, without the wrappers that timm adds.
+
+    timm's tasks give the averaged weights inside a ModelEmaV3, which cannot be saved as a timm model.
+    """
+    return unwrap_model(task.get_eval_model(ema=ema))
+
+
 def create_task(
     student: nn.Module,
     teacher: nn.Module | None,
