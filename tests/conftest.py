@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+# Threads of OpenMP that wait for each other sleep instead of spinning, so that tests side by side leave cores to each
+# other; stages that tests start inherit this. It changes no result.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 collect_ignore = [] if find_spec("datasets") else ["data/test_hub.py"]  # the test extra installs it
 MAX_WORKERS = 8  # each holds torch and timm, half a GiB
 LONG = ("train", "runtime", "models", "tools")  # after the pipeline's, the folders whose tests take longest
@@ -73,9 +76,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=place)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """One thread of torch for each process of tests; and the students are registered with timm."""
+    """One thread of torch for each test, whatever a stage that ran in this process has set; students are registered."""
     import torch
 
     from stages.core.models import students  # noqa: F401
