@@ -412,6 +412,7 @@ def test_random_weights_are_marked_in_every_metric(project, monkeypatch):
 
 
 def test_a_fitted_teacher_is_marked_so(project, monkeypatch):
+    project("teacher.recipe.epochs=1", "teacher.recipe.epoch_steps=2", "teacher.recipe.warmup_epochs=0")
     run(teach, monkeypatch)
     assert read_json(Path("artifacts/teach/metrics.json"))["weights"] == "fit"
     run(extract, monkeypatch, "--backbone", "teacher")
@@ -437,7 +438,7 @@ def test_a_teacher_of_another_head_is_refused(project, monkeypatch, tmp_path, mo
     as_safetensors(model, tmp_path)
     monkeypatch.setenv("WEIGHTS", str(tmp_path))
     project(*PRETRAINED, f"teacher.architecture={NAME}")
-    with pytest.raises(UserError, match=r"its head has 1000 outputs, dataset\.classes says 3"):
+    with pytest.raises(UserError, match=r"its head has 1000 outputs, but dataset\.classes is 3"):
         run(teach, monkeypatch)
     assert not Path("artifacts/teach").exists()
 
