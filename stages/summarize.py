@@ -1,4 +1,4 @@
-"""Collect every stage's metrics in small files that git tracks: reports/results and reports/metrics.json."""
+"""Collect the metrics of all stages in small files tracked by git: reports/results and reports/metrics.json."""
 
 import io
 from itertools import product
@@ -31,15 +31,15 @@ from stages.paths import (
     TRAIN,
 )
 
-OF_THE_MACHINE = ("train_images_per_s", "device")  # what git tracks is the same wherever it was computed
+OF_THE_MACHINE = ("train_images_per_s", "device")  # left out: tracked results are the same on every machine
 
 
 def main() -> None:
-    """Write the results that audit and report read, from the runs and backbones that params name."""
-    given = params.load(PARAMS)
-    keys = list(product(given.strategy.names, given.objective.names, given.seeds))
+    """Write the results that audit and report read, of the runs and backbones in params."""
+    project = params.load(PARAMS)
+    keys = list(product(project.strategy.names, project.objective.names, project.seeds))
     names = [run_name(*key) for key in keys]
-    backbones = list(given.analysis.backbones)
+    backbones = list(project.analysis.backbones)
     prune(TRAIN, names)
     for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
         prune(folder, backbones)
@@ -69,6 +69,8 @@ def main() -> None:
         "curves": curves[head + [column for column in curves if column not in head]],
         "backbones": analysis_tables.backbones_table(analyses),
         "dims": analysis_tables.dims_table(SVD, PCA, backbones),
+        "ranks": analysis_tables.ranks_table(SVD, backbones),
+        "stage_dims": analysis_tables.stage_dims_table(SVD, backbones),
         "energy": analysis_tables.energy_table(SVD, PCA, backbones),
         "floor": analysis_tables.floor_table(SVD, PCA, ENCODE, backbones),
         "encoding": encoding[head + [column for column in encoding if column not in head]],

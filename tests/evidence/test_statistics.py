@@ -24,6 +24,7 @@ from stages.core.evidence.statistics import (
     told,
 )
 from stages.core.report.figures import comparison as figures_comparison
+from stages.core.report.figures import cost as figures_cost
 from stages.core.report.figures import distillation as figures_distillation
 from stages.core.report.tables import distillation as tables
 
@@ -182,7 +183,7 @@ def texts(top1: dict[str, list[float]]) -> dict[str, str]:
         "accuracy": figures_distillation.accuracy(table, TEACHER, differences),
         "feature_error": figures_distillation.feature_error(table),
         "curves": figures_distillation.curves(epochs),
-        "cost": figures_distillation.cost(table, TEACHER),
+        "cost": figures_cost.cost(table, TEACHER),
         "width": figures_comparison.width(table),
         "differences": figures_comparison.differences(differences),
     }

@@ -48,7 +48,7 @@ def test_the_gap_drawn_is_the_gap_reported(sep):
         assert f"{of['largest_gap']:+.4f}" in caption
 
 
-@pytest.mark.parametrize(("p", "text"), [(0.5, "cannot be told from"), (0.001, "differs from")])
+@pytest.mark.parametrize(("p", "text"), [(0.5, "indistinguishable from"), (0.001, "differs from")])
 def test_the_caption_says_what_the_test_found(sep, p, text):
     curves, metrics = sep
     assert text in sep_figures.sep_gap(curves, metrics | {"p_value": p}, "teacher")[1]

@@ -1,4 +1,4 @@
-"""Tables of what the backbones' features are like."""
+"""Tables of the backbones' features, measured and published."""
 
 import re
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ import pandas as pd
 
 
 def with_published(rows: pd.DataFrame, paper: Mapping[str, Any]) -> pd.DataFrame:
-    """backbones.csv with the paper's name and training of each backbone, and its published figures beside the measured.
+    """backbones.csv with the paper's name and training of each backbone, and its published numbers.
 
-    A row has published figures where timm name, width and input size are the paper's; else those cells are empty, and
-    it is called as in params.
+    A row has published numbers where timm name, width and input size are the paper's; else those cells are empty and
+    the name is the one in params.
 
     Args:
         rows: backbones.csv.
@@ -63,6 +63,30 @@ def sep_over_images(sep: Mapping[str, Any]) -> list[dict[str, Any]]:
                 sign = "+" if kind == "difference" else ""
                 row[kind] = f"{mean:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"
             rows.append(row)
+    return rows
+
+
+def permutations(sep: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The release's permutation statistic of every backbone, at the two largest thresholds that all share.
+
+    Args:
+        sep: sep.json.
+    """
+    levels = sorted(set.intersection(*(set(of["thresholds"]) for of in sep.values())))[-2:]
+    rows = []
+    for backbone, of in sep.items():
+        found = of["permutation"]
+        row = {
+            "backbone": backbone,
+            "D": of["channels"],
+            "L1 distance": f"{found['distance_mean']:.4f} ± {found['distance_std']:.4f}",
+        }
+        for level in map(str, levels):
+            shift, low, high = (found[key][level] for key in ("shift", "shift_low", "shift_high"))
+            name = f"b({int(level) / 100:g})"
+            row[f"{name}, observed"], row[f"{name}, permuted"] = found["observed"][level], found["permuted"][level]
+            row[f"{name}, difference"] = f"{shift:+.4f} ({low:+.4f} to {high:+.4f})"
+        rows.append(row | {"p of the mean curve": of["p_value"]})
     return rows
 
 
