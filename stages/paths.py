@@ -13,6 +13,7 @@ SVD = ARTIFACTS / "svd"
 PCA = ARTIFACTS / "pca"
 SEP = ARTIFACTS / "sep"
 ROTATION = ARTIFACTS / "rotation"
+RANK = ARTIFACTS / "rank"
 TRAIN = ARTIFACTS / "train"  # one folder per run
 ENCODE = ARTIFACTS / "encode"
 COST = ARTIFACTS / "cost"

@@ -22,6 +22,7 @@ from stages.paths import (
     PARAMS,
     PCA,
     PREPARE,
+    RANK,
     REPORTS,
     RESULTS,
     ROTATION,
@@ -71,6 +72,7 @@ def main() -> None:
         "dims": analysis_tables.dims_table(SVD, PCA, backbones),
         "energy": analysis_tables.energy_table(SVD, PCA, backbones),
         "floor": analysis_tables.floor_table(SVD, PCA, ENCODE, backbones),
+        "rank": pd.read_csv(RANK / "curve.csv"),
         "encoding": encoding[head + [column for column in encoding if column not in head]],
         "sep_curves": analysis_tables.sep_table(SEP, backbones),
         "participation": analysis_tables.participation_table(PCA, backbones),
@@ -78,7 +80,12 @@ def main() -> None:
         "overlap": analysis_tables.overlap_table(ROTATION, backbones),
     }
     with atomic_folder(RESULTS) as folder:
-        for name, value in {**analyses, "teacher": teacher, "cost": read_json(COST / "metrics.json")}.items():
+        for name, value in {
+            **analyses,
+            "teacher": teacher,
+            "cost": read_json(COST / "metrics.json"),
+            "rank": read_json(RANK / "metrics.json"),
+        }.items():
             write_json(folder / f"{name}.json", value)
         for name, table in tables.items():
             text = io.StringIO()

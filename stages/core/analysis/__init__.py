@@ -8,6 +8,7 @@ __all__ = [
     "nulls",
     "participation",
     "pca",
+    "rank",
     "sep",
     "similarity",
     "subspaces",
