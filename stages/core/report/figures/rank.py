@@ -65,7 +65,7 @@ def accuracy_by_dims(
     caption = (
         f"Top-1 of the teacher when the patch tokens of {place} keep their first d dimensions and the rest of the "
         f"network runs on what is left. Dims that keep a share of its {rank['top1']:.2f} %: {kept}. Dotted: the dims "
-        f"that hold {LEVEL} % of the energy (own: mean over images). Energy says how many directions are large, accuracy "
-        "how many matter."
+        f"that hold {LEVEL} % of the energy (own: mean over images). Energy says how many directions are large, "
+        "accuracy how many matter."
     )
     return figure, caption
