@@ -8,6 +8,7 @@ from torch import nn
 
 from stages.core.analysis import rank
 from stages.core.base.errors import UserError
+from stages.core.models.blocks import Cut
 
 CPU = torch.device("cpu")
 VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
@@ -87,7 +88,7 @@ def test_the_model_is_left_as_it_was(batches):
 def test_shared_directions_are_those_of_the_uncentred_second_moment(batches):
     model = make("cait_s24_224")
     with torch.no_grad():
-        tokens = torch.cat([rank.Cut(model, 2).tokens(images) for images, _ in batches]).double().flatten(0, 1)
+        tokens = torch.cat([Cut(model, 2).tokens(images) for images, _ in batches]).double().flatten(0, 1)
     shared = rank.shared_directions(model, batches, CPU, 2)
     energies = (tokens @ shared).square().sum(0)
     expected = np.linalg.svd(tokens.numpy(), compute_uv=False) ** 2
@@ -111,7 +112,7 @@ def test_maps_are_projected_too(name, options, channels):
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     if name == "resnet18":
         with pytest.raises(UserError, match="no sequence of blocks"):
-            rank.Cut(model, len(model.feature_info) - 1)
+            Cut(model, len(model.feature_info) - 1)
         return
     block = rank.last_read_block(model, images)
     shared = rank.shared_directions(model, [(images, labels)], CPU, block)
