@@ -16,6 +16,7 @@ ROTATION = ARTIFACTS / "rotation"
 RANK = ARTIFACTS / "rank"
 TRAIN = ARTIFACTS / "train"  # one folder per run
 ENCODE = ARTIFACTS / "encode"
+DYNAMICS = ARTIFACTS / "dynamics"
 COST = ARTIFACTS / "cost"
 HTML = ARTIFACTS / "html"
 

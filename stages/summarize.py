@@ -16,6 +16,7 @@ from stages.core.evidence.comparison import comparison_table, nested_means, righ
 from stages.core.evidence.statistics import differences_table
 from stages.paths import (
     COST,
+    DYNAMICS,
     ENCODE,
     EXTRACT,
     MANIFEST,
@@ -73,6 +74,8 @@ def main() -> None:
         "energy": analysis_tables.energy_table(SVD, PCA, backbones),
         "floor": analysis_tables.floor_table(SVD, PCA, ENCODE, backbones),
         "rank": pd.read_csv(RANK / "curve.csv"),
+        "blocks": pd.read_csv(DYNAMICS / "blocks.csv").astype({"seed": "Int64"}),
+        "cka": analysis_tables.cka_table(ENCODE, runs),
         "encoding": encoding[head + [column for column in encoding if column not in head]],
         "sep_curves": analysis_tables.sep_table(SEP, backbones),
         "participation": analysis_tables.participation_table(PCA, backbones),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.core.analysis.cka import BlockCka, unbiased_hsic
+from stages.core.analysis.cka import BlockCka, block_cka, unbiased_hsic
 from stages.core.base.errors import UserError
 
 
@@ -63,3 +63,27 @@ def test_constant_blocks_and_too_few_images():
     assert cka.result().item() == 0
     with pytest.raises(UserError, match="at least 4 images at a time, not 3"):
         cka.add([torch.ones(3, 2)], [torch.ones(3, 2)])
+
+
+def test_blocks_of_two_models_are_compared_on_the_same_images(make_student, teacher):
+    """By the outputs of both models' blocks in plain passes; a last minibatch of three is left out."""
+    student = make_student("widen").eval()
+    draws = torch.Generator().manual_seed(3)
+    batches = [(torch.randn(size, 3, 8, 8, generator=draws), None) for size in (6, 5, 3)]
+    found = block_cka(student, teacher, batches, torch.device("cpu"), lambda images: 2 * images)
+    expected = BlockCka()
+    for images, _ in batches[:2]:
+        blocks, others = [], []
+        hooks = [
+            block.register_forward_hook(lambda _, __, output, kept=kept: kept.append(output))
+            for model, kept in ((student, blocks), (teacher, others))
+            for block in model.blocks
+        ]
+        with torch.no_grad():
+            student(images)
+            teacher(2 * images)
+        for hook in hooks:
+            hook.remove()
+        expected.add(blocks, others)
+    np.testing.assert_allclose(found, expected.result().numpy(), atol=1e-9)
+    assert found.shape == (2, 2)

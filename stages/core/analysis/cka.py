@@ -6,12 +6,15 @@ with the number of features over the number of images. 1 is equal up to rotation
 estimate may be slightly below 0.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stages.core.base.errors import UserError
+from stages.core.models.blocks import recorded_blocks
 
 LEAST_IMAGES = 4  # of a minibatch: the estimator divides by n − 3
 
@@ -89,3 +92,41 @@ def _kernel(block: Tensor) -> Tensor:
     """Inner products of all pairs of images, in float64, [images, images]."""
     flat = block.flatten(1).double()
     return flat @ flat.T
+
+
+@torch.no_grad()
+def block_cka(
+    model: Any,
+    other: Any,
+    batches: Iterable[Any],
+    device: torch.device,
+    renormalize: Callable[[Tensor], Tensor] = lambda images: images,
+) -> np.ndarray:
+    """CKA of every block of one model with every block of another, over some images.
+
+    A last minibatch of fewer than 4 images is left out: the estimator is not defined on it.
+
+    Args:
+        model, other: timm models with `feature_info`, on `device`.
+        batches: (images [batch, 3, height, width], labels).
+        device: where both are.
+        renormalize: takes images normalised for `model` to the normalisation of `other`.
+
+    Returns:
+        [blocks, blocks of the other].
+
+    Raises:
+        UserError: no minibatch has 4 images.
+    """
+    cka = BlockCka()
+    model.eval()
+    other.eval()
+    with recorded_blocks(model) as blocks, recorded_blocks(other) as others:
+        for images, _ in batches:
+            images = images.to(device)
+            if cka.images and len(images) < LEAST_IMAGES:
+                continue
+            model(images)
+            other(renormalize(images))
+            cka.add(blocks, others)
+    return cka.result().cpu().numpy()
