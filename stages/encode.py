@@ -7,7 +7,10 @@ again: that takes less time than starting a process for each.
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from stages.core.analysis import last_block
+from stages.core.analysis.cka import block_cka
 from stages.core.analysis.encoding import measure
 from stages.core.analysis.similarity import similarity
 from stages.core.base.arrays import write_npy
@@ -48,7 +51,8 @@ def main() -> None:
     first = folders.load(TRAIN / names[0])
     # Teacher and students see the same images under one transform, that of `dataset`, as in training.
     batches = evaluation_batches(sample, first, batch=BATCH, workers=machine.workers())
-    target = last_block.last_maps(teacher, batches, device, renormalization(first, teacher, device))
+    renormalize = renormalization(first, teacher, device)
+    target = last_block.last_maps(teacher, batches, device, renormalize)
     teacher_tokens = last_block.tokens_of(target)
     own, floors = measure(teacher_tokens, **options)
     images, channels, rows, columns = target.shape
@@ -64,10 +68,12 @@ def main() -> None:
             "cka": similarity(teacher_tokens, teacher_tokens).cka,
         }
     ]
+    by_block: list[np.ndarray] = []
     for name, (strategy, objective, seed) in zip(names, keys, strict=True):
         student = folders.load(TRAIN / name).to(device)
         found = last_block.last_maps(student, batches, device)
         tokens = last_block.tokens_of(found)
+        by_block.append(block_cka(student, teacher, batches, device, renormalize))
         near = similarity(tokens, teacher_tokens)
         comparable = has_target(target, found)
         losses = map_errors.spectral_against_mse(found, target) if comparable else None
@@ -93,6 +99,8 @@ def main() -> None:
         )
     with atomic_folder(ENCODE) as folder:
         write_npy(folder / "floors.npy", floors)  # [(one projector, one per image), channels]
+        for name, cka in zip(names, by_block, strict=True):
+            write_npy(folder / f"cka-{name}.npy", cka)  # [student's blocks, teacher's blocks]
         write_json(folder / "metrics.json", {"runs": measured})
 
 

@@ -13,8 +13,10 @@ SVD = ARTIFACTS / "svd"
 PCA = ARTIFACTS / "pca"
 SEP = ARTIFACTS / "sep"
 ROTATION = ARTIFACTS / "rotation"
+RANK = ARTIFACTS / "rank"
 TRAIN = ARTIFACTS / "train"  # one folder per run
 ENCODE = ARTIFACTS / "encode"
+DYNAMICS = ARTIFACTS / "dynamics"
 COST = ARTIFACTS / "cost"
 HTML = ARTIFACTS / "html"
 

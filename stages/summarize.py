@@ -16,12 +16,14 @@ from stages.core.evidence.comparison import comparison_table, nested_means, righ
 from stages.core.evidence.statistics import differences_table
 from stages.paths import (
     COST,
+    DYNAMICS,
     ENCODE,
     EXTRACT,
     MANIFEST,
     PARAMS,
     PCA,
     PREPARE,
+    RANK,
     REPORTS,
     RESULTS,
     ROTATION,
@@ -73,6 +75,9 @@ def main() -> None:
         "stage_dims": analysis_tables.stage_dims_table(SVD, backbones),
         "energy": analysis_tables.energy_table(SVD, PCA, backbones),
         "floor": analysis_tables.floor_table(SVD, PCA, ENCODE, backbones),
+        "rank": pd.read_csv(RANK / "curve.csv"),
+        "blocks": pd.read_csv(DYNAMICS / "blocks.csv").astype({"seed": "Int64"}),
+        "cka": analysis_tables.cka_table(ENCODE, runs),
         "encoding": encoding[head + [column for column in encoding if column not in head]],
         "sep_curves": analysis_tables.sep_table(SEP, backbones),
         "participation": analysis_tables.participation_table(PCA, backbones),
@@ -80,7 +85,12 @@ def main() -> None:
         "overlap": analysis_tables.overlap_table(ROTATION, backbones),
     }
     with atomic_folder(RESULTS) as folder:
-        for name, value in {**analyses, "teacher": teacher, "cost": read_json(COST / "metrics.json")}.items():
+        for name, value in {
+            **analyses,
+            "teacher": teacher,
+            "cost": read_json(COST / "metrics.json"),
+            "rank": read_json(RANK / "metrics.json"),
+        }.items():
             write_json(folder / f"{name}.json", value)
         for name, table in tables.items():
             text = io.StringIO()

@@ -1,6 +1,8 @@
 """What token matrices look like: dimensions, shared directions, spectra, and what chance makes of them."""
 
 __all__ = [
+    "cka",
+    "dynamics",
     "encoding",
     "energy",
     "intervals",
@@ -9,6 +11,7 @@ __all__ = [
     "participation",
     "pca",
     "permutation",
+    "rank",
     "sep",
     "similarity",
     "subspaces",

@@ -308,6 +308,13 @@ class Rotation(Section):
     seed: Seed
 
 
+class Rank(Section):
+    """Dims that accuracy needs: `points` counts of dimensions, and shares of the whole top-1, in percent."""
+
+    points: Annotated[int, Field(ge=2)]
+    shares: Annotated[list[Percent], Field(min_length=1)]
+
+
 class Analysis(Section):
     """Which features are analysed, and how.
 
@@ -325,6 +332,7 @@ class Analysis(Section):
     pca: Pca
     sep: Sep
     rotation: Rotation
+    rank: Rank
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -108,6 +108,22 @@ def floor_table(svd: Path, pca: Path, encode: Path, backbones: Sequence[str]) ->
     return pd.concat(parts)[["backbone", "dims", "fixed", "per_image"]]
 
 
+def cka_table(encode: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """CKA of every block of each student with every block of the teacher; blocks count from 0.
+
+    Args:
+        encode: the folder of the stage of that name.
+        runs: runs.csv.
+    """
+    parts = []
+    for row in runs[["run", "strategy", "objective", "seed"]].to_dict("records"):
+        cka = read_npy(encode / f"cka-{row['run']}.npy")
+        blocks, teacher_blocks = np.indices(cka.shape)
+        columns = {"block": blocks.ravel(), "teacher_block": teacher_blocks.ravel(), "cka": cka.ravel()}
+        parts.append(pd.DataFrame(columns).assign(**{str(key): value for key, value in row.items()}))
+    return pd.concat(parts)[["run", "strategy", "objective", "seed", "block", "teacher_block", "cka"]]
+
+
 def sep_table(sep: Path, backbones: Sequence[str]) -> pd.DataFrame:
     """SEP curves: observed with its standard deviation over tokens, under permuted channels, and of the other nulls."""
     parts = []

@@ -4,6 +4,7 @@ Every number in a caption is read from the data that the figure draws.
 """
 
 from stages.core.report.figures import (
+    blocks,
     comparison,
     cost,
     dims,
@@ -11,9 +12,23 @@ from stages.core.report.figures import (
     encoding,
     energy,
     layers,
+    rank,
     rotation,
     sep,
     tokens,
 )
 
-__all__ = ["comparison", "cost", "dims", "distillation", "encoding", "energy", "layers", "rotation", "sep", "tokens"]
+__all__ = [
+    "blocks",
+    "comparison",
+    "cost",
+    "dims",
+    "distillation",
+    "encoding",
+    "energy",
+    "layers",
+    "rank",
+    "rotation",
+    "sep",
+    "tokens",
+]

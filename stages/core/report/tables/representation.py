@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from stages.core.base.names import TEACHER
+
 
 def with_published(rows: pd.DataFrame, paper: Mapping[str, Any]) -> pd.DataFrame:
     """backbones.csv with the paper's name and training of each backbone, and its published numbers.
@@ -96,3 +98,37 @@ def _dims_columns(rows: pd.DataFrame) -> list[str]:
 
 def _is_model(of: Mapping[str, Any], row: Any) -> bool:
     return (of["timm"], of["D"], of.get("img_size", 224)) == (row.timm, row.D, row.img_size)
+
+
+def teacher_energy_dims(svd: Mapping[str, Any], pca: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Dims of the energy of the teacher's tokens by basis and threshold; empty where it was not analysed.
+
+    Args:
+        svd: svd.json.
+        pca: pca.json.
+
+    Returns:
+        "own": mean over images of the dims of one image's own basis; "shared": dims that all images need together.
+    """
+    if TEACHER not in svd or TEACHER not in pca:
+        return {}
+    return {"own": svd[TEACHER]["dims_mean"], "shared": pca[TEACHER]["dims_global"]}
+
+
+def dims_needed(rank: Mapping[str, Any], energy: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """Dims that keep a share of the teacher's top-1, beside dims that hold that share of the energy.
+
+    Args:
+        rank: rank.json, of a teacher that was measured.
+        energy: as `teacher_energy_dims` gives it.
+    """
+    shares = [str(share) for share in rank["shares"]]
+    columns = {"share, %": shares}
+    for basis in rank["bases"]:
+        columns[f"top-1, {basis} basis"] = [_dims(rank["bases"][basis]["dims"][share]) for share in shares]
+        columns[f"energy, {basis} basis"] = [_dims(energy.get(basis, {}).get(share)) for share in shares]
+    return pd.DataFrame(columns)
+
+
+def _dims(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
