@@ -22,9 +22,11 @@ import torch
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import atomic, sha256
+from stages.core.data.loader import waited_s
 
 PACKAGE = Path(__file__).resolve().parents[2]  # by file: a stage's own module is called __main__, or otherwise
 LIBRARIES = ("torch", "torchvision", "timm")
+PATIENCE_S = 20.0  # for a batch, once SIGTERM has come: SLURM and torch's elastic engine kill after 30 s
 DIGEST_BYTES = hashlib.sha256().digest_size
 DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
 
@@ -150,13 +152,26 @@ def _content(file: Path) -> memoryview:
 def termination_noted() -> Iterator[Callable[[], bool]]:
     """Hold SIGTERM back and yield a function that says whether it came, so that a checkpoint can be saved first.
 
-    A signal that nobody acted on by the end of the block takes its usual effect then.
+    A signal that nobody acted on by the end of the block takes its usual effect then. One that comes while the process
+    waits for a batch that does not come ends the wait with a `UserError`, after `PATIENCE_S` of waiting.
     """
     came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+
+    def note(number: int, _: Any) -> None:
+        came.append(number)
+        signal.alarm(1)
+
+    def look(*_: Any) -> None:
+        if waited_s() > PATIENCE_S:
+            raise UserError("stopped by SIGTERM while no batch came; the last checkpoint is kept")
+        signal.alarm(1)
+
+    before = {signal.SIGALRM: signal.signal(signal.SIGALRM, look), signal.SIGTERM: signal.signal(signal.SIGTERM, note)}
     try:
         yield lambda: bool(came)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if came:
         os.kill(os.getpid(), signal.SIGTERM)
