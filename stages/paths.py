@@ -14,6 +14,7 @@ PCA = ARTIFACTS / "pca"
 SEP = ARTIFACTS / "sep"
 ROTATION = ARTIFACTS / "rotation"
 TRAIN = ARTIFACTS / "train"  # one folder per run
+ASIDE = ARTIFACTS / "aside"  # students that params no longer name and DVC does not hold
 ENCODE = ARTIFACTS / "encode"
 COST = ARTIFACTS / "cost"
 HTML = ARTIFACTS / "html"

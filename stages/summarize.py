@@ -30,6 +30,7 @@ from stages.paths import (
     TEACH,
     TRAIN,
 )
+from stages.pruning import prune_students
 
 OF_THE_MACHINE = ("train_images_per_s", "device")  # what git tracks is the same wherever it was computed
 
@@ -40,7 +41,7 @@ def main() -> None:
     keys = list(product(given.strategy.names, given.objective.names, given.seeds))
     names = [run_name(*key) for key in keys]
     backbones = list(given.analysis.backbones)
-    prune(TRAIN, names)
+    prune_students(names)
     for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
         prune(folder, backbones)
 
