@@ -3,10 +3,7 @@
 import copy
 import io
 import json
-import os
 import string
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -18,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from stages import summarize
 from stages.core.analysis.energy import dims, shares
 from stages.core.analysis.pca import shared_basis
 from stages.core.analysis.sep import mean_spectra, moment, spectrum_of_moment
@@ -300,16 +298,16 @@ def test_json_of_any_bytes_is_read_or_refused_in_one_line(tmp_path, content):
 
 
 @pytest.mark.parametrize("metrics", [None, "", "{}", '{"loss": 1.0}', "[]", "null"])
-def test_summarize_tells_metrics_that_it_cannot_use(tmp_path, root, metrics):
+def test_summarize_tells_metrics_that_it_cannot_use(tmp_path, root, monkeypatch, metrics):
     (tmp_path / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
     (tmp_path / "artifacts/teach").mkdir(parents=True)
     if metrics is not None:
         (tmp_path / "artifacts/teach/metrics.json").write_text(metrics)
-    command = [sys.executable, "-m", "stages.summarize"]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("error: artifacts/") and ended.stderr.count("\n") == 1, ended.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["summarize"])
+    with pytest.raises(UserError, match=r"^artifacts/") as caught:
+        summarize.main()
+    one_line(caught.value)
     assert not (tmp_path / "reports").exists()
 
 

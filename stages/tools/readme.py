@@ -6,7 +6,8 @@ from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, write_text
 from stages.core.evidence.statistics import told
 from stages.core.report.notebooks import read_table
-from stages.core.report.tables.distillation import comparison, premise
+from stages.core.report.tables.distillation import comparison
+from stages.core.report.tables.encoding import premise
 from stages.paths import AUDIT, RESULTS
 from stages.tools.record import check_finished
 

@@ -162,15 +162,23 @@ def read_json(path: Path) -> Any:
     return found
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C one is only faster
+    """The safe loader, with numbers such as 3e-3, which YAML 1.1 takes for text, but YAML 1.2, DVC and Hydra do not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file with the safe loader.
 
     Raises:
         UserError: the file is missing or is not YAML.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # a safe loader, only faster
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

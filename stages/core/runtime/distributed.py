@@ -24,7 +24,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from stages.core.base.errors import UserError
+from stages.core.base.errors import UserError, known_errors_reported
 from stages.core.base.ownership import try_lock
 from stages.core.runtime import machine
 
@@ -185,7 +185,8 @@ def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
 
 def _worker(fault: Path, entry: Callable[..., None], *arguments: Any) -> None:
     try:
-        entry(*arguments)
+        with known_errors_reported():
+            entry(*arguments)
     except UserError as error:
         fault.write_text(str(error))
         sys.exit(1)
