@@ -15,7 +15,7 @@ from stages.core.analysis.encoding import measure
 from stages.core.analysis.similarity import similarity
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run
-from stages.core.base.files import atomic_folder, prune, write_json
+from stages.core.base.files import atomic_folder, write_json
 from stages.core.base.names import TEACHER, run_name
 from stages.core.config import params
 from stages.core.data.batches import evaluation_batches
@@ -26,6 +26,7 @@ from stages.core.runtime import machine
 from stages.core.train import map_errors
 from stages.core.train.losses import has_target
 from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, TEACH, TRAIN
+from stages.pruning import prune_students
 
 BATCH = 64  # images at a time; it decides memory, not results
 
@@ -43,7 +44,7 @@ def main() -> None:
     }
     keys = list(product(project.strategy.names, project.objective.names, project.seeds))
     names = [run_name(*key) for key in keys]
-    prune(TRAIN, names)
+    prune_students(names)
     device = machine.device()
     machine.share_cores(device)
     sample = image_list(project.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)

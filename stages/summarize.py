@@ -32,6 +32,7 @@ from stages.paths import (
     TEACH,
     TRAIN,
 )
+from stages.pruning import prune_students
 
 OF_THE_MACHINE = ("train_images_per_s", "device")  # left out: tracked results are the same on every machine
 
@@ -42,7 +43,7 @@ def main() -> None:
     keys = list(product(project.strategy.names, project.objective.names, project.seeds))
     names = [run_name(*key) for key in keys]
     backbones = list(project.analysis.backbones)
-    prune(TRAIN, names)
+    prune_students(names)
     for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
         prune(folder, backbones)
 
