@@ -299,6 +299,7 @@ def test_summarize_names_metrics_that_it_cannot_use(tmp_path, root, monkeypatch)
     (tmp_path / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
     (tmp_path / "artifacts/teach").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["summarize"])
     for metrics in (None, "", "{}", '{"loss": 1.0}', "[]", "null"):
         if metrics is not None:
             Path("artifacts/teach/metrics.json").write_text(metrics)
