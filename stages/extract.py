@@ -1,13 +1,12 @@
 """Extract a backbone's patch tokens on the analysis sample: of every block, or of the last one."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from stages import arguments
-from stages.core.base.errors import run
+from stages.core.base.errors import full_disk_reported, run
 from stages.core.base.files import atomic_folder, sha256
 from stages.core.base.names import TEACHER
 from stages.core.config import params, schema
@@ -18,12 +17,12 @@ from stages.core.models import backbones, folders
 from stages.core.runtime import distributed, machine
 from stages.paths import EXTRACT, MANIFEST, PARAMS, PREPARE, TEACH
 
-BATCH, CPU_BATCH = 64, 4  # images at a time; a CPU is fastest while attention's tensors stay in its cache
+BATCH, CPU_BATCH = 64, 4  # images per batch; a CPU is fastest when attention's tensors fit in its cache
 SEED = 0  # of random weights
 
 
 def load(backbone: str, analysis: schema.Analysis) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a backbone's name, and what it is."""
+    """The model of a backbone, and its provenance: architecture, weights, and where they come from."""
     if backbone == TEACHER:
         weights = {"sha256": sha256(TEACH / "model.safetensors")}
         return folders.load(TEACH), folders.provenance(TEACH) | weights
@@ -36,33 +35,33 @@ def load(backbone: str, analysis: schema.Analysis) -> tuple[nn.Module, dict[str,
 
 
 def batch_size(device: torch.device) -> int:
-    """Images at a time: it decides speed and memory, and of the results the rounding."""
+    """Images per batch: a choice of speed and memory that changes results by rounding alone."""
     return CPU_BATCH if device.type == "cpu" else BATCH
 
 
 def main() -> None:
-    """Write the features of the backbone that the command line names, by every GPU that is visible."""
-    given = params.load(PARAMS)
-    distributed.launch(extract, given, arguments.backbone(__doc__, given.analysis.backbones))
+    """Write the features of the backbone named on the command line, on every visible GPU."""
+    parameters = params.load(PARAMS)
+    distributed.launch(extract, parameters, arguments.backbone(__doc__, parameters.analysis.backbones))
 
 
-def extract(given: params.Params, backbone: str) -> None:
-    """One process's part of the extraction."""
-    sample = image_list(given.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
+def extract(parameters: params.Params, backbone: str) -> None:
+    """Extract this process's share of the sample."""
+    sample = image_list(parameters.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
     with distributed.joined() as world:
-        model, provenance = load(backbone, given.analysis)
+        model, provenance = load(backbone, parameters.analysis)
         model = model.to(world.device)
         batches = evaluation_batches(
             sample, model, batch=batch_size(world.device), workers=machine.workers(), world=world
         )
-        with atomic_folder(EXTRACT / backbone) if world.primary else nullcontext() as own:
+        with atomic_folder(EXTRACT / backbone) if world.primary else full_disk_reported(EXTRACT / backbone) as folder:
             extraction.extract(
                 model,
                 batches,
-                world.broadcast(own),
+                world.broadcast(folder),
                 images=len(sample.files),
                 world=world,
-                layerwise=backbone in given.analysis.layerwise,
+                layerwise=backbone in parameters.analysis.layerwise,
                 provenance=provenance,
             )
 

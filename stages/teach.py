@@ -10,6 +10,7 @@ from stages.core.data.dataset import image_list
 from stages.core.models import backbones, folders
 from stages.core.models.backbones import Provenance
 from stages.core.models.cost import flops, parameters
+from stages.core.models.normalization import check_preprocessing
 from stages.core.runtime import distributed, machine
 from stages.core.runtime.distributed import World
 from stages.core.train.evaluation import evaluate
@@ -76,6 +77,7 @@ def load(data: schema.Dataset, teacher: schema.Teacher, world: World) -> None:
             f"dataset.classes is {data.classes}; choose another model or dataset, or fit one"
         )
     model = model.to(world.device)
+    check_preprocessing(model, data.image_size)
     size = list(resolve_model_data_config(model)["input_size"])
     validation = evaluation_batches(
         image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),

@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
+from stages.core.data import batches as data_batches
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
+from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
+from stages.core.train.drop_path import DropPathMasks
 from stages.core.train.loop import fit
 from stages.core.train.losses import FEATURE_LOSSES
 from stages.core.train.resident import Augmentation, ResidentBatches
@@ -21,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and torch sees none"),
 ]
 DEVICE = "cuda:0"
-NOISE = 2e-2  # between the losses of two bfloat16 runs of one seed, of the loss; atomic additions are in no fixed order
+NOISE = 2e-2  # relative, between the losses of two bfloat16 runs of one seed: atomic additions have no fixed order
 AUGMENT = {
     "padding": 1,
     "scale": (0.5, 1.0),
@@ -31,6 +34,7 @@ AUGMENT = {
     "random_erasing": 0.25,
     "interpolation": "bilinear",
 }
+LOADED = {name: value for name, value in AUGMENT.items() if name != "padding"} | {"auto_augment": None}
 RECIPE = {
     "epochs": 4,
     "lr": 1e-3,
@@ -48,6 +52,22 @@ class InterruptedTrainingError(Exception):
     pass
 
 
+class Asynchronous:
+    """Training batches during which, from the second one on, an operation that waits for the device is an error."""
+
+    def __init__(self, batches):
+        self.batches, self.sampler = batches, batches.sampler
+
+    def epoch(self, number, start=0):
+        try:
+            for position, batch in enumerate(self.batches.epoch(number, start)):
+                if position == 1:  # an epoch's draws are copied before its first batch
+                    torch.cuda.set_sync_debug_mode("error")
+                yield batch
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.fixture
 def listed(tmp_path, make_split):
     split = scan(make_split(tmp_path / "train", images=24))
@@ -56,11 +76,11 @@ def listed(tmp_path, make_split):
 
 @pytest.fixture
 def make_task(make_student, make_teacher):
-    """A small widened student under a small teacher, on a device."""
+    """A small student with a small teacher, on a device."""
 
-    def make(device, feature="mse", teacher_dtype=torch.float32):
+    def make(device, feature="mse", teacher_dtype=torch.float32, strategy="widen"):
         return create_task(
-            make_student("widen").to(device),
+            make_student(strategy).to(device),
             make_teacher().to(device),
             alpha=0.5,
             tau=1.0,
@@ -82,7 +102,9 @@ def batch():
 
 @pytest.fixture
 def train(tmp_path, listed, make_student, make_teacher):
-    def run(root, *, precision="bfloat16", compiled=False, stop_after=None):
+    def run(
+        root, *, precision="bfloat16", compiled=False, stop_after=None, resident=True, watch=lambda batches: batches
+    ):
         device = torch.device(DEVICE)
         world = World(0, 1, device)
         student = make_student("widen", drop_path_rate=0.1).to(device)
@@ -98,7 +120,10 @@ def train(tmp_path, listed, make_student, make_teacher):
             teacher_dtype=torch.bfloat16,
         )
         sampler = EpochSampler(len(listed.files), 0, batch=24, world=world)
-        training = ResidentBatches(listed, student, sampler, augmentation=Augmentation(**AUGMENT), workers=0)
+        if resident:
+            training = ResidentBatches(listed, student, sampler, augmentation=Augmentation(**AUGMENT), workers=0)
+        else:
+            training = TrainingBatches(listed, student, sampler, augment=LOADED, workers=2)
         validation = evaluation_batches(listed, student, batch=24, workers=0, world=world)
 
         def log(metrics):
@@ -108,7 +133,7 @@ def train(tmp_path, listed, make_student, make_teacher):
         with CheckpointFolder(tmp_path / root, "widen", {}) as checkpoints:
             fitted = fit(
                 task,
-                training,
+                training if watch is None else watch(training),
                 validation,
                 **RECIPE,
                 precision=precision,
@@ -141,18 +166,58 @@ def test_a_bfloat16_step_is_the_float32_step_but_for_rounding(make_task, batch, 
     assert torch.cosine_similarity(rounded, gradient, dim=0) > 0.99
 
 
-def test_a_compiled_step_is_the_eager_step(make_task, batch):
-    loss, gradient = step(make_task(DEVICE), *batch)
-    compiled = make_task(DEVICE)
-    compiled.compile()
+@pytest.mark.parametrize("strategy", ["baseline", "lift", "widen"])
+def test_a_compiled_step_is_the_eager_step(make_task, batch, strategy):
+    loss, gradient = step(make_task(DEVICE, strategy=strategy), *batch)
+    compiled = make_task(DEVICE, strategy=strategy)
+    compiled.compile(fullgraph=True)
     found_loss, found = step(compiled, *batch)
     torch.testing.assert_close(found_loss, loss, rtol=1e-4, atol=0)
     assert torch.cosine_similarity(found, gradient, dim=0) > 0.9999
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("resident", [True, False])
+def test_no_step_waits_for_the_device(train, resident, precision):
+    """Batch, drop path, both models, loss, gradients, clipping, optimizer and averaged weights."""
+    losses = train("asynchronous", precision=precision, resident=resident, watch=Asynchronous)
+    assert losses[-1] < losses[0]
+    assert torch.cuda.get_sync_debug_mode() == 0
+
+
+def test_float32_is_computed_in_full(monkeypatch):
+    monkeypatch.setenv("DEVICE", DEVICE)
+    device = machine.device()
+    generator = torch.Generator().manual_seed(0)
+    images, kernels = (torch.randn(shape, generator=generator) for shape in ((8, 64, 32, 32), (64, 64, 3, 3)))
+    exact = torch.nn.functional.conv2d(images.double(), kernels.double())
+    for found, expected in (
+        (torch.nn.functional.conv2d(images.to(device), kernels.to(device)), exact),
+        (images.to(device) @ images.to(device), images.double() @ images.double()),
+    ):
+        error = (found.cpu().double() - expected).norm() / expected.norm()
+        assert error < 1e-5  # TF32's is about 3e-4
+
+
+def test_drop_path_drops_the_paths_that_it_drops_on_the_cpu(make_student, batch):
+    outputs = []
+    for device in ("cpu", DEVICE):
+        student = make_student("widen", drop_path_rate=0.5).to(device).train()
+        sampler = EpochSampler(64, 0, batch=32, world=World(0, 1, torch.device(device)))
+        DropPathMasks(student, sampler, 0).set(3, 0)
+        outputs.append(student(batch[0].to(device)).detach().cpu())
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-3, atol=1e-4)
+
+
+def test_images_to_evaluate_on_wait_in_pinned_memory(listed, make_student, monkeypatch):
+    monkeypatch.setattr(data_batches, "HELD_BYTES", 0)
+    world = World(0, 1, torch.device(DEVICE))
+    loader = evaluation_batches(listed, make_student("widen"), batch=24, workers=2, world=world)
+    assert all(images.is_pinned() and labels.is_pinned() for images, labels in loader)
+
+
 def test_the_prefetching_loader_normalises_as_on_the_cpu(listed, make_student):
-    options = {name: value for name, value in AUGMENT.items() if name != "padding"}
-    options |= {"random_erasing": 0.0, "auto_augment": None}
+    options = LOADED | {"random_erasing": 0.0}
 
     def images(device):
         sampler = EpochSampler(len(listed.files), 0, batch=24, world=World(0, 1, torch.device(device)))

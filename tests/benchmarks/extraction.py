@@ -1,8 +1,8 @@
 """Extraction throughput against the plain loop: python tests/benchmarks/extraction.py --out FILE.
 
-Ours is what the stage `extract` does: its loader, `features.extract`, one file per block. The plain loop takes one
-image at a time and writes one file per image. Both read the same generated JPEGs, give the same features within 1e-4 of
-their size, and take turns, so that a busy machine slows both.
+Ours is what the stage `extract` does: its loader, `extraction.extract`, one file per block. The plain loop takes one
+image at a time and writes one file per image. Both read the same generated JPEGs, their features must agree within 1e-4
+of the root mean square, and they alternate, so that a busy machine slows both.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from torch import nn
 
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.image_list import ImageList
-from stages.core.features import store as features
+from stages.core.features import extraction, store
 from stages.core.models.talking_heads import batch_talking_heads
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
@@ -33,7 +33,7 @@ AGREEMENT = 1e-4  # of the features' root mean square
 
 
 def jpegs(folder: Path, images: int) -> ImageList:
-    """Write smooth random photographs."""
+    """Write smooth random images as JPEG files."""
     rng = np.random.default_rng(0)
     names = [f"{index:05d}.JPEG" for index in range(images)]
     for name in names:
@@ -45,7 +45,7 @@ def jpegs(folder: Path, images: int) -> ImageList:
 def ours(model: nn.Module, images: ImageList, folder: Path, device: torch.device) -> None:
     world = World(0, 1, device)
     batches = evaluation_batches(images, model, batch=batch_size(device), workers=machine.workers(), world=world)
-    features.extract(
+    extraction.extract(
         model,
         batches,
         folder,
@@ -73,40 +73,40 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="JSON file")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.manual_seed(0)
-    as_in_timm = timm.create_model(given.model).eval().to(given.device)
+    as_in_timm = timm.create_model(options.model).eval().to(options.device)
     for name, weights in as_in_timm.named_parameters():
-        if "gamma" in name:  # of layer scale: as it starts, CaiT's blocks do next to nothing
+        if "gamma" in name:  # layer scale: at its initial value, CaiT's blocks change their input by next to nothing
             torch.nn.init.constant_(weights, 0.1)
     batched = copy.deepcopy(as_in_timm)
     batch_talking_heads(batched)  # as the stage's models are
     taken: dict[str, list[float]] = {"ours": [], "plain": []}
     with tempfile.TemporaryDirectory() as made:
         (Path(made) / "images").mkdir()
-        images = jpegs(Path(made) / "images", given.images)
-        for number in range(given.rounds + 1):
-            for name, way, model in (("ours", ours, batched), ("plain", plain, as_in_timm)):
+        images = jpegs(Path(made) / "images", options.images)
+        for number in range(options.rounds + 1):
+            for name, extract, model in (("ours", ours, batched), ("plain", plain, as_in_timm)):
                 folder = Path(made) / f"{name}-{number}"
                 folder.mkdir()
-                measuring.wait(given.device)
+                measuring.wait(options.device)
                 started = time.perf_counter()
-                way(model, images, folder, given.device)
+                extract(model, images, folder, options.device)
                 if number:  # the first round warms up
                     taken[name].append(time.perf_counter() - started)
-        first = features.last_block(Path(made) / "ours-0")
-        second = np.stack([np.load(Path(made) / f"plain-0/{index}.npy") for index in range(given.images)])
+        first = store.last_block(Path(made) / "ours-0")
+        second = np.stack([np.load(Path(made) / f"plain-0/{index}.npy") for index in range(options.images)])
         difference = float(np.abs(first - second).max() / np.sqrt(np.mean(second**2)))
     if difference > AGREEMENT:
         raise SystemExit(f"the features differ by {difference:g}, more than {AGREEMENT:g}")
-    rates = {name: measuring.spread([given.images / one for one in times]) for name, times in taken.items()}
+    rates = {name: measuring.spread([options.images / one for one in times]) for name, times in taken.items()}
     measuring.save(
-        given.out,
+        options.out,
         "extraction",
         {
-            "model": given.model,
-            "device": given.device.type,
-            "images": given.images,
+            "model": options.model,
+            "device": options.device.type,
+            "images": options.images,
             "largest_relative_difference": difference,
             "images_per_s": rates,
         },

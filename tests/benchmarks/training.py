@@ -1,14 +1,14 @@
 """Training throughput against the textbook step: python tests/benchmarks/training.py --scale digits --out FILE.
 
-Both train the same student under the same teacher on the same images, which are on the device already. Ours is
+Both train the same student with the same teacher on the same images, which are already on the device. Ours is
 `stages.core.train.loop.fit` itself, with its task, optimizer, schedule and checks. The textbook step is that of
-released distillation code: eager, unfused attention, fp16 autocast with a loss scaler on a GPU (float32 on a CPU),
-the teacher under `no_grad`, `loss.item()` and a wait for the device at each step. They can take turns (--turns), so
-that a busy machine slows both.
+published distillation code: eager, unfused attention, fp16 autocast with a loss scaler on a GPU (float32 on a CPU),
+the teacher under `no_grad`, `loss.item()` and a synchronisation with the device at each step. They can alternate
+(--turns), so that a busy machine slows both.
 
-Model FLOP utilisation counts what the mathematics needs, (3 × student's forward + teacher's forward) × images, against
-the rate of a large matrix product measured in the same process. The bytes are those that the eager step's operations
-read and write, one by one, against the rate of a large copy: what fusion can lower.
+Model FLOP utilisation is (3 × student's forward + teacher's forward) × images, relative to the rate of a large matrix
+product measured in the same process. The bytes are the sum of what each operation of the eager step reads and writes,
+relative to the rate of a large copy: fusion can lower them.
 """
 
 import argparse
@@ -72,15 +72,15 @@ STUDENTS = {
     "widen": ("deit_tiny_widelast_patch16_224", "widen_width"),
 }
 SMOOTHING, LR, DECAY = 0.1, 1e-4, 0.05
-COUNTED = 8  # images of the step whose bytes are counted
+COUNTED = 8  # images in the step whose bytes are counted
 
 
 class Resident:
-    """The same images on the device at each step; notes when an epoch began and when the device had done it."""
+    """The same images on the device at each step; records the seconds of each epoch, the device's work included."""
 
     def __init__(self, images: Tensor, labels: Tensor, steps: int) -> None:
         self.images, self.labels, self.steps = images, labels, steps
-        self.sampler = SimpleNamespace(batch=len(images), pieces=1, steps=steps, epoch=0)
+        self.sampler = SimpleNamespace(batch=len(images), pieces=1, steps=steps)
         self.seconds: list[float] = []
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -92,8 +92,10 @@ class Resident:
         self.seconds.append(time.perf_counter() - started)
 
 
-class Forgetful:
-    """Checkpoints that are neither kept nor found."""
+class NoCheckpoints:
+    """Saves no checkpoint and finds none."""
+
+    run, source = "benchmark", None
 
     def load(self) -> None:
         return None
@@ -116,26 +118,26 @@ def create_task(
 
 
 def ours(
-    student: nn.Module, teacher: nn.Module, objective: schema.Objective, batches: Resident, given: argparse.Namespace
+    student: nn.Module, teacher: nn.Module, objective: schema.Objective, batches: Resident, options: argparse.Namespace
 ) -> list[float]:
-    """Seconds of each measured epoch of `fit`, warmed up by the first one."""
+    """Seconds of each epoch of `fit` but the first, which warms up."""
     device = batches.images.device
     training.fit(
-        create_task(student, teacher, objective, device, given.precision),
+        create_task(student, teacher, objective, device, options.precision),
         batches,  # type: ignore[arg-type]
         [(batches.images[:2], batches.labels[:2])],
-        epochs=given.rounds + 1,
+        epochs=options.rounds + 1,
         lr=LR,
         weight_decay=DECAY,
         warmup_epochs=0,
         warmup_lr=0.0,
         min_lr=0.0,
         clip_grad=None,
-        precision=given.precision,
-        ema_decay=given.ema_decay,
+        precision=options.precision,
+        ema_decay=options.ema_decay,
         seed=0,
         world=World(0, 1, device),
-        checkpoints=Forgetful(),  # type: ignore[arg-type]
+        checkpoints=NoCheckpoints(),  # type: ignore[arg-type]
         compiled=machine.compiled(device),
         log=lambda _: None,
     )
@@ -143,9 +145,9 @@ def ours(
 
 
 def textbook(
-    student: nn.Module, teacher: nn.Module, objective: schema.Objective, batches: Resident, given: argparse.Namespace
+    student: nn.Module, teacher: nn.Module, objective: schema.Objective, batches: Resident, options: argparse.Namespace
 ) -> list[float]:
-    """Seconds of each measured epoch of the textbook step, warmed up by one."""
+    """Seconds of each epoch of the textbook step but the first, which warms up."""
     device = batches.images.device
     for module in (*student.modules(), *teacher.modules()):
         if hasattr(module, "fused_attn"):
@@ -153,11 +155,11 @@ def textbook(
     half = torch.autocast("cuda", torch.float16) if device.type == "cuda" else nullcontext()
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     optimizer = torch.optim.AdamW(student.parameters(), lr=LR, weight_decay=DECAY)
-    averaged = ModelEmaV2(student, decay=given.ema_decay) if given.ema_decay else None
+    averaged = ModelEmaV2(student, decay=options.ema_decay) if options.ema_decay else None
     renormalize = renormalization(student, teacher, device)
     student.train()
     teacher.eval()
-    for epoch in range(given.rounds + 1):
+    for epoch in range(options.rounds + 1):
         for images, labels in batches.epoch(epoch):
             optimizer.zero_grad()
             with half:
@@ -184,7 +186,7 @@ def textbook(
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes that operations read and write, views apart."""
+    """Counts the bytes that operations read and write; views count nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,76 +224,76 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measurements")
     parser.add_argument("--turns", type=int, default=1, help="how often ours and the textbook's follow each other")
     parser.add_argument("--out", type=Path, help="JSON file")
-    given = parser.parse_args()
-    scale: dict[str, Any] = SCALES[given.scale]
-    given.ema_decay = scale["ema_decay"]
-    given.precision = "bfloat16" if given.device.type == "cuda" else "float32"
-    batch = given.batch or scale["batch"]
+    options = parser.parse_args()
+    scale: dict[str, Any] = SCALES[options.scale]
+    options.ema_decay = scale["ema_decay"]
+    options.precision = "bfloat16" if options.device.type == "cuda" else "float32"
+    batch = options.batch or scale["batch"]
     objective = {
         "none": schema.Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0),
         "mse": schema.Objective(alpha=0.0, tau=1.0, feature="mse", feature_weight=0.2),
         "softkd": schema.Objective(alpha=0.9, tau=1.0, feature=None, feature_weight=0.0),
         "softkd_mse": schema.Objective(alpha=0.9, tau=1.0, feature="mse", feature_weight=0.2),
-    }[given.objective]
+    }[options.objective]
     size = scale["base"]["img_size"]
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, 3, size, size, generator=generator).to(given.device)
-    labels = torch.randint(scale["classes"], (batch,), generator=generator).to(given.device)
+    images = torch.randn(batch, 3, size, size, generator=generator).to(options.device)
+    labels = torch.randint(scale["classes"], (batch,), generator=generator).to(options.device)
 
     rows = []
-    for name in given.students:
+    for name in options.students:
         architecture, option = STUDENTS[name]
         own = {} if option is None else {option: scale["width"]}
 
-        def pair(architecture: str = architecture, own: dict[str, Any] = own) -> tuple[nn.Module, nn.Module]:
+        def make_models(architecture: str = architecture, own: dict[str, Any] = own) -> tuple[nn.Module, nn.Module]:
             torch.manual_seed(0)
             teacher = timm.create_model("cait_s24_224", num_classes=scale["classes"], **scale["teacher"])
             student = timm.create_model(architecture, num_classes=scale["classes"], **scale["base"], **own)
-            return student.to(given.device), teacher.to(given.device).eval()
+            return student.to(options.device), teacher.to(options.device).eval()
 
-        student, teacher = pair()
+        student, teacher = make_models()
         operations = 3 * flops(student, size)
         if objective.alpha or objective.feature:
             operations += flops(teacher, size)
-        task = create_task(student, teacher, objective, given.device, given.precision)
+        task = create_task(student, teacher, objective, options.device, options.precision)
         found: dict[str, Any] = {"student": name, "flops_per_image": operations}
-        found["eager_bytes_per_image"] = traffic(task, images, labels, given.precision)
+        found["eager_bytes_per_image"] = traffic(task, images, labels, options.precision)
         taken: dict[str, list[float]] = {"ours": [], "textbook": []}
         peaks: dict[str, float] = {}
-        for _ in range(given.turns):
+        for _ in range(options.turns):
             for which, train in (("ours", ours), ("textbook", textbook)):
-                student, teacher = pair()
+                student, teacher = make_models()
                 if which == "ours":
                     batch_talking_heads(teacher)  # as `folders.load` does
-                if given.device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats(given.device)
-                taken[which] += train(student, teacher, objective, Resident(images, labels, given.steps), given)
-                if given.device.type == "cuda":
-                    peaks[which] = round(torch.cuda.max_memory_allocated(given.device) / 2**30, 2)
+                if options.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(options.device)
+                taken[which] += train(student, teacher, objective, Resident(images, labels, options.steps), options)
+                if options.device.type == "cuda":
+                    peaks[which] = round(torch.cuda.max_memory_allocated(options.device) / 2**30, 2)
                 torch.compiler.reset()
         for which, times in taken.items():
-            rates = [batch * given.steps / one for one in times]
+            rates = [batch * options.steps / one for one in times]
             found[which] = {"images_per_s": measuring.spread(rates, 1), "peak_memory_gib": peaks.get(which)}
         rows.append(found)
-    dtype = training.PRECISIONS[given.precision]
-    peak = measuring.matrix_peak(given.device, dtype)
+    dtype = training.PRECISIONS[options.precision]
+    peak = measuring.matrix_peak(options.device, dtype)
     for found in rows:
         for which in ("ours", "textbook"):
             rate = found[which]["images_per_s"]["median"]
             found[which]["utilisation"] = round(rate * found["flops_per_image"] / peak, 4)
     measuring.save(
-        given.out,
+        options.out,
         "training",
         {
-            "scale": given.scale,
-            "device": given.device.type,
-            "objective": given.objective,
+            "scale": options.scale,
+            "device": options.device.type,
+            "objective": options.objective,
             "batch": batch,
-            "steps": given.steps,
-            "precision": given.precision,
-            "compiled": machine.compiled(given.device),
+            "steps": options.steps,
+            "precision": options.precision,
+            "compiled": machine.compiled(options.device),
             "matrix_peak_flops_per_s": round(peak),
-            "copy_peak_bytes_per_s": round(measuring.copy_peak(given.device)),
+            "copy_peak_bytes_per_s": round(measuring.copy_peak(options.device)),
             "results": rows,
         },
     )

@@ -15,6 +15,8 @@ from stages.core.runtime.distributed import World
 Batch = tuple[Tensor, Tensor]
 
 HELD_BYTES = 256 * 2**20  # evaluation batches up to this size are decoded once and held on the device
+BATCH_BYTES = 64 * 2**20  # the largest batch of images that are not held
+WAITING_BYTES = 2**30  # the most that loading processes decode ahead, in shared memory
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -41,7 +43,8 @@ def evaluation_batches(
 ) -> Loader | list[Batch]:
     """This process's batches in the order of the files, under the model's own evaluation transform.
 
-    A small split is decoded once and held on the device.
+    A small split is decoded once and held on the device. Batches of a larger one take at most 64 MiB, and those that
+    are decoded ahead 1 GiB, whatever `batch` and `workers` ask for.
 
     Raises:
         UserError: there are fewer images than processes.
@@ -50,10 +53,22 @@ def evaluation_batches(
         raise UserError(f"{len(images.files)} images are too few for {world.size} processes; set PROCESSES to less")
     whole = Images(images, create_transform(**resolve_model_data_config(model)))
     dataset = whole if world is None or world.size == 1 else Subset(whole, world.share(len(whole)))
-    loader = Loader(dataset, workers=workers, batch_size=batch, persistent_workers=workers > 0)
+    device = torch.device("cpu") if world is None else world.device
     sample, _ = whole[0]
-    held = sample.numel() * sample.element_size() * len(dataset) <= HELD_BYTES
+    image_bytes = sample.numel() * sample.element_size()
+    held = image_bytes * len(dataset) <= HELD_BYTES
+    if not held:
+        batch = min(batch, max(1, BATCH_BYTES // image_bytes))
+    ahead = max(1, WAITING_BYTES // (batch * image_bytes))  # batches
+    workers = min(workers, ahead)
+    loader = Loader(
+        dataset,
+        workers=workers,
+        batch_size=batch,
+        prefetch_factor=min(2, ahead // workers) if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda" and not held,
+    )
     if not held:
         return loader
-    device = torch.device("cpu") if world is None else world.device
     return [(images.to(device), labels.to(device)) for images, labels in loader]

@@ -1,4 +1,4 @@
-"""The patch tokens of a backbone's blocks on the analysis sample: extracted once, read by every analysis."""
+"""The folder of one backbone's features: the patch tokens of its blocks on the analysis sample, and features.json."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from stages.core.base.files import read_json
 
 RECORD = "features.json"
 
-CHUNK_BYTES = 64 * 2**20  # of features held in memory at a time
+CHUNK_BYTES = 64 * 2**20  # of float64 features in memory at a time
 
 
 def block_file(folder: Path, block: int) -> Path:
@@ -44,7 +44,7 @@ def blocks(folder: Path) -> dict[int, np.ndarray]:
 
 
 def last_block(folder: Path) -> np.ndarray:
-    """The tokens of the last block, mapped into memory, [images, tokens, channels].
+    """The tokens of the last block, [images, tokens, channels], mapped into memory.
 
     Raises:
         UserError: the file is missing, damaged, or not of the recorded shape.
@@ -56,7 +56,7 @@ def last_block(folder: Path) -> np.ndarray:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What every analysis says of the features it is of: the model, its weights, and the last block's shape."""
+    """What every analysis records about its features: the model, its weights and the last block's shape."""
     record = read_json(folder / RECORD)
     last = record["blocks"][-1]
     return {
@@ -77,15 +77,16 @@ def _read(path: Path, shape: tuple[int, ...], kind: type[np.floating]) -> np.nda
 
 
 def chunks(features: np.ndarray) -> Iterator[np.ndarray]:
-    """Whole images in float64, [images of the chunk, tokens, channels]; of a mapped file no more is held.
+    """Consecutive images in float64, [images of the chunk, tokens, channels], about CHUNK_BYTES at a time.
 
-    The squares of all float32 values, and their sums, are well inside float64's range: no scaling is needed.
+    No more than one chunk of a mapped file stays in memory. float64 holds the squares of all float32 values, and
+    their sums, without overflow or underflow: no scaling is needed.
 
     Raises:
-        UserError: there is no feature, or one is not finite.
+        UserError: the array is empty or not three-dimensional, or a feature is not finite.
     """
     if features.ndim != 3 or 0 in features.shape:
-        raise UserError(f"features must be [images, tokens, channels], none of them 0; got {features.shape}")
+        raise UserError(f"features must be [images, tokens, channels], each at least 1; got {features.shape}")
     per_chunk = max(1, CHUNK_BYTES // (8 * features.shape[1] * features.shape[2]))
     for start in range(0, len(features), per_chunk):
         chunk = np.asarray(features[start : start + per_chunk], dtype=np.float64)

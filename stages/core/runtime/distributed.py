@@ -187,6 +187,7 @@ def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
 
 
 def _worker(fault: Path, entry: Callable[..., None], *arguments: Any) -> None:
+    os.environ[machine.FRESH_START] = str(fault.with_name("fresh"))
     try:
         with known_errors_reported():
             entry(*arguments)
@@ -251,11 +252,11 @@ def joined() -> Iterator[World]:
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
     device = machine.device(local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what names no device (a Triton kernel, a synchronisation) means this one
     if size == 1:
         yield World(0, 1, device)
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     machine.share_cores(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     control: Any = None

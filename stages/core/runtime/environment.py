@@ -58,7 +58,9 @@ class Environment(BaseSettings):
         description="The most images that a process handles at a time. Default: its whole part of the global batch.",
     )
     compile: bool | None = Field(
-        None, examples=SWITCH, description="Whether to use torch.compile. Default: on CUDA devices with a C compiler."
+        None,
+        examples=SWITCH,
+        description="Whether to use torch.compile. Default: for long runs on CUDA devices with a C compiler.",
     )
     workers: int | None = Field(
         None,

@@ -17,6 +17,7 @@ from stages.core.runtime import environment
 if TYPE_CHECKING:
     import torch
 
+FRESH_START = "FRESH_START"  # names a file that `launch` gives to its workers, see `fresh`
 MOST_WORKERS = 32  # by default: each of them holds about half a GiB
 
 
@@ -48,7 +49,19 @@ def device(local_rank: int = 0) -> "torch.device":
     except (RuntimeError, AssertionError) as error:
         source = f"DEVICE={requested}" if requested else f"the device {name}"
         raise UserError(f"{source} cannot be used: {str(error).splitlines()[0]}") from None
+    compute_float32_in_full()
     return chosen
+
+
+def compute_float32_in_full() -> None:
+    """Let CUDA compute what is float32 in float32, matrix products and convolutions alike.
+
+    By default cuDNN's convolutions take TF32's 10 bits of mantissa: of the patch embedding, among others.
+    """
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def processes() -> int:
@@ -78,16 +91,20 @@ def device_batch() -> int | None:
     return environment.read().device_batch
 
 
-def compiled(device: "torch.device") -> bool:
-    """Whether models are to be compiled for `device`: as `COMPILE` says, by default on CUDA devices.
+def compiled(device: "torch.device", *, worthwhile: bool = True) -> bool:
+    """Whether models are to be compiled for `device`: as `COMPILE` says, by default on CUDA devices if worthwhile.
 
     torch.compile calls a C++ compiler for the CPU, and a C compiler (through Triton) for CUDA devices.
+
+    Args:
+        device: where they compute.
+        worthwhile: whether compilation, which takes minutes, saves more than it takes.
 
     Raises:
         UserError: `COMPILE=1` without such a compiler.
     """
     wanted = environment.read().compile
-    if wanted is None and device.type != "cuda":
+    if wanted is None and (device.type != "cuda" or not worthwhile):
         return False
     if wanted is not False and not _has_compiler(device):
         needs = "C compiler (gcc or clang, or the one that CC names)"
@@ -165,8 +182,21 @@ def checkpoint_s() -> float:
 
 
 def fresh() -> bool:
-    """Whether `FRESH=1` asks to ignore checkpoints."""
-    return environment.read().fresh
+    """Whether `FRESH=1` asks to ignore the checkpoints of earlier commands.
+
+    Those of this command are not ignored: by processes that torchrun or `launch` started again after one was killed,
+    and by a job that SLURM started again.
+    """
+    if any(int(os.environ.get(name, "0")) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")):
+        return False
+    started = os.environ.get(FRESH_START)
+    return environment.read().fresh and not (started and Path(started).exists())
+
+
+def note_fresh_start() -> None:
+    """Note that the checkpoints of earlier commands are gone, so that processes started again keep the newer ones."""
+    if started := os.environ.get(FRESH_START):
+        Path(started).touch()
 
 
 def adopt() -> bool:

@@ -1,4 +1,4 @@
-"""Batches of images for training and evaluation, the same ones for any number of worker processes."""
+"""Training batches, augmented in loading processes; they do not depend on the number of those processes."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -22,13 +22,13 @@ from stages.core.train.sampler import EpochSampler, Key
 class AugmentedImages(Images):
     """The images of one split under a random training transform; keys are (seed, epoch, index, repeat).
 
-    Every random choice is a function of the key alone: not of the worker that makes it, of the
-    images before it, nor of whether training was interrupted.
+    Every random choice is a function of the key alone: it does not depend on the loading process, on the images before
+    it, or on an interruption of training.
     """
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:  # type: ignore[override]
         image, label = self.images.sample(key[2])
-        in_training_process = get_worker_info() is None  # whose own draws go on as if nothing had been loaded
+        in_training_process = get_worker_info() is None  # its random state must not change by loading
         if in_training_process:
             draws = random.getstate(), torch.get_rng_state()
         random.seed("/".join(map(str, key)))
@@ -42,14 +42,14 @@ class AugmentedImages(Images):
 
 
 def default_generator(device: torch.device) -> torch.Generator:
-    """The generator that models on a device draw from; to seed it takes microseconds and no synchronisation."""
+    """The generator that models on a device draw from; seeding it does not wait for the device."""
     return torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
 
 
 def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
-    """timm's operation, which asks Pillow for no bits at all at its highest magnitude: a black image.
+    """timm's operation, also at its highest magnitude, which keeps 0 bits: the image becomes black.
 
-    Pillow 13 refuses to; without this the paper's `rand-m9-mstd0.5-inc1` fails at one image in some 1,700.
+    Pillow 13 refuses 0 bits; without this, the paper's `rand-m9-mstd0.5-inc1` fails at one image in some 1,700.
     """
     return _posterize(image, bits, **options) if bits > 0 else Image.new(image.mode, image.size)
 
@@ -60,13 +60,13 @@ auto_augment.NAME_TO_OP |= {name: posterize for name, op in auto_augment.NAME_TO
 
 
 class KeyedErasing:
-    """timm's random erasing, on the device, with draws that depend on each image's key alone.
+    """timm's random erasing, on the device, with random choices that depend on each image's key alone.
 
-    The noise of equal keys differs between a CPU and a GPU, whose generators differ.
+    For the same key, the noise on a CPU differs from that on a GPU, because their generators differ.
 
     Args:
-        probability: of an image.
-        device: where the images are.
+        probability: of erasing a part of an image.
+        device: of the images.
     """
 
     def __init__(self, probability: float, device: torch.device) -> None:
@@ -85,14 +85,15 @@ class KeyedErasing:
 
 
 class TrainingBatches:
-    """Augmented batches on a device, epoch after epoch.
+    """Augmented batches of each epoch, on the device.
 
-    Workers make 8-bit images; timm's prefetching loader copies and normalises them on the device.
+    Loading processes decode and augment 8-bit images; timm's prefetching loader copies them to the device and
+    normalises them there.
 
     Args:
         images: files and labels.
-        model: gives input size, mean and std.
-        sampler: what each batch is of, and for which process.
+        model: its data configuration gives input size, mean and std.
+        sampler: the keys of each batch's images, and this process's share.
         augment: scale, ratio, hflip, color_jitter, auto_augment, random_erasing and interpolation, as for timm's
             `create_transform`.
         workers: loading processes.
@@ -113,14 +114,14 @@ class TrainingBatches:
             collate_fn=fast_collate,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # else every epoch would draw from the model's random state
+            generator=torch.Generator(),  # by default each epoch would draw from the model's random state
         )
         self.sampler = sampler
         self.loader = PrefetchLoader(loader, mean=config["mean"], std=config["std"], device=device)
         self.erasing = KeyedErasing(erasing, device) if erasing else None
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """This process's pieces of one epoch, counted from 0: several for each global batch from `start` on."""
+        """Yield this process's pieces of one epoch: `pieces` of them for each global batch, from batch `start` on."""
         self.sampler.epoch, self.sampler.start = number, start
         for keys, (images, labels) in zip(self.sampler, self.loader, strict=True):
             yield (self.erasing(images, keys) if self.erasing else images), labels

@@ -1,7 +1,7 @@
 """Accuracy of a model on the validation images, and the distance of its features from the teacher's."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,30 @@ from stages.core.runtime.distributed import World
 from stages.core.train.losses import feature_target, has_target
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: World) -> dict[str, float]:
     """Cross-entropy (without smoothing), top-1 and top-5 accuracy in percent, over the batches of all processes."""
-    model.eval()
-    evaluator = ClassificationEvaluator(world.device)
+    (measured,) = evaluate_together([model], batches, world)
+    return measured
+
+
+@torch.no_grad()
+def evaluate_together(
+    models: Sequence[nn.Module], batches: Iterable[tuple[Tensor, Tensor]], world: World
+) -> list[dict[str, float]]:
+    """What `evaluate` measures, for several models in one pass over the batches: each image is decoded once."""
+    evaluators = [ClassificationEvaluator(world.device) for _ in models]
+    for model in models:
+        model.eval()
+    for images, labels in on_device(batches, world.device):
+        for model, evaluator in zip(models, evaluators, strict=True):
+            evaluator.update(model(images), labels)
+    return [dict(evaluator.compute(distributed=world.size > 1)) for evaluator in evaluators]
+
+
+def on_device(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches on a device; a copy from pinned memory does not wait for the device's earlier work."""
     for images, labels in batches:
-        evaluator.update(model(images.to(world.device)), labels.to(world.device))
-    return dict(evaluator.compute(distributed=world.size > 1))
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 def check_finite(metrics: Mapping[str, float | None], moment: str) -> None:
@@ -72,8 +88,7 @@ def evaluate_against_teacher(
     evaluator = ClassificationEvaluator(device)
     renormalize = renormalization(student, teacher, device)
     predictions, sums = [], []
-    for images, labels in batches:
-        images = images.to(device)
+    for images, labels in on_device(batches, device):
         logits, student_map = forward_with_map(student, images)
         _, teacher_map = forward_with_map(teacher, renormalize(images))
         if has_target(teacher_map, student_map):
@@ -81,7 +96,7 @@ def evaluate_against_teacher(
             error = (student_map.double() - target).square()
             sums.append(torch.stack([error.sum((1, 2, 3)), target.square().sum((1, 2, 3))], dim=1))
         predictions.append(logits.argmax(1))
-        evaluator.update(logits, labels.to(device))
+        evaluator.update(logits, labels)
     relative = None
     if sums:
         error, energy = world.gather(torch.cat(sums)).sum(0)

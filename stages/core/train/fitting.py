@@ -19,6 +19,7 @@ from stages.core.models import folders
 from stages.core.models.cost import flops, parameters
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
+from stages.core.train import compilation
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
 from stages.core.train.evaluation import check_finite, evaluate, evaluate_against_teacher
@@ -41,6 +42,7 @@ RECORDED_RECIPE = {
     "clip_grad",
 }
 RECORDED_AUGMENT = {"repeats", "auto_augment", "random_erasing"}
+EPOCH_CHECKPOINT_S = 30.0  # so that epochs of a second do not all wait for the disk
 NO_DISTILLATION = Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0)
 
 
@@ -150,7 +152,13 @@ def fit_and_save(
         device=world.device,
         teacher_dtype=PRECISIONS[recipe.precision],
     )
+    passes = recipe.epochs * training.sampler.steps * training.sampler.pieces  # forward and backward
+    image_flops = 3 * flops(model, data.image_size)
+    if teacher is not None and (objective.alpha or objective.feature):
+        image_flops += flops(teacher, data.image_size)
+    worthwhile = compilation.pays(passes, passes * training.sampler.piece * image_flops)
     with checkpoint_folder as checkpoints:
+        machine.note_fresh_start()
         live = checkpoints.folder / "live"
         logged = live_log(live) if world.primary else nullcontext(lambda _: None)
         with logged as log, sigterm_deferred() as terminated:
@@ -163,8 +171,9 @@ def fit_and_save(
                 world=world,
                 checkpoints=checkpoints,
                 checkpoint_s=machine.checkpoint_s(),
+                epoch_checkpoint_s=EPOCH_CHECKPOINT_S,
                 terminated=terminated,
-                compiled=machine.compiled(world.device),
+                compiled=machine.compiled(world.device, worthwhile=worthwhile),
                 log=log,
             )
         if teacher is None:

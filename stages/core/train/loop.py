@@ -18,7 +18,8 @@ from stages.core.base.errors import UserError
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches, default_generator
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.evaluation import check_finite, evaluate
+from stages.core.train.drop_path import DropPathMasks
+from stages.core.train.evaluation import check_finite, evaluate_together
 from stages.core.train.progress import Progress
 from stages.core.train.resident import ResidentBatches
 from stages.core.train.sampler import EpochSampler
@@ -63,19 +64,20 @@ def fit(
     world: World,
     checkpoints: CheckpointFolder,
     checkpoint_s: float = 600.0,
+    epoch_checkpoint_s: float = 0.0,
     terminated: Callable[[], bool] = lambda: False,
     compiled: bool = False,
     log: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> Fitted:
     """Train a task's model with AdamW and a cosine schedule, evaluating after every epoch.
 
-    A checkpoint is saved after the last step of every epoch, before it is evaluated; after the last evaluation; within
-    an epoch when the last checkpoint is old enough; and when the process is asked to terminate. So a failure after the
-    last step costs no training, and no checkpoint holds a weight that is not finite. Training resumes from the last
-    checkpoint in `checkpoints`, at the very step; the result equals that of an uninterrupted run, because every random
-    choice is a function of seed, position and process, so that no random state has to be saved. An evaluation that was
-    interrupted is repeated. A step waits for the device only when losses are checked. A global batch is split evenly
-    over processes and, on each, over pieces that fit its device; gradients are averaged over all of them.
+    A checkpoint is saved after the last step of an epoch, before it is evaluated, and within an epoch, when the last
+    checkpoint is old enough; before and after the last evaluation; and when the process is asked to terminate. So a
+    failure after the last step costs no training, and no checkpoint holds a weight that is not finite. Training resumes
+    from the last checkpoint in `checkpoints`, at the very step; the result equals that of an uninterrupted run, because
+    every random choice is a function of seed and position, so that no random state has to be saved. An evaluation that
+    was interrupted is repeated. A step waits for the device only when losses are checked. A global batch is split
+    evenly over processes and, on each, over pieces that fit its device; gradients are averaged over all of them.
 
     Args:
         task: the model and its loss, on the device of this process.
@@ -87,10 +89,11 @@ def fit(
         clip_grad: the largest gradient norm, or None for no limit.
         precision: "float32", or "bfloat16" under autocast.
         ema_decay: decay of the averaged weights, which are evaluated beside the raw ones; None for no average.
-        seed: of the model's random choices (drop path), which differ between processes.
+        seed: of drop path.
         world: the processes that train together.
         checkpoints: where to save and to resume from.
-        checkpoint_s: seconds between two checkpoints within an epoch.
+        checkpoint_s: least age of the last checkpoint, in seconds, for another one within an epoch.
+        epoch_checkpoint_s: likewise after an epoch.
         terminated: returns whether this process was asked to terminate, which makes all of them save and stop.
         compiled: whether to compile student and teacher.
         log: called with the metrics of each epoch, including those from before an interruption.
@@ -100,6 +103,7 @@ def fit(
             fit, the device's memory is too small, or the process was asked to terminate.
     """
     student, ema_model = bare_model(task), None
+    masks = DropPathMasks(student, training.sampler, seed)
     if ema_decay is not None:
         task.setup_ema(decay=ema_decay)
         ema_model = bare_model(task, ema=True)
@@ -116,6 +120,7 @@ def fit(
         updates_per_epoch=training.sampler.steps,
     )
     run = _TrainingState(task, optimizer, training.sampler, checkpoints, world, terminated, checkpoint_s)
+    run.epoch_checkpoint_s, run.warming_up = epoch_checkpoint_s, compiled
     run.restore()
     for metrics in run.history:
         log(metrics)
@@ -136,9 +141,10 @@ def fit(
             batch, piece = divmod(position, pieces)
             last = piece == pieces - 1
             if piece == 0:
-                generator.manual_seed(_random_seed(seed, run.step, world.rank))  # for drop path
+                generator.manual_seed(_random_seed(seed, run.step, world.rank))  # of layers that draw, drop path apart
                 scheduler.step_update(run.step)
                 optimizer.zero_grad()
+            masks.set(run.step, piece)
             try:
                 with nullcontext() if last else task.no_sync():
                     with autocast:
@@ -157,14 +163,13 @@ def fit(
                 run.step += 1
                 task.update_ema(run.step)
                 run.after_step()
-        run.update_totals()
-        run.save()
+        run.finish_steps(last=epoch == epochs - 1)
 
         metrics = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": run.losses.mean().item()}
-        metrics |= evaluate(student, run.interruptible(validation, shared), world)
-        if ema_model is not None:
-            ema_metrics = evaluate(ema_model, run.interruptible(validation, shared), world)
-            metrics |= {f"{name}_ema": value for name, value in ema_metrics.items()}
+        models = {"": student} if ema_model is None else {"": student, "_ema": ema_model}
+        measured = evaluate_together([*models.values()], run.interruptible(validation, shared), world)
+        for suffix, measures in zip(models, measured, strict=True):
+            metrics |= {f"{name}{suffix}": value for name, value in measures.items()}
         check_finite(metrics, f"after epoch {epoch}")
         log(metrics)
         progress.finished(metrics)
@@ -179,10 +184,9 @@ class _TrainingState:
         history: the metrics of every finished epoch.
         step: optimizer steps done.
         losses: of the steps of the current epoch, [steps per epoch]; 0 for a step that is not done yet.
-        counted_steps: how many steps of the current epoch `update_totals` has seen: their losses are means over all
-            processes, and their images and seconds are in `images` and `seconds`.
-        images: training images so far.
-        seconds: of training so far, without evaluation and saving.
+        averaged_steps: how many steps of the current epoch have losses that are means over all processes.
+        images, seconds: training so far, without evaluation, saving and compilation.
+        warming_up: whether the next step compiles the models, so that its images and its time are not counted.
     """
 
     def __init__(
@@ -199,9 +203,11 @@ class _TrainingState:
         self.world, self.terminated, self.checkpoint_s = world, terminated, checkpoint_s
         self.history: History = []
         self.losses = torch.zeros(sampler.steps, device=world.device)
-        self.step = self.counted_steps = self.images = 0
+        self.step = self.averaged_steps = self.images = 0
         self.seconds = 0.0
-        self.saved_at = time.monotonic()
+        self.epoch_checkpoint_s = 0.0
+        self.warming_up = False
+        self.saved_at, self.saved_step = time.monotonic(), 0
         self.start_clock()
 
     @property
@@ -210,8 +216,8 @@ class _TrainingState:
         return self.step - len(self.history) * self.sampler.steps
 
     def start_clock(self) -> None:
-        """Measure the time of training from now on."""
-        self.started = time.perf_counter()
+        """Measure the time and the images of training from now on."""
+        self.started, self.first_step = time.perf_counter(), self.step
 
     def restore(self) -> None:
         """Resume from the last checkpoint, if there is one.
@@ -246,9 +252,10 @@ class _TrainingState:
                 found, expected = tuple(moments["exp_avg"].shape), tuple(weight.shape)
                 raise ValueError(f"the optimizer's moments have shape {found}, the weights {expected}")
         self.history, self.step = saved["history"], saved["step"]
+        self.saved_step = self.step
         self.images, self.seconds = saved["trained"]
         self.losses.copy_(saved["losses"])
-        self.counted_steps = self.steps_done
+        self.averaged_steps = self.steps_done
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -263,7 +270,7 @@ class _TrainingState:
         if self.task.has_ema():
             state |= self.task.get_checkpoint_state(ema=True)
         self.checkpoints.save(state)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), self.step
         self.start_clock()
 
     def stop(self) -> NoReturn:
@@ -272,15 +279,16 @@ class _TrainingState:
         raise UserError(f"stopped by SIGTERM; the same command resumes at step {self.step}")
 
     def update_totals(self) -> None:
-        """Count images and seconds since the last call, average the losses over the processes, and check all numbers.
+        """Count images and seconds since `start_clock`, average the losses over the processes, and check all numbers.
 
         Raises:
             UserError: a loss or a weight is not finite.
         """
+        _wait_for(self.world.device)
         self.seconds += time.perf_counter() - self.started
-        self.images += (self.steps_done - self.counted_steps) * self.sampler.batch
-        self.losses[self.counted_steps :] = self.world.mean(self.losses[self.counted_steps :])
-        self.counted_steps = self.steps_done
+        self.images += (self.step - self.first_step) * self.sampler.batch
+        self.losses[self.averaged_steps :] = self.world.mean(self.losses[self.averaged_steps :])
+        self.averaged_steps = self.steps_done
         self.check_losses()
         self.check_weights()
 
@@ -304,38 +312,60 @@ class _TrainingState:
                 "lower recipe.lr or set recipe.clip_grad; the last checkpoint is kept"
             )
 
+    def late(self, seconds: float) -> bool:
+        """Whether this process saves, and its last checkpoint is at least `seconds` old."""
+        return self.world.primary and time.monotonic() - self.saved_at >= seconds
+
     def after_step(self) -> None:
         """After a step: check the losses from time to time, save if the last checkpoint is old, stop if asked to."""
+        if self.warming_up:
+            self.warming_up = False
+            _wait_for(self.world.device)
+            self.start_clock()
         if self.step % LOSS_CHECK_EVERY == 0:
             self.check_losses()
         if self.world.size == 1 or self.step % SYNC_EVERY == 0:
-            late = self.world.primary and time.monotonic() - self.saved_at >= self.checkpoint_s
-            stopping, due = self.world.any([self.terminated(), late])
+            stopping, due = self.world.any([self.terminated(), self.late(self.checkpoint_s)])
             if stopping or due:
                 self.update_totals()
                 self.save()
             if stopping:
                 self.stop()
 
+    def finish_steps(self, *, last: bool) -> None:
+        """After an epoch's steps: count them, and save before a failure, if the epoch is the last or it is time to."""
+        self.update_totals()
+        (due,) = self.world.any([last or self.late(self.epoch_checkpoint_s)])
+        if due:
+            self.save()
+
     def interruptible(
         self, batches: DataLoader[Any] | Sequence[tuple[Tensor, Tensor]], shared: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches to evaluate on; after each of the first `shared`, stop if asked to: a checkpoint is saved."""
+        """Yield batches to evaluate on; after each of the first `shared`, save and stop if asked to."""
         for position, batch in enumerate(batches, 1):
             yield batch
             if position <= shared and any(self.world.any([self.terminated()])):
+                if self.step != self.saved_step:
+                    self.save()
                 self.stop()
 
     def finish_epoch(self, metrics: dict[str, float], *, last: bool) -> None:
         """Add an epoch's metrics; save if it is the last one; save and stop if asked to."""
         self.history.append(metrics)
         self.losses.zero_()
-        self.counted_steps = 0
+        self.averaged_steps = 0
         stopping = any(self.world.any([self.terminated()]))
         if last or stopping:
             self.save()
         if stopping:
             self.stop()
+
+
+def _wait_for(device: torch.device) -> None:
+    """Return when the device has done all work that it was given, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _random_seed(*key: int) -> int:

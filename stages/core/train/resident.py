@@ -1,10 +1,11 @@
-"""Small training images that stay on the device, all of them, and are augmented there, each by its own draws.
+"""Training batches of small images that are all kept on the device and augmented there.
 
-No loader limits the step, and none is needed. The draws of an epoch are one table of uniform numbers with a row per
-image, made from (seed, epoch) on the CPU: what is done to an image depends neither on the batch it stands in, nor on
-the number of processes and pieces, nor on the device.
+No loading process is needed. The random numbers of an epoch are one table with a row per image, drawn from (seed,
+epoch) on the CPU: how an image is augmented does not depend on the rest of its batch, on the number of processes and
+pieces, or on the device.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ from stages.core.data.image_list import ImageList
 from stages.core.data.loader import Loader
 from stages.core.train.sampler import EpochSampler
 
-EPOCHS_AT_MOST = 100_003  # keeps the draws of (seed, epoch) apart
-DECODED = 512  # images at a time
-ERASED_AREA = (0.02, 1 / 3)  # share of the image, and aspect ratio, of an erased box: timm's
-ERASED_RATIO = (0.3, 1 / 0.3)
-NOISE = 2**18  # normal numbers of an epoch; an erased box takes as many as an image has, from a place of its own
-GREY = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision's
+EPOCHS_AT_MOST = 100_003  # the generator's seed is seed * EPOCHS_AT_MOST + epoch
+DECODED = 512  # images per batch while all of them are decoded
+ERASED_AREA = (0.02, 1 / 3)  # of an erased box, as a share of the image; timm's default
+ERASED_RATIO = (0.3, 1 / 0.3)  # aspect ratio of an erased box; timm's default
+NOISE = 2**18  # normal numbers per epoch; an erased image takes a slice of its own size from a random place
+GREY = (0.2989, 0.587, 0.114)  # weights of red, green and blue, torchvision's
 COLUMNS = (
     "area",
     "ratio",
@@ -46,7 +47,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Draws:
-    """Uniform numbers in [0, 1) by their purpose, each [images]."""
+    """Uniform random numbers in [0, 1) by purpose, each [images]."""
 
     table: Tensor  # [images, columns]
 
@@ -62,18 +63,18 @@ class Draws:
         return self.between(purpose, math.log(low), math.log(high)).exp()
 
     def whole(self, purpose: str, limit: Tensor) -> Tensor:
-        """Whole numbers from 0 to `limit`, both included, [images]."""
+        """Integers from 0 to `limit` inclusive, [images]."""
         return (self[purpose] * (limit + 1)).floor()
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Crop, flip, colour and erasing, the fields of `Augment` in stages/core/config/schema.py.
+    """Random crop, flip, colour jitter and erasing; the fields are those of `Augment` in stages/core/config/schema.py.
 
-    A crop is a box of `scale` of the image's area and an aspect ratio of `ratio`, cut to fit, anywhere on the image
-    with `padding` black pixels around it; it is resized to the image's size. Colour is brightness, contrast and
-    saturation, in this order, each by a factor of 1 ± `color_jitter`. Erasing fills a box of a normalised image with
-    noise.
+    A crop box has a share of the image's area drawn from `scale` and an aspect ratio drawn from `ratio`, clipped to the
+    image with `padding` black pixels around it, at a random position; it is resized to the image's size. Colour jitter
+    changes brightness, contrast and saturation, in this order, each by a factor of 1 ± `color_jitter`. Erasing fills a
+    box of a normalised image with noise.
     """
 
     padding: int
@@ -85,7 +86,7 @@ class Augmentation:
     interpolation: str
 
     def crop(self, images: Tensor, draws: Draws) -> Tensor:
-        """Cropped and flipped images, [images, 3, size, size] in float32, from 0 to 255 but for bicubic's overshoot."""
+        """Cropped and flipped images, [images, 3, size, size] in float32, in 0 to 255 (bicubic may overshoot)."""
         size = images.shape[-1]
         reach = size + 2 * self.padding
         area = draws.between("area", *self.scale) * size**2
@@ -105,7 +106,7 @@ class Augmentation:
         return F.grid_sample(images.float(), grid, self.interpolation, "zeros", align_corners=False)
 
     def recolour(self, images: Tensor, draws: Draws) -> Tensor:
-        """Images from 0 to 255, brighter or darker, in more or less contrast and saturation."""
+        """Images in 0 to 255 with changed brightness, contrast and saturation."""
         if not self.color_jitter:
             return images
         low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
@@ -119,12 +120,12 @@ class Augmentation:
         return torch.lerp(_grey(images), images, factors[2]).clamp(0, 255)
 
     def erase(self, images: Tensor, draws: Draws, noise: Tensor) -> Tensor:
-        """Normalised images, some with a box of noise.
+        """Normalised images, some of them with a box of noise.
 
         Args:
             images: [images, 3, size, size].
-            draws: theirs.
-            noise: normal numbers, [numbers].
+            draws: of these images.
+            noise: standard normal numbers, [numbers].
         """
         if not self.random_erasing:
             return images
@@ -143,10 +144,13 @@ class Augmentation:
 
 
 def _sources(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where the centres of `size` pixels lie in a stretch of pixels, never beyond its outermost centres.
+    """Source positions of the pixel centres when an interval of pixels is resized to `size` pixels.
+
+    Positions are clamped to the centres of the interval's first and last pixel.
 
     Args:
-        start, length: the stretch, [images].
+        start, length: the interval of each image, in pixels, [images].
+        size: pixels after resizing.
 
     Returns:
         [images, size].
@@ -157,18 +161,23 @@ def _sources(start: Tensor, length: Tensor, size: int) -> Tensor:
 
 
 def _inside(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Which of `size` positions lie in a stretch, [images, size]."""
+    """Which of the positions 0 to `size` - 1 lie in each image's interval, [images, size]."""
     positions = torch.arange(size, device=start.device)
     return (positions >= start[:, None]) & (positions < (start + length)[:, None])
 
 
 def _grey(images: Tensor) -> Tensor:
-    weights = torch.tensor(GREY, device=images.device).view(1, 3, 1, 1)
-    return (images * weights).sum(1, keepdim=True)
+    """Brightness [images, 1, size, size] of colour images."""
+    return (images * _grey_weights(images.device)).sum(1, keepdim=True)
+
+
+@functools.cache  # a copy to the device waits for all its work
+def _grey_weights(device: torch.device) -> Tensor:
+    return torch.tensor(GREY, device=device).view(1, 3, 1, 1)
 
 
 class Pixels(Images):
-    """The images of one split as 8-bit tensors [3, size, size].
+    """The images of one split as 8-bit tensors, [3, size, size].
 
     Args:
         images: files and labels.
@@ -191,17 +200,17 @@ class Pixels(Images):
 
 
 class ResidentBatches:
-    """Augmented batches of images that are all on the device, as `TrainingBatches` gives them.
+    """Augmented batches like those of `TrainingBatches`, of images that are all kept on the device.
 
     Args:
-        images: files and labels; every image is of the model's input size.
-        model: gives input size, mean and std.
-        sampler: what each batch is of, and for which process; each process holds all images.
-        augmentation: what is done to an image.
+        images: files and labels; every image has the model's input size.
+        model: its data configuration gives input size, mean and std.
+        sampler: the keys of each batch's images, and this process's share; each process holds all images.
+        augmentation: applied to each image.
         workers: processes that decode the images, once.
 
     Raises:
-        UserError: an image is not of the input size, or all of them are too many for the device.
+        UserError: an image does not have the input size, or the device has too little memory for all images.
     """
 
     def __init__(
@@ -222,7 +231,7 @@ class ResidentBatches:
         self.mean, self.std = (_channels(config[key], self.device) for key in ("mean", "std"))
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """This process's pieces of one epoch, counted from 0: several for each global batch from `start` on."""
+        """Yield this process's pieces of one epoch: `pieces` of them for each global batch, from batch `start` on."""
         sampler = self.sampler
         generator = torch.Generator().manual_seed(sampler.seed * EPOCHS_AT_MOST + number)
         rows = len(self.images) * sampler.repeats
@@ -241,5 +250,5 @@ class ResidentBatches:
 
 
 def _channels(values: Sequence[float], device: torch.device) -> Tensor:
-    """Mean or std of images from 0 to 255, [1, 3, 1, 1]."""
+    """Mean or std, of images in 0 to 1, for images in 0 to 255: [1, 3, 1, 1]."""
     return 255 * torch.tensor(values, device=device).view(1, 3, 1, 1)

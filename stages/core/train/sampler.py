@@ -1,4 +1,4 @@
-"""Which images a process takes, in which order: a function of seed and epoch alone."""
+"""The order of training images, a function of seed and epoch alone, and each process's share of every batch."""
 
 from collections.abc import Iterator
 
@@ -12,28 +12,31 @@ Key = tuple[int, int, int, int]  # seed, epoch, index of the image, which of its
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """The keys of one epoch's images that this process takes, in pieces that fit the device.
+    """Yields the keys of this process's images in one epoch, in pieces that fit the device.
 
-    The images of a global batch depend on seed and epoch alone. Each process takes its own consecutive part
-    of every global batch, and cuts it into equal pieces. With repeated augmentation an image stands
-    `repeats` times in a row, each time augmented anew, and an epoch still has as many images as the split:
-    it sees a part of the split's images, as DeiT's does.
+    The images of a global batch depend on seed and epoch alone. Each process takes a consecutive part of every global
+    batch and divides it into equal pieces. With repeated augmentation an image occurs `repeats` times in a row, each
+    time augmented anew, and an epoch still has as many images as the split: it contains 1 / `repeats` of the split's
+    images, as DeiT's does.
 
     Args:
-        images: of the split.
+        images: number of images in the split.
         seed: of the order.
-        batch: images of a global batch; an incomplete last one is left out.
-        world: the processes that share every global batch; this one takes its part.
-        device_batch: the most images that a process takes at a time; None for no limit.
-        steps: the most global batches of an epoch; None for no limit.
-        repeats: how often an image stands in an epoch.
+        batch: images in a global batch; an incomplete last batch is dropped.
+        world: the processes that share every global batch, of which this is one.
+        device_batch: largest number of images that a process takes at a time; None for no limit.
+        steps: largest number of global batches in an epoch; None for no limit.
+        repeats: how often an image occurs in an epoch.
 
     Attributes:
-        piece: images that the device takes at a time.
-        pieces: how many pieces in turn make this process's part of a global batch.
+        part: positions in a global batch that this process takes.
+        piece: number of images that it takes at a time.
+        pieces: number of pieces in its part.
+        steps: number of global batches in an epoch.
+        epoch, start: the epoch to iterate over, and its first global batch: those before are skipped, not loaded.
 
     Raises:
-        UserError: there are fewer images than one batch takes, or the processes cannot share a batch evenly.
+        UserError: there are fewer images than a batch needs, or the processes cannot share a batch evenly.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class EpochSampler(Sampler[list[Key]]):
         self.pieces = len(self.part) // self.piece
         self.steps = min(images // batch, steps or images)
         self.epoch = 0
-        self.start = 0  # global batches of the epoch that are passed over, and not loaded
+        self.start = 0
 
     def __len__(self) -> int:
         return (self.steps - self.start) * self.pieces

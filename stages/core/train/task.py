@@ -14,7 +14,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from stages.core.base.errors import UserError
-from stages.core.models.normalization import renormalization
+from stages.core.models.normalization import check_preprocessing, renormalization
 from stages.core.models.students import forward_with_map
 from stages.core.train.losses import FEATURE_LOSSES, check_grids, check_width, feature_target, soft_label_loss
 
@@ -29,8 +29,10 @@ def check_compatible(student: nn.Module, teacher: nn.Module, image_size: int, *,
         feature: whether there is a feature loss; without one a student may be wider than its teacher.
 
     Raises:
-        UserError: grids or classes differ, or there is a feature loss and the teacher is narrower than the student.
+        UserError: the teacher does not take the student's images, grids or classes differ, or there is a feature loss
+            and the teacher is narrower than the student.
     """
+    check_preprocessing(teacher, image_size)
     outputs = []
     for model in (teacher, student):
         blank = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)

@@ -1,0 +1,15 @@
+"""Whether it pays to compile a run's models: torch.compile takes minutes, which a short run does not win back."""
+
+STEP_S = 0.03  # an eager step takes at least this on a GPU: some thousand kernels have to be launched
+FLOPS_PER_S = 5e13  # of eager bfloat16 steps with models of this size on a recent GPU
+LEAST_S = 600.0  # compiled steps take about two thirds of the time; compilation takes two or three minutes
+
+
+def pays(steps: int, operations: float) -> bool:
+    """Whether a run is long enough for compilation, by an estimate of its eager time.
+
+    Args:
+        steps: forward and backward passes of one process, over all epochs.
+        operations: floating-point operations of all of them.
+    """
+    return max(steps * STEP_S, operations / FLOPS_PER_S) >= LEAST_S

@@ -1,0 +1,104 @@
+"""Compilation: only of runs that are long enough, in one graph, and of the same step."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+from torch.nn.utils import parameters_to_vector
+
+from stages.core.runtime.distributed import World
+from stages.core.train import compilation
+from stages.core.train.drop_path import DropPathMasks
+from stages.core.train.sampler import EpochSampler
+from stages.core.train.task import create_task
+
+CPU = torch.device("cpu")
+OTHERS = (("baseline", "softkd_spectral"), ("widen", "softkd_spectral"), ("widen", "none"), ("lift", "mse"))
+STUDENTS = ("baseline", "lift", "widen")
+OBJECTIVES = {
+    "none": {"alpha": 0.0, "feature": None},
+    "mse": {"alpha": 0.0, "feature": "mse"},
+    "softkd_spectral": {"alpha": 0.5, "feature": "spectral"},
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "gflops_of_a_step", "expected"),
+    [
+        (30 * 97, 512 * 2.6, False),  # cifar100_small, of which one command trains 28
+        (12 * 21, 64 * 0.1, False),  # digits
+        (300 * 625, 2048 * 26, True),  # imagenet: the student's step and the teacher's pass
+        (5, 2048 * 26, False),  # its dry run
+    ],
+)
+def test_only_long_runs_are_compiled(steps, gflops_of_a_step, expected):
+    assert compilation.pays(steps, steps * gflops_of_a_step * 1e9) is expected
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(4, 3, 8, 8, generator=generator), torch.randint(10, (4,), generator=generator)
+
+
+@pytest.fixture
+def make_task(make_student, make_teacher):
+    def make(strategy, objective="softkd_spectral"):
+        if strategy == "cait":  # a teacher that is fitted
+            student, teacher = make_teacher(drop_path_rate=0.2), None
+        else:
+            student, teacher = make_student(strategy, drop_path_rate=0.2), make_teacher()
+        objective = {**OBJECTIVES[objective], "tau": 1.0, "feature_weight": 0.2 * (objective != "none")}
+        return create_task(student, teacher, **objective, label_smoothing=0.1, device=CPU)
+
+    return make
+
+
+def step(task, images, labels):
+    """Loss and gradients of one step under drop path."""
+    sampler = EpochSampler(len(images), 0, batch=len(images), world=World(0, 1, CPU))
+    DropPathMasks(task, sampler, 0).set(0, 0)
+    task.train()
+    loss = task(images, labels)["loss"]
+    loss.backward()
+    gradients = [parameter.grad for parameter in task.get_trainable_module().parameters()]
+    return loss.detach(), parameters_to_vector(gradients)
+
+
+def assert_close(found, expected):
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "objective"),
+    [
+        ("lift", "softkd_spectral"),
+        ("cait", "none"),
+        *(pytest.param(*case, marks=pytest.mark.nightly) for case in OTHERS),
+    ],
+)
+def test_student_and_teacher_are_each_one_graph(make_task, batch, strategy, objective):
+    """`fullgraph` raises where the graph breaks; a second step compiles nothing anew."""
+    task = make_task(strategy, objective)
+    expected = step(copy.deepcopy(task), *batch)
+    counted = CompileCounter()
+    task.compile(backend=counted, fullgraph=True)
+    assert_close(step(task, *batch), expected)
+    graphs = counted.frame_count
+    assert graphs == (1 if objective == "none" else 2)
+    step(task, *batch)
+    assert counted.frame_count == graphs
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("strategy", [*STUDENTS, "cait"])
+def test_a_compiled_step_is_the_eager_step_but_for_rounding(make_task, batch, strategy):
+    """By inductor, whose C++ takes minutes to compile."""
+    task = make_task(strategy, "none" if strategy == "cait" else "softkd_spectral")
+    loss, gradients = step(copy.deepcopy(task), *batch)
+    assert math.isfinite(loss)
+    task.compile(fullgraph=True)
+    assert_close(step(task, *batch), (loss, gradients))
