@@ -98,7 +98,8 @@ def scales() -> str:
             [
                 f"`{profile}`",
                 f"{data['classes']} classes, {data['image_size']}²",
-                f"`{teacher.architecture}`, {width(teacher.architecture, teacher.model_args.keyword_arguments())} wide, "
+                f"`{teacher.architecture}`, "
+                f"{width(teacher.architecture, teacher.model_args.keyword_arguments())} wide, "
                 f"{'fitted' if teacher.weights == 'fit' else teacher.weights}",
                 f"{width(*student.model('baseline'))} wide, {recipe['epochs']} epochs",
                 ", ".join(names) or "no figures yet",
