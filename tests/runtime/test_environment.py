@@ -9,7 +9,7 @@ from stages.core.runtime import environment, machine
 
 VARIABLES = {name.upper(): name for name in environment.Environment.model_fields}
 COUNTS = ("PROCESSES", "GPUS", "DEVICE_BATCH", "WORKERS")
-SWITCHES = ("COMPILE", "FRESH")
+SWITCHES = ("COMPILE", "FRESH", "ADOPT")
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,7 @@ def test_values_are_typed_and_read_afresh(monkeypatch):
         "DEVICE": ("cuda:1", "cuda:1"),
         "COMPILE": ("0", False),
         "FRESH": ("1", True),
+        "ADOPT": ("true", True),
         "CHECKPOINT_MINUTES": ("0.5", 0.5),
         **dict.fromkeys(COUNTS, ("3", 3)),
     }
