@@ -137,12 +137,13 @@ def test_other_grids_are_refused():
 def rows(features):
     """encoding.csv of a teacher and of students without an objective `none`, none as wide as the teacher."""
     own, floors = measure(features, **OPTIONS)
-    run = {"width": 12, "rank": 12, "images": 6, **measure(features[..., :12], **OPTIONS)[0], "probe_error": 0.25}
+    grid = {"images": 6, "rows": 3, "columns": 3}
+    run = {"width": 12, "rank": 12, **grid, **measure(features[..., :12], **OPTIONS)[0], "probe_error": 0.25}
     run |= {"cka": 0.5, "relative_feature_error": 3.0, "spectral_over_mse": 0.51, "gradient_cosine": 0.96}
     run |= {"spectral_over_mse_least": 0.333, "spectral_over_mse_most": 0.667}
     table = pd.DataFrame(
         [
-            {"run": "teacher", "strategy": "teacher", "width": 24, "rank": 24, "images": 6, "cka": 1.0, **own},
+            {"run": "teacher", "strategy": "teacher", "width": 24, "rank": 24, "cka": 1.0, **grid, **own},
             *(
                 {"run": f"{name}-mse-{seed}", "strategy": name, "objective": "mse", "seed": seed, **run}
                 for name in ("baseline", "mine")
@@ -159,6 +160,7 @@ def test_figures_draw_any_subset_of_runs(rows):
     figure, caption = figures_encoding.floor(floor, table)
     assert "baseline 0.25, mine 0.25" in caption and "Filled markers" not in caption
     assert f"rank 12, the floor is {floor['fixed'][11]:.2g}" in caption
+    assert "knows nothing of the teacher would have an error of about 1.86 at width 12" in caption  # 1 + 12 / (27 - 13)
     figure, caption = figures_encoding.encoding(table)
     assert "baseline 0.50 with mse; mine 0.50 with mse" in caption
     assert len(figure.axes) == 6

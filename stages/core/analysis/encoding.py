@@ -1,4 +1,4 @@
-"""How a model's tokens are encoded: the paper's three analyses of one set of tokens, in one flat row."""
+"""The paper's three analyses of one set of tokens, as one flat row."""
 
 from collections.abc import Sequence
 
@@ -23,16 +23,16 @@ def measure(
     Args:
         tokens: [images, tokens, channels].
         svd_thresholds, pca_thresholds, sep_thresholds: percents.
-        permutations: of the channels, the null model of SEP.
+        permutations: how many random orders of the channels, SEP's null model.
         seed: of the permutations.
 
     Returns:
-        A row and the floors of these tokens, [2, channels]. In the row, for each threshold:
+        A row, and the floors of these tokens, [2, channels]. The row has for each threshold:
 
         * svd_95, svd_mean_95: dimensions of an image's own basis, the 99th percentile and the mean over images;
-        * dataset_95, dataset_global_95: dimensions of the shared basis, the 99th percentile over images, and that
-          which all images need together;
-        * bandwidth_90, bandwidth_folded_90: b(α) of the mean SEP curve; each with permuted_ before it: its mean under
+        * dataset_95, dataset_global_95: dimensions of the shared basis, the 99th percentile over images, and the
+          number for all images together;
+        * bandwidth_90, bandwidth_folded_90: b(α) of the mean SEP curve; with the prefix permuted_, its mean under
           random orders of the channels;
 
         and the participation ratios of an image's own spectrum (participation_image, mean over images) and of the

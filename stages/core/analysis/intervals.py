@@ -9,18 +9,18 @@ from stages.core.analysis.energy import by_threshold
 from stages.core.base.errors import UserError
 
 LEVEL = 95  # percent
-BATCH = 100  # resamples held in memory at a time, or fewer:
-BATCH_VALUES = 2**20  # values held in memory at a time
+BATCH = 100  # most resamples held in memory at a time
+BATCH_VALUES = 2**20  # most values held in memory at a time
 
 
 def of_means(values: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % percentile intervals of each column's mean; every column is resampled by the same images.
 
-    So a column of differences of two others has their paired interval.
+    So the interval of a column that is the difference of two others is their paired interval.
 
     Args:
         values: [images, columns].
-        resamples: how often the images are drawn with replacement.
+        resamples: how many times the images are drawn with replacement.
         seed: of the draws.
 
     Returns:
@@ -47,12 +47,12 @@ def of_means(values: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray,
 def paired(
     observed: np.ndarray, null: np.ndarray, thresholds: Sequence[int], resamples: int, seed: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Means over images of a measure, of its null and of their difference, with intervals.
+    """Means over images of a measure, of its value under a null model, and of their difference, with intervals.
 
     Args:
         observed, null: [images, thresholds].
         thresholds: percents.
-        resamples, seed: as of `of_means`.
+        resamples, seed: as in `of_means`.
 
     Returns:
         "observed", "null" and "difference", each a mapping of "mean", "low" and "high" to values by threshold.

@@ -1,4 +1,4 @@
-"""The last-block maps of trained models over a set of images, held in memory, and what two of them have in common."""
+"""The last-block maps of a trained model on a set of images, in memory, as tokens, and the rank that they can have."""
 
 from collections.abc import Callable, Iterable
 
@@ -16,13 +16,13 @@ def last_maps(
     device: torch.device,
     renormalize: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> Tensor:
-    """Patch-token maps of the last block, before the final norm, [images, channels, rows, columns] in memory.
+    """Patch-token maps of the last block, before the final norm, [images, channels, rows, columns].
 
     Args:
         model: a timm ViT, CaiT or student, on `device`.
         batches: (images [batch, 3, height, width], labels).
         device: where the model is.
-        renormalize: takes the images to the model's own normalisation.
+        renormalize: converts the images to the model's own normalisation.
     """
     model.eval()
     found = [forward_with_map(model, renormalize(images.to(device)))[1].float().cpu() for images, _ in batches]
@@ -37,8 +37,9 @@ def tokens_of(maps: Tensor) -> np.ndarray:
 def map_rank(model: nn.Module) -> int:
     """The largest rank that the tokens of a model's last block can have together, over any images.
 
-    Lift reads narrow tokens through one fixed projector: their rank is at most the narrow width, which the scaling of
-    each token by the LayerNorm does not raise, and its shift raises by one. Other models can fill their width.
+    Lift reads narrow tokens through one fixed projector: their rank is at most the narrow width. The LayerNorm after it
+    scales each token, which leaves the rank, and shifts all, which adds at most one. Other models can have the rank of
+    their width.
     """
     width: int = model.feature_info[-1]["num_chs"]  # type: ignore[index, assignment]
     return min(width, model.lift_proj.in_features + 1) if isinstance(model, LiftedVisionTransformer) else width

@@ -1,4 +1,4 @@
-"""What a Spectral Energy Pattern looks like where it means nothing: white noise, channels in random order, a Gaussian.
+"""Null models of the Spectral Energy Pattern: white noise, channels in random order, Gaussian tokens.
 
 Mean spectra are folded, [⌊D/2⌋+1], as in `stages.core.analysis.sep`.
 """
@@ -16,21 +16,20 @@ from stages.core.features.store import chunks
 LOG_RANGE = (-40.0, 90.0)
 LOG_STEP = 0.05
 
-EXPECTED = ("white_noise", "permuted_expected", "gaussian")  # the nulls whose mean spectra are known without drawing
+EXPECTED = ("white_noise", "permuted_expected", "gaussian")  # null models whose mean spectra are computed exactly
 
 
 def white_noise(channels: int) -> np.ndarray:
-    """The mean spectrum of tokens of independent, equally distributed, symmetric channels: 1/D at each of D bins."""
+    """The mean spectrum of tokens of independent, identically and symmetrically distributed channels: 1/D per bin."""
     return _mirrors(channels) / channels
 
 
 def permutation_expectation(share_at_zero: np.ndarray, channels: int) -> np.ndarray:
     """The mean spectrum under a uniformly random order of the channels, in closed form.
 
-    Of a token's D‖x‖² an order leaves F₀ = (Σx)² as it is. E x_π(a) x_π(b) is one number for all a ≠ b, and the
-    waves of every other frequency sum to 0, so that each of the D − 1 other bins expects the same:
-    (D‖x‖² − (Σx)²) / (D − 1). The mean over tokens needs nothing but the mean of (Σx)² / (D‖x‖²), the first bin of
-    their mean spectrum.
+    No order changes F₀ = (Σx)². E x_π(a) x_π(b) is the same for all a ≠ b, and the waves of every other frequency sum
+    to 0, so the D − 1 other bins have the same expectation, (D‖x‖² − (Σx)²) / (D − 1). The mean over tokens depends
+    only on the mean of (Σx)² / (D‖x‖²), the first bin of their mean spectrum.
 
     Args:
         share_at_zero: mean of (Σx)² / (D‖x‖²) over tokens, [...].
@@ -86,9 +85,10 @@ def fit_gaussian(features: np.ndarray) -> Gaussian:
 def gaussian_moment(gaussian: Gaussian) -> np.ndarray:
     """E x xᵀ/‖x‖² of a Gaussian token, [D, D] with trace 1: what `spectrum_of_moment` takes.
 
-    1/‖x‖² = ∫ exp(−t‖x‖²) dt over t > 0, and under that weight x is again Gaussian. In the covariance's axes, of
-    variances λ and mean μ, with s = 1 + 2tλ:
-    E x xᵀ exp(−t‖x‖²) = Π s^(−1/2) exp(−t Σ μ²/s) · (diag(λ/s) + (μ/s)(μ/s)ᵀ). One integral over t is left.
+    1/‖x‖² = ∫ exp(−t‖x‖²) dt over t > 0, and x weighted by the integrand is again Gaussian. In the axes of the
+    covariance, with variances λ, mean μ and s = 1 + 2tλ:
+    E x xᵀ exp(−t‖x‖²) = Π s^(−1/2) exp(−t Σ μ²/s) · (diag(λ/s) + (μ/s)(μ/s)ᵀ). The integral over t is computed
+    numerically.
     """
     variances, axes = np.linalg.eigh(gaussian.covariance)
     energy = np.trace(gaussian.covariance) + gaussian.mean @ gaussian.mean
@@ -111,10 +111,10 @@ class Gap:
     """The largest distance of a curve from its expectation under random orders of the channels.
 
     Attributes:
-        value: observed minus expected where their distance is largest.
-        bin: where that is, from 0.
-        permuted_p95: the 95 % percentile of the largest distance of permuted curves.
-        p_value: the share of permuted curves, the observed one counted among them, that lie as far off or farther.
+        value: observed minus expected at the bin where their distance is largest.
+        bin: that bin, from 0.
+        permuted_p95: the 95th percentile of the largest distance of permuted curves.
+        p_value: the share of curves, permuted and observed, whose largest distance is at least that of the observed.
     """
 
     value: float
@@ -124,10 +124,10 @@ class Gap:
 
 
 def largest_gap(observed: np.ndarray, expected: np.ndarray, permuted: np.ndarray) -> Gap:
-    """Test whether an order of channels is one like any other, by the largest gap between curves.
+    """Test whether the order of the channels is one like any other, by the largest gap between curves.
 
-    p = (1 + #) / (1 + permutations), with # the permuted curves that are at least as far from the expectation: if the
-    order is a uniformly random one, p ≤ α happens with probability α at most.
+    p = (1 + n) / (1 + permutations), where n permuted curves are at least as far from the expectation as the observed
+    one. For a uniformly random order the probability of p ≤ α is at most α.
 
     Args:
         observed: a cumulative curve, [bins].
@@ -149,11 +149,11 @@ def largest_gap(observed: np.ndarray, expected: np.ndarray, permuted: np.ndarray
 def against(
     observed: np.ndarray, expected: Mapping[str, np.ndarray], permuted: np.ndarray, thresholds: Sequence[int]
 ) -> dict[str, Any]:
-    """The nulls' bandwidths, and how far from their curves the observed one lies.
+    """The null models' bandwidths, and the distances of the observed curve from theirs.
 
     Args:
         observed: a cumulative curve, [bins].
-        expected: the curve of each null of EXPECTED, [bins].
+        expected: the curve of each null model of EXPECTED, [bins].
         permuted: curves under random orders of the channels, [permutations, bins].
         thresholds: percents.
     """
@@ -170,7 +170,7 @@ def against(
 
 
 def _mirrors(channels: int) -> np.ndarray:
-    """How many of the D bins each folded bin adds up: two, but one for those without a mirror image."""
+    """How many of the D bins each folded bin is the sum of: two, or one for a bin without a mirror image."""
     bins = np.full(channels // 2 + 1, 2.0)
     bins[0] = 1
     if channels % 2 == 0:

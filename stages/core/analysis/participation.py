@@ -1,4 +1,4 @@
-"""How many coordinates a single token's energy is spread over, whatever their order."""
+"""Over how many coordinates a single token's energy is spread, whatever their order."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from stages.core.features.store import chunks
 
 BASES = ("channels", "pca")
 ORDERS = ("leading", "fewest")
-RATIO_UNIT = 1e-3  # of participation ratios, to which they are rounded before they are counted
-BATCH = 1000  # tokens of the Gaussian null in one pass
+RATIO_UNIT = 1e-3  # participation ratios are rounded to it before they are counted
+BATCH = 1000  # tokens of the Gaussian null model at a time
 
 
 @dataclass(frozen=True)
 class TokenSpread:
-    """How far each token's energy spreads; tokens without energy are left out.
+    """Over how many coordinates each token's energy spreads; tokens that are 0 are left out.
 
     Attributes:
         ratios: participation ratios over the channels and over the directions of a basis, [tokens, 2].
-        dims: directions that hold each share of the energy: counted from the first direction of the basis on, and
-            the fewest of any, chosen for each token, [tokens, 2, thresholds].
+        dims: number of directions that hold each share of the energy: of the first ones of the basis, and of the
+            fewest possible, chosen for each token, [tokens, 2, thresholds].
     """
 
     ratios: np.ndarray
@@ -62,7 +62,7 @@ def token_spreads(features: np.ndarray, basis: np.ndarray, thresholds: Sequence[
 def gaussian_spreads(
     gaussian: Gaussian, basis: np.ndarray, thresholds: Sequence[int], *, tokens: int, seed: int
 ) -> Iterator[TokenSpread]:
-    """The same of independent Gaussian tokens: what mean and covariance alone make of it."""
+    """The same for independent Gaussian tokens: the spread that follows from mean and covariance alone."""
     drawn = gaussian.sample(tokens, seed)
     for start in range(0, tokens, BATCH):
         yield from token_spreads(drawn[None, start : start + BATCH], basis, thresholds)
@@ -70,11 +70,11 @@ def gaussian_spreads(
 
 @dataclass(frozen=True)
 class SpreadCounts:
-    """How many tokens have each spread: what is held of any number of tokens.
+    """How many tokens have each spread, which takes the same memory for any number of tokens.
 
     Attributes:
-        ratios: of the participation ratios in multiples of RATIO_UNIT, [2, multiples].
-        dims: of the dims from 0 on, [2, thresholds, channels + 1].
+        ratios: tokens with each participation ratio, in multiples of RATIO_UNIT, [2, multiples].
+        dims: tokens with each number of dims from 0 on, [2, thresholds, channels + 1].
     """
 
     ratios: np.ndarray
@@ -82,7 +82,7 @@ class SpreadCounts:
 
 
 def count(spreads: Iterable[TokenSpread], channels: int, thresholds: Sequence[int]) -> SpreadCounts:
-    """Count the tokens of several sets, all of so many channels; ratios are rounded to RATIO_UNIT."""
+    """Count the tokens of several sets of the same number of channels; ratios are rounded to RATIO_UNIT."""
     ratios = np.zeros((len(BASES), round(channels / RATIO_UNIT) + 1), dtype=np.int64)
     counts = np.zeros((len(ORDERS), len(thresholds), channels + 1), dtype=np.int64)
     for spread in spreads:
@@ -94,7 +94,7 @@ def count(spreads: Iterable[TokenSpread], channels: int, thresholds: Sequence[in
 
 
 def spread_metrics(observed: SpreadCounts, gaussian: SpreadCounts, thresholds: Sequence[int]) -> dict[str, Any]:
-    """Mean, median and 5 % and 95 % percentiles over tokens, observed and of the Gaussian null.
+    """Mean, median, 5th and 95th percentile over tokens, observed and of the Gaussian null model.
 
     Returns:
         tokens_with_energy; participation_ratio by basis; token_dims by order and threshold; each of the latter two a

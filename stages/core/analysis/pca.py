@@ -24,7 +24,7 @@ class SharedBasis:
 
 
 def principal_directions(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The eigenvalues and the basis of a `SharedBasis`, in one pass over the features.
+    """Eigenvalues and eigenvectors of a `SharedBasis`, in one pass over the features.
 
     Args:
         features: [images, tokens, channels].
@@ -42,7 +42,7 @@ def principal_directions(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def energies_along(basis: np.ndarray, features: np.ndarray) -> Iterator[np.ndarray]:
-    """‖Xᵢ v_k‖² of a chunk of images at a time, [images of the chunk, channels].
+    """‖Xᵢ v_k‖², a chunk of images at a time, [images of the chunk, channels].
 
     Raises:
         UserError: a feature is not finite.

@@ -54,10 +54,9 @@ def shifts(features: np.ndarray, thresholds: list[int], *, orders: int = ORDERS,
     drawn = np.stack([np.arange(channels), *(rng.permutation(channels) for _ in range(orders))])  # the observed first
 
     def of_image(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        moment = sep.moment(tokens[None])
-        if not moment.any():
+        if not tokens.any():
             return None
-        folded = np.stack([sep.spectrum_of_moment(moment[np.ix_(order, order)]) for order in drawn])
+        folded = np.concatenate([sep.mean_spectra(tokens[None, :, order]).folded for order in drawn])
         curves = shares(sep.unfold(folded, channels))
         return dims(curves, thresholds) / channels, curves
 

@@ -1,4 +1,4 @@
-"""How far the subspaces of images turn from one another: principal angles, overlap, and ranks of spectra."""
+"""Principal angles and overlaps between the subspaces of images, and effective ranks of spectra."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +10,13 @@ from stages.core.features.store import chunks
 from stages.core.runtime.machine import cores
 
 PAIRS_AT_ONCE = 32
-CANDIDATES = 4  # for each pair across classes: of two or more equal classes, a third of all pairs or more are across
+CANDIDATES = 4  # pairs drawn for each pair across classes: of two or more equal classes a third or more are across
 
 
 def leading_subspaces(features: np.ndarray, k: int) -> np.ndarray:
     """Orthonormal bases of the k right singular vectors of each image's tokens with the largest singular values.
 
-    An image of lower rank gets arbitrary directions for the rest.
+    For an image of lower rank the remaining directions are arbitrary.
 
     Args:
         features: [images, tokens, channels].
@@ -50,11 +50,11 @@ def random_subspaces(count: int, channels: int, k: int, rng: np.random.Generator
 
 
 def principal_cosines(first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Cosines of the principal angles between subspaces, largest first (the angles smallest first).
+    """Cosines of the principal angles between subspaces, largest first (so the smallest angle is first).
 
     Args:
         first, second: orthonormal bases, [subspaces, channels, k].
-        pairs: places in `first` and `second`, [pairs, 2].
+        pairs: indices into `first` and `second`, [pairs, 2].
 
     Returns:
         [pairs, k] in [0, 1].
@@ -69,13 +69,13 @@ def principal_cosines(first: np.ndarray, second: np.ndarray, pairs: np.ndarray) 
 def overlap(cosines: np.ndarray) -> np.ndarray:
     """The mean squared cosine of the principal angles: the share of one subspace that lies in the other.
 
-    1 for equal subspaces, 0 for orthogonal ones; k/D is expected of random ones.
+    1 for equal subspaces, 0 for orthogonal ones; its expectation for random ones is k/D.
     """
     return np.square(cosines).mean(axis=-1)
 
 
 def pairs_within(classes: Sequence[str], count: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `count` different pairs of images of one class, [pairs, 2]; none where each class has one image."""
+    """At most `count` different pairs of images of one class, [pairs, 2]; none if each class has one image."""
     names = np.asarray(classes)
     members = [np.flatnonzero(names == name) for name in dict.fromkeys(classes)]
     pairs = np.concatenate([np.stack([of[i] for i in np.triu_indices(len(of), 1)], axis=1) for of in members])
@@ -86,7 +86,7 @@ def pairs_across(classes: Sequence[str], count: int, rng: np.random.Generator) -
     """At most `count` different pairs of images of two classes, [pairs, 2]."""
     names = np.asarray(classes)
     total = len(names) * (len(names) - 1) // 2
-    # Pair number n = j(j − 1)/2 + i, with i < j, so that not all of them need to be listed.
+    # Pairs i < j are numbered n = j(j − 1)/2 + i, so that they need not all be listed.
     numbers = rng.permutation(rng.choice(total, min(total, CANDIDATES * count), replace=False))
     second = ((1 + np.sqrt(1 + 8 * numbers)) / 2).astype(int)
     pairs = np.stack([numbers - second * (second - 1) // 2, second], axis=1)
@@ -96,13 +96,13 @@ def pairs_across(classes: Sequence[str], count: int, rng: np.random.Generator) -
 def compared(
     subspaces: np.ndarray, shared: np.ndarray, within: np.ndarray, across: np.ndarray, rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Principal cosines [pairs, k] of each comparison, by its name; "within" only where there are such pairs.
+    """The name and the principal cosines, [pairs, k], of each comparison; "within" only if there are such pairs.
 
     Args:
         subspaces: of images, [images, channels, k].
         shared: a basis for all of them, the most important direction first, [channels, channels].
         within, across: pairs of images, [pairs, 2].
-        rng: of the random subspaces, of which there are as many pairs as across classes.
+        rng: of the random subspaces; there are as many pairs of them as across classes.
     """
     images, channels, k = subspaces.shape
     if len(within):
@@ -117,9 +117,9 @@ def compared(
 
 
 def effective_rank(energies: np.ndarray) -> np.ndarray:
-    """exp(−Σ p ln p) with p the shares of the energies along the last axis: n where n of them are equal.
+    """exp(−Σ p ln p) with p the shares of the energies along the last axis: n if n energies are equal and the rest 0.
 
-    Of squared singular values; Roy and Vetterli, who named it, take the singular values themselves. 0 without energy.
+    Here of squared singular values; Roy and Vetterli (2007) take the singular values. 0 if the energy is 0.
     """
     positive = np.maximum(energies, 0.0)
     total = positive.sum(axis=-1, keepdims=True)
@@ -129,6 +129,6 @@ def effective_rank(energies: np.ndarray) -> np.ndarray:
 
 
 def stable_rank(energies: np.ndarray) -> np.ndarray:
-    """Σσ² / max σ² along the last axis, of squared singular values; 0 without energy."""
+    """Σσ² / max σ² along the last axis, of squared singular values; 0 if the energy is 0."""
     largest = np.asarray(energies).max(axis=-1)
     return np.divide(np.sum(energies, axis=-1), largest, out=np.zeros_like(largest), where=largest > 0)

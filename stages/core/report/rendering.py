@@ -57,7 +57,7 @@ def render(
         template: a notebook without outputs, with a cell tagged "parameters".
         notebook_out: the executed notebook.
         html_out: the page: prose, figures and tables, no code, nothing fetched from a network.
-        figures_folder: what the notebook is given as `figures`.
+        figures_folder: the notebook's parameter `figures`.
         parameters: the notebook's other parameters.
 
     Returns:
@@ -155,7 +155,7 @@ def _failure(error: PapermillExecutionError) -> str:
 
 
 def _clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop what differs from run to run or machine to machine: times, versions, ids, all metadata but tags."""
+    """Remove what differs between runs or machines: times, versions, ids, all metadata but tags."""
     kernel = {"display_name": "Python 3", "language": "python", "name": KERNEL}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     notebook.nbformat, notebook.nbformat_minor = 4, 5
@@ -185,7 +185,7 @@ def _document(name: str, body: str) -> str:
 
 
 def _figures(notebook: nbformat.NotebookNode) -> list[str]:
-    """What `stages.core.report.notebooks.show` left in the metadata of the images."""
+    """The names of figures that `stages.core.report.notebooks.show` put into the metadata of the images."""
     outputs: list[Any] = [output for one in notebook.cells for output in one.get("outputs", [])]
     kept = [output.get("metadata", {}) for output in outputs]
     named = [data.get("figure") or data.get("image/png", {}).get("figure") for data in kept]

@@ -1,4 +1,4 @@
-"""One look for every figure: readable by the colour-blind and in grey; the same bytes every time."""
+"""One style for every figure: readable by the colour-blind and in grey; equal figures give equal files."""
 
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from stages.core.base.files import atomic
 
 PNG_DPI = 150
-# Okabe and Ito's colours, ordered so that neighbours differ in lightness too; yellow is too pale for lines.
+# Okabe and Ito's colours, ordered so that neighbours differ in lightness too; without yellow, too pale for lines.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Any, ...] = (
@@ -27,7 +27,7 @@ LINES: tuple[Any, ...] = (
     (0, (6, 2, 1, 2, 1, 2)),
 )
 GREY = "#595959"
-# Strategies known by name keep their look in every figure, whichever others are present.
+# These strategies look the same in every figure, whichever others are present.
 KNOWN = (
     "baseline",
     "lift",
@@ -50,7 +50,7 @@ class Look:
 
 
 def look(position: int) -> Look:
-    """The look of the series at `position`; they repeat after eight."""
+    """The look of the series at `position`; looks repeat after eight."""
     return Look(*(kinds[position % len(kinds)] for kinds in (PALETTE, MARKERS, LINES)))
 
 
@@ -88,10 +88,10 @@ def use() -> None:
 
 
 def backbone_name(of: Mapping[Any, Any]) -> str:
-    """A backbone's name in titles and captions, with a mark on random weights.
+    """A backbone's name in titles and captions; random weights are marked.
 
     Args:
-        of: what an analysis says of it, as svd.json does, or a row of the table of backbones.
+        of: the backbone's part of svd.json, pca.json, sep.json or rotation.json, or a row of backbones.csv.
     """
     return f"{of.get('name', of.get('backbone'))}{' (random weights)' if of['weights'] == 'random' else ''}"
 

@@ -1,7 +1,7 @@
 """Figures that set settings or backbones side by side; each function returns a figure and its caption.
 
-Every number in a caption is read from the data that the figure draws, and no order is told but what an
-interval shows.
+Every number in a caption is read from the data that the figure draws; an order of settings is stated only where an
+interval shows it.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from stages.core.base.names import BASELINE, setting_name
 from stages.core.evidence.statistics import NOT_SHOWN, told
 from stages.core.report.style import GREY, look, new_figure
 
-WIDEST = 100.0  # points: two accuracies cannot differ by more
+WIDEST = 100.0  # percentage points: two accuracies cannot differ by more
 
 
 def differences(rows: pd.DataFrame) -> tuple[Figure, str]:
-    """Every difference in top-1 with its adjusted interval: filled where it is shown, hollow where that holds zero.
+    """Every difference in top-1 with its adjusted interval: filled where it is shown, hollow where it contains zero.
 
     Args:
         rows: differences.csv.
@@ -63,7 +63,7 @@ def lift_widths(runs: pd.DataFrame) -> list[int]:
 def width(runs: pd.DataFrame) -> tuple[Figure, str]:
     """Top-1 against the width that Lift projects to, a line for each objective.
 
-    The baseline stands at its own width: the paper counts it as Lift to that.
+    The baseline is drawn at its own width: the paper counts it as Lift to that width.
 
     Args:
         runs: runs.csv.
@@ -86,8 +86,8 @@ def width(runs: pd.DataFrame) -> tuple[Figure, str]:
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="objective")
     caption = (
         f"Top-1 of Lift to {', '.join(map(str, widths))} channels{', means over seeds (points: seeds)' * several}; the "
-        f"narrowest is the baseline where it was trained. The dotted line is the teacher's width, {teacher}. Which "
-        "differences are more than chance, figure `differences` says."
+        f"narrowest is the baseline where it was trained. The dotted line is the teacher's width, {teacher}. Figure "
+        "`differences` shows which differences are more than chance."
     )
     return figure, caption
 

@@ -90,7 +90,7 @@ def overlaid(dims: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, Any])
         apart.append(f"{threshold} %: {alike:,} of {len(of):,}")
     for panel in panels.flat[len(thresholds) :]:
         panel.remove()
-    figure.suptitle(f"{backbone_name(svd)}: dimensions per image in its own basis and in a shared one")
+    figure.suptitle(f"{backbone_name(svd)}: dims per image, own and shared basis")
     caption = (
         f"How many dimensions hold a share of the energy of one image's last-block tokens, over {svd['images']:,} "
         f"images of `{svd['backbone']}`: in the basis that suits the image best, and in one basis for all images. The "
@@ -109,7 +109,7 @@ def ranks(counts: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
         svd: the backbone's part of svd.json.
     """
     rows = counts[counts["backbone"] == svd["backbone"]]
-    figure = new_figure(6.6, 3.6)
+    figure = new_figure(7.6, 3.6)
     panel = figure.subplots()
     most, rank = min(svd["tokens"], svd["channels"]), svd["rank"]
     panel.hist(

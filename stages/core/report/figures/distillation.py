@@ -1,7 +1,7 @@
 """Figures of the trained students; each function returns a figure and its caption.
 
-Every number in a caption is read from the data that the figure draws. Any subset of strategies, objectives and
-seeds will do.
+Every number in a caption is read from the data that the figure draws. Results may hold any
+subset of strategies, objectives and seeds.
 """
 
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ def feature_error(runs: pd.DataFrame) -> tuple[Figure, str]:
         f"{', on a logarithmic axis' if logarithmic else ''}. A map of zeros has error 1 (dotted). "
         f"The means are {_range(means)}. "
         "A student narrower than its teacher is measured against the teacher's channels pooled to its width, "
-        "which is another target: compare its error across objectives only, not with the other strategies'."
+        "which is a different target: compare its error only across objectives, not with other strategies'."
     )
     return figure, caption
 

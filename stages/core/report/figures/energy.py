@@ -111,7 +111,7 @@ def captured(energy: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]
         found.append(f"{name} " + ", ".join(f"{at[f'{kind}_p{percent}']:.1%}" for percent in CAPTURED))
     panels[0].set_ylabel("share of the image's energy")
     panels[1].legend(loc="lower right", fontsize="small")
-    figure.suptitle(f"{backbone_name(svd)}: energy captured by the first dimensions, over images")
+    figure.suptitle(f"{backbone_name(svd)}: energy captured, over images")
     caption = (
         f"Share of an image's energy in its first dimensions, last block of `{svd['backbone']}`: the percentiles "
         f"{', '.join(map(str, CAPTURED))} over {svd['images']:,} images, in each image's own basis and in the shared "

@@ -1,4 +1,4 @@
-"""How far the images' subspaces turn: figures of the rotation stage."""
+"""Angles and overlaps of the images' subspaces; every number in a caption is read from the data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,15 +49,16 @@ def rotation(angles: pd.DataFrame, overlap: pd.DataFrame, metrics: Mapping[str, 
         f"{metrics['compared'][kind]:,})"
         for kind in metrics["kinds"]
     )
-    within = "" if "within" in metrics["kinds"] else " There is one image a class, so no pair within one."
+    within = "" if "within" in metrics["kinds"] else " There is one image per class, so no pair within one."
     ranks, stable = metrics["effective_rank"], metrics["stable_rank"]
     caption = (
-        f"How far the subspaces of the first {k} right singular vectors turn from one another; {k} is the median "
+        f"Angles between the subspaces of the first {k} right singular vectors of two images; {k} is the median "
         f"number of dimensions for {metrics['level']} % of an image's energy, of {metrics['channels']}. Mean "
-        f"overlap (mean angle, pairs): {overlaps}. Equal subspaces would have 1; random ones {expected:.3f} (dotted)."
-        f"{within} More overlap than random ones have shows only that the images share something, of which a common "
-        "mean is enough; "
-        "a lower overlap across classes than within shows that they depend on the class. Effective rank of one image "
+        f"overlap (mean angle, pairs): {overlaps}. Equal subspaces have overlap 1, random "
+        f"ones {expected:.3f} on average (dotted)."
+        f"{within} An overlap above that of random ones shows only that the images have something in common, for "
+        "which a common mean is enough; a lower overlap across classes than within shows that the subspaces depend on "
+        "the class. Effective rank of one image "
         f"{ranks['per_image']['mean']:.1f} on average, of all images together {ranks['union']:.1f}; stable rank "
         f"{stable['per_image']['mean']:.2f} and {stable['union']:.2f}."
     )

@@ -175,7 +175,7 @@ def permutation(curves: pd.DataFrame, sep: Mapping[str, Mapping[str, Any]]) -> t
         curves: sep_curves.csv.
         sep: sep.json.
     """
-    figure = new_figure(10.6, 4.2 + 0.2 * len(sep))
+    figure = new_figure(12, 4.2 + 0.2 * len(sep))
     left, right = figure.subplots(1, 2)
     left.axhline(0, color=GREY, ls=":")
     right.axvline(0, color=GREY, lw=1)

@@ -1,4 +1,4 @@
-"""How far the energy of single tokens spreads."""
+"""How far the energy of single tokens spreads; every number in a caption is read from the data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from stages.core.analysis.participation import BASES, ORDERS
 from stages.core.report.style import GREY, backbone_name, look, new_figure
 
-BASES_TOLD = {"channels": "over the channels", "pca": "over the PCA directions of the dataset"}
+BASIS_LABELS = {"channels": "over the channels", "pca": "over the PCA directions of the dataset"}
 
-ORDERS_TOLD = {"leading": "first directions of the shared basis", "fewest": "fewest directions, chosen for each token"}
+ORDER_LABELS = {"leading": "first directions of the shared basis", "fewest": "fewest directions, chosen for each token"}
 
 
 def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Figure, str]:
@@ -27,8 +27,8 @@ def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Fig
     for position, basis in enumerate(BASES):
         rows = percentiles[(percentiles["backbone"] == pca["backbone"]) & (percentiles["basis"] == basis)]
         color = look(3 * position).color
-        left.plot(rows["observed"], rows["percentile"], color=color, label=f"{BASES_TOLD[basis]}, observed")
-        left.plot(rows["gaussian"], rows["percentile"], color=color, ls="--", label=f"{BASES_TOLD[basis]}, Gaussian")
+        left.plot(rows["observed"], rows["percentile"], color=color, label=f"{BASIS_LABELS[basis]}, observed")
+        left.plot(rows["gaussian"], rows["percentile"], color=color, ls="--", label=f"{BASIS_LABELS[basis]}, Gaussian")
     left.axvline(white, color=GREY, ls=":", label=f"white noise in any basis: (D + 2)/3 = {white:.3g}")
     left.set(xlabel="participation ratio of a token, coordinates", ylabel="tokens at or below, %", ylim=(0, 100))
     left.set_xlim(left=0)
@@ -50,7 +50,7 @@ def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Fig
                 color=drawn.color,
                 markerfacecolor=face or drawn.color,
                 lw=1.2,
-                label=f"{ORDERS_TOLD[order]}, {'observed' if name == 'observed' else 'Gaussian'}",
+                label=f"{ORDER_LABELS[order]}, {'observed' if name == 'observed' else 'Gaussian'}",
             )
     right.set_xticks(list(places), [f"{threshold} %" for threshold in pca["thresholds"]])
     right.set(xlabel="share of the token's energy", ylabel="directions (mean, 5–95 % of tokens)")
@@ -61,7 +61,7 @@ def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Fig
     figure.suptitle(f"{backbone_name(pca)}: how far a single token spreads, last block")
     ratios, top = pca["participation_ratio"], str(max(pca["thresholds"]))
     both = "; ".join(
-        f"{BASES_TOLD[basis]} {of['observed']['mean']:.1f} (Gaussian {of['gaussian']['mean']:.1f})"
+        f"{BASIS_LABELS[basis]} {of['observed']['mean']:.1f} (Gaussian {of['gaussian']['mean']:.1f})"
         for basis, of in ((basis, ratios[basis]) for basis in BASES)
     )
     needed = pca["token_dims"]
