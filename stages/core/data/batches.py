@@ -14,7 +14,7 @@ from stages.core.runtime.distributed import World
 
 Batch = tuple[Tensor, Tensor]
 
-HELD_BYTES = 256 * 2**20  # evaluation batches up to this size are decoded once and held on the device
+HELD_BYTES = 256 * 2**20  # evaluation images up to this total size are decoded once and kept on the device
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -41,7 +41,7 @@ def evaluation_batches(
 ) -> Loader | list[Batch]:
     """This process's batches in the order of the files, under the model's own evaluation transform.
 
-    A small split is decoded once and held on the device.
+    A small split is decoded once and kept on the device.
 
     Raises:
         UserError: there are fewer images than processes.
