@@ -14,8 +14,8 @@ from stages.paths import MANIFEST, PARAMS, PREPARE
 
 def main() -> None:
     """Bring artifacts/prepare and the manifest up to date with params and the images."""
-    given = params.load(PARAMS)
-    data = given.dataset
+    parameters = params.load(PARAMS)
+    data = parameters.dataset
     recorded = read_json(MANIFEST) if MANIFEST.is_file() else {}
 
     surveyed = None
@@ -23,7 +23,7 @@ def main() -> None:
         surveyed = survey(data, PREPARE)
         shutil.rmtree(embedded_images(PREPARE), ignore_errors=True)
     else:
-        with suppress(UserError):  # what is there is damaged or of other params: make it anew
+        with suppress(UserError):  # the exported images are damaged or of other parameters: export them anew
             surveyed = survey(data, PREPARE)
         if surveyed is None or surveyed[1] != recorded:
             export_digits(
@@ -36,7 +36,7 @@ def main() -> None:
             surveyed = survey(data, PREPARE)
 
     splits, manifest = surveyed
-    sample = analysis_sample(splits["val"], given.analysis.images_per_class)
+    sample = analysis_sample(splits["val"], parameters.analysis.images_per_class)
     for key, split in splits.items():
         write_text(index_file(PREPARE, key), "\n".join(split.files) + "\n")
     write_text(index_file(PREPARE, "sample"), "\n".join(sample) + "\n")

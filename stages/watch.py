@@ -1,7 +1,7 @@
-"""Look at images outside the repository, which DVC cannot see: on every `dvc repro`, where params name such a dataset.
+"""Check images outside the repository for changes on every `dvc repro`, as DVC cannot.
 
-What has not changed leaves reports/source.json alone, so that nothing downstream runs again. Where the images are
-not at hand, in a clone that only renders reports, say, the record stays.
+Where nothing changed, reports/source.json stays as it is, and nothing downstream runs again. Where the images cannot
+be reached (in a clone that only renders reports, for example), the record is kept.
 """
 
 import sys

@@ -7,11 +7,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from stages.core.base.errors import UserError
 from stages.core.data.batches import Images
 from stages.core.data.hub import Hub
+from stages.core.data.loader import Loader
 from stages.core.data.readers import Folders
 from stages.core.data.splits import analysis_sample, check_splits, describe
 
@@ -106,7 +106,7 @@ def test_folders_of_images_are_a_dataset_too(tree, tmp_path):
 def test_columns_of_other_names(make_hub):
     hub = make_hub(("img", "fine"), images="img", labels="fine")
     assert hub.scan("val").per_class() == {"0 ant": 2, "1 bee": 2, "2 cat": 2}
-    with pytest.raises(UserError, match=r"no column label but img, fine; set dataset\.columns"):
+    with pytest.raises(UserError, match=r"no column label, only img, fine; set dataset\.columns"):
         Hub(hub.name, hub.root).scan("val")
     with pytest.raises(UserError, match=r"row 0 has no image in image; set dataset\.columns"):
         Hub(hub.name, hub.root, ("image", "fine")).scan("val")
@@ -148,7 +148,12 @@ def test_workers_read_the_same_images(make_hub):
     listed = hub.scan("train")
     images = hub.open("train", list(listed.files), listed.classes)
     dataset = Images(images, lambda image: torch.from_numpy(np.array(image)))
-    alone, several = (list(DataLoader(dataset, batch_size=4, num_workers=workers)) for workers in (0, 2))
+    alone, several = (list(Loader(dataset, batch_size=4, workers=workers)) for workers in (0, 2))
     for found, expected in zip(several, alone, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert pickle.loads(pickle.dumps(images)).content(1) == images.content(1)
+
+
+def test_rows_of_odd_names_are_listed_by_them_without_controls(tree, make_hub):
+    (tree / "train/ant/000.png").rename(tree / "train/ant/a\u200db\n\x85.png")
+    assert "a\u200db__.png" in {file.split("/")[2] for file in make_hub().scan("train").files}

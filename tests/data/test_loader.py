@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -117,10 +116,12 @@ def test_errors_of_the_images_pass_as_they_are():
 
 
 def test_sigterm_ends_a_wait_without_end(monkeypatch):
+    def terminate_and_sleep():
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)
+
     monkeypatch.setattr(checkpoints, "PATIENCE_S", 0.1)
-    loader = Loader(Numbers(lambda: time.sleep(60)), workers=1)
-    threading.Timer(0.5, kill, [signal.SIGTERM]).start()
     started = time.monotonic()
     with pytest.raises(UserError, match="stopped by SIGTERM while no batch came"), checkpoints.termination_noted():
-        list(loader)
+        list(Loader(Numbers(terminate_and_sleep), workers=1))
     assert time.monotonic() - started < 30

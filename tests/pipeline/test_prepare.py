@@ -1,10 +1,12 @@
 """`prepare` and what reads its index, in a folder of their own."""
 
 import json
+import shutil
 import sys
 import tarfile
 
 import pytest
+from PIL import Image
 
 from stages import extract, prepare, teach, watch
 from stages.core.base.errors import UserError
@@ -84,7 +86,7 @@ def test_without_its_images_a_watched_dataset_stays(project, monkeypatch, capsys
     with pytest.raises(UserError, match="DATA_ROOT is not set"):
         watch.main()
     monkeypatch.setenv("DATA_ROOT", "nowhere")
-    with pytest.raises(UserError, match="DATA_ROOT=nowhere is no folder"):
+    with pytest.raises(UserError, match="DATA_ROOT=nowhere is not a folder"):
         watch.main()
 
 
@@ -95,11 +97,11 @@ def test_a_missing_extra_is_named(project, monkeypatch):
 
 
 def test_skipped_images_are_counted_and_named_once(project, tree, capsys):
-    for name in ("ant/001.png", "cat/003.png"):
-        file = tree / "train" / name
-        file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(UserError, match=r"(ant/001|cat/003)\.png cannot be read as an image"):
-        project() and teach.main()
+    (tree / "train/ant/001.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"train/ant/001\.png is empty, and cannot be read as an image"):
+        project()
+    damaged = tree / "train/cat/003.png"
+    damaged.write_bytes(damaged.read_bytes()[:40])
     folder = project("dataset.unreadable=skip")
     teach.main()
     metrics = json.loads((folder / "artifacts/teach/metrics.json").read_text())
@@ -113,6 +115,28 @@ def test_an_unreadable_validation_image_stops_whatever_the_policy(project, tree,
     project("dataset.unreadable=skip")
     with pytest.raises(UserError, match=f"{broken} cannot be read as an image"):
         teach.main()
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_an_empty_validation_image_stops_whatever_the_policy(project, tree, policy):
+    (tree / "val/bee/001.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"val/bee/001\.png is empty, and cannot be read as an image"):
+        project(f"dataset.unreadable={policy}")
+
+
+def test_a_copy_is_refused_and_equal_sizes_are_not(project, tree):
+    for split in ("train", "val"):
+        for path in (tree / split).rglob("*.png"):
+            path.unlink()
+        for name in ("ant", "bee", "cat"):
+            Image.new("L", (8, 8), len(split)).save(tree / split / name / "000.png", compress_level=0)
+    project()
+    shutil.copy(tree / "train/ant/000.png", tree / "val/ant/000.png")
+    project()  # one image alone is the same
+    for name in ("bee", "cat"):
+        shutil.copy(tree / f"train/{name}/000.png", tree / f"val/{name}/000.png")
+    with pytest.raises(UserError, match="one is a copy of the other"):
+        project()
 
 
 def test_an_unreadable_image_of_the_sample_stops_extraction(project, tree, monkeypatch):

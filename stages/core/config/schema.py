@@ -27,7 +27,7 @@ def _rising(bounds: list[float]) -> list[float]:
 
 def _reader(name: str) -> str:
     if not re.fullmatch(rf"digits|folder|tar|{HUB}(\w[\w.-]*/)?\w[\w.-]*", name, re.ASCII):
-        raise ValueError(f"is none of digits, folder, tar, {HUB}OWNER/NAME")
+        raise ValueError(f"must be one of digits, folder, tar, {HUB}OWNER/NAME")
     return name
 
 
@@ -45,19 +45,19 @@ class Section(BaseModel):
 
 
 class Dataset(Section):
-    """Images and how a model sees them. `label` is what metrics and the audit know the dataset by."""
+    """Images, and how a model sees them. `label` is the dataset's name in metrics and in the audit."""
 
     reader: Reader
-    watch: list[Literal["images"]]  # empty where there are no images outside the repository
+    watch: list[Literal["images"]]  # [] if no images are outside the repository
     label: str
     classes: Annotated[int, Field(ge=2)]
     train_split: Name
     val_split: Name
-    val_images: Count | None  # of the embedded dataset; the splits of others are as they are
+    val_images: Count | None  # for the embedded dataset; other datasets come with their splits
     split_seed: Seed
-    held_out: Annotated[float, Field(gt=0, lt=1)] | None  # share of the training split that is validated on instead
+    held_out: Annotated[float, Field(gt=0, lt=1)] | None  # share of the training split to validate on instead
     columns: Annotated[list[str], Field(min_length=2, max_length=2)] | None  # of images and labels, for hfds/NAME
-    unreadable: Literal["stop", "skip"]  # in training, of an image that cannot be decoded; validation stops
+    unreadable: Literal["stop", "skip"]  # at a training image that cannot be decoded; validation stops
     image_size: Count
     crop_pct: Annotated[float, Field(gt=0, le=1)]
     interpolation: Literal["nearest", "bilinear", "bicubic"]
@@ -67,17 +67,17 @@ class Dataset(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.train_split == self.val_split:
-            raise ValueError("train_split and val_split name the same folder")
+            raise ValueError("train_split and val_split must not be the same")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
         if (self.reader == "digits") != (self.val_images is not None):
-            raise ValueError("val_images belongs to the embedded dataset (digits) and only to it")
+            raise ValueError("val_images must be set for the embedded dataset (digits), and null for others")
         if self.held_out is not None and self.reader == "digits":
-            raise ValueError("held_out belongs to external datasets; the embedded one (digits) has val_images")
+            raise ValueError("held_out must be null for the embedded dataset (digits), which has val_images")
         if len(self.watch) != (self.reader != "digits"):
             raise ValueError("watch must be [images], or [] for the embedded dataset (digits)")
         if self.columns is not None and not self.reader.startswith(HUB):
-            raise ValueError("columns belong to a Hugging Face dataset (hfds/NAME) and only to it")
+            raise ValueError("columns must be null, except for a Hugging Face dataset (hfds/NAME)")
         return self
 
 

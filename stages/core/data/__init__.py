@@ -7,9 +7,12 @@ __all__ = [
     "digits",
     "hub",
     "image_list",
+    "layout",
     "listing",
     "loader",
+    "pool",
     "readers",
     "splits",
+    "tars",
     "unreadable",
 ]

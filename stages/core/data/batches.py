@@ -14,8 +14,8 @@ from stages.core.runtime.distributed import World
 
 Batch = tuple[Tensor, Tensor]
 
-HELD_BYTES = 256 * 2**20  # evaluation batches up to this size are decoded once and held on the device
-BATCH_BYTES = 64 * 2**20  # the largest batch of images that are not held
+HELD_BYTES = 256 * 2**20  # evaluation images up to this total size are decoded once and kept on the device
+BATCH_BYTES = 64 * 2**20  # the largest batch of images that are not kept
 WAITING_BYTES = 2**30  # the most that loading processes decode ahead, in shared memory
 
 
@@ -43,7 +43,7 @@ def evaluation_batches(
 ) -> Loader | list[Batch]:
     """This process's batches in the order of the files, under the model's own evaluation transform.
 
-    A small split is decoded once and held on the device. Batches of a larger one take at most 64 MiB, and those that
+    A small split is decoded once and kept on the device. Batches of a larger one take at most 64 MiB, and those that
     are decoded ahead 1 GiB, whatever `batch` and `workers` ask for.
 
     Raises:

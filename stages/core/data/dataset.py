@@ -8,13 +8,25 @@ from stages.core.base.files import read_json
 from stages.core.config.schema import HUB, Dataset
 from stages.core.data.hub import Hub, missing_extra
 from stages.core.data.image_list import ImageList
-from stages.core.data.readers import Folders, Source, Tars
-from stages.core.data.splits import Split, check_classes, check_splits, describe, hold_out, index_file, read_index
+from stages.core.data.layout import readable
+from stages.core.data.readers import Folders, Source
+from stages.core.data.splits import (
+    Split,
+    check_classes,
+    check_copies,
+    check_sizes,
+    check_splits,
+    describe,
+    hold_out,
+    index_file,
+    read_index,
+)
+from stages.core.data.tars import Tars
 from stages.core.runtime.machine import data_root, listings
 
 
 def unavailable(data: Dataset) -> str | None:
-    """Why this machine has no way to the images of the dataset section of params, or None."""
+    """Why this machine cannot reach the images of the dataset section of params, or None if it can."""
     if data.reader.startswith(HUB):
         return missing_extra()
     if data.reader != "digits" and data_root() is None:
@@ -35,7 +47,7 @@ def source(data: Dataset, prepared: Path) -> Source:
         prepared: the folder that `prepare` makes.
 
     Raises:
-        UserError: they are external, and DATA_ROOT is not set or no folder, or an extra is missing.
+        UserError: the dataset is external, and DATA_ROOT is not set or not a folder; or an extra is missing.
     """
     reason = unavailable(data)
     if reason:
@@ -43,8 +55,9 @@ def source(data: Dataset, prepared: Path) -> Source:
     if data.reader == "digits":
         return Folders(embedded_images(prepared))
     root = data_root()
-    if root is not None and not root.is_dir():
-        raise UserError(f"DATA_ROOT={root} is no folder; set it to the dataset's folder, which holds the splits")
+    with readable(f"DATA_ROOT={root}"):
+        if root is not None and not root.is_dir():
+            raise UserError(f"DATA_ROOT={root} is not a folder; set it to the dataset's folder, which holds the splits")
     if data.reader.startswith(HUB):
         return Hub(data.reader.removeprefix(HUB), root, data.columns)
     assert root is not None  # else unavailable
@@ -52,26 +65,32 @@ def source(data: Dataset, prepared: Path) -> Source:
 
 
 def survey(data: Dataset, prepared: Path) -> tuple[dict[str, Split], dict[str, Any]]:
-    """List the images of "train" and "val", refuse what cannot be used, and describe it: the manifest.
+    """List the images of "train" and "val", refuse splits that cannot be used, and describe them in a manifest.
 
     Args:
         data: the dataset section of params.
         prepared: the folder that `prepare` makes.
 
     Raises:
-        UserError: the images cannot be had, or cannot be trained on and judged by; the text says why.
+        UserError: the images cannot be reached, or cannot be trained on and validated on; the text says why.
     """
     names = {"train": data.train_split, "val": data.val_split}
     images = source(data, prepared)
     if data.held_out is None:
         splits = {key: images.scan(name) for key, name in names.items()}
-        check_splits(splits["train"], splits["val"], classes=data.classes)
+        train, val = splits["train"], splits["val"]
+        check_splits(train, val, classes=data.classes)
+        if (train.files, train.sizes) == (val.files, val.sizes):
+            check_copies(*(images.open(names[key], list(split.files), split.classes) for key, split in splits.items()))
     else:
         whole = images.scan(data.train_split)
         check_classes(whole, classes=data.classes)
         splits = dict(zip(names, hold_out(whole, data.held_out, data.split_seed), strict=True))
+    if data.unreadable == "stop":
+        check_sizes(splits["train"])
+    check_sizes(splits["val"])  # an image that cannot be read stops validation, whatever the policy
     keys = {"classes", "train_split", "val_split", "val_images", "split_seed", "held_out"}
-    # Figures of a held-out part are no figures of the dataset: no published claim is judged by them.
+    # Results on a held-out part are not results on the dataset: no published claim is compared with them.
     label = data.label if data.held_out is None else f"{data.label}, held-out part"
     manifest = {"dataset": label, **data.model_dump(include=keys, exclude_none=True)}
     manifest["class_names"] = list(splits["val"].classes)
@@ -90,7 +109,7 @@ def image_list(data: Dataset, part: str, *, prepared: Path, manifest_file: Path)
         manifest_file: the manifest that it writes.
 
     Raises:
-        UserError: an index or the manifest is missing, or the images cannot be had.
+        UserError: an index or the manifest is missing, or the images cannot be reached.
     """
     manifest = read_json(manifest_file)
     split = manifest["train_split" if part == "train" or "held_out" in manifest else "val_split"]

@@ -8,21 +8,21 @@ from PIL import Image, UnidentifiedImageError
 
 from stages.core.base.errors import UnreadableImageError
 
-SIXTEEN_BITS_AS_32 = {"PNG", "PPM"}  # formats of whose 16-bit greys Pillow makes 32-bit pixels
+SIXTEEN_BITS_AS_32 = {"PNG", "PPM"}  # formats whose 16-bit greys Pillow reads as 32-bit pixels
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """Decode an image to RGB, 8 bits a channel.
+    """Decode an image to RGB, 8 bits per channel.
 
-    As timm does, this leaves EXIF orientation alone and drops transparency. 16-bit greys are scaled to
+    As in timm, EXIF orientation is ignored and transparency is dropped. 16-bit greys are scaled to
     8 bits (Pillow's own conversion would clip them to white).
 
     Args:
         content: the whole file.
-        name: what an error calls it.
+        name: what messages call it.
 
     Raises:
-        UnreadableImageError: truncated, damaged, no image, or pixels of no known range; the text names it.
+        UnreadableImageError: it is damaged, not an image, or has pixels of no known range; the text names it.
     """
     try:
         # Broken EXIF and palettes with transparency make Pillow warn, once per image and epoch.
@@ -34,7 +34,7 @@ def decode(content: bytes, name: str) -> Image.Image:
             return image.convert("RGB")
     except MemoryError:
         raise
-    except Exception as error:  # on damaged bytes Pillow's plugins raise almost anything
+    except Exception as error:  # Pillow's plugins raise almost any exception on damaged bytes
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no image format that Pillow knows" if unknown else " ".join(str(error).split()) or repr(error)
+        reason = "not an image format that Pillow knows" if unknown else " ".join(str(error).split()) or repr(error)
         raise UnreadableImageError(f"{name} cannot be read as an image ({reason}); replace or remove it") from None

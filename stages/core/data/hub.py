@@ -14,10 +14,11 @@ import numpy as np
 
 from stages.core.base.errors import UserError
 from stages.core.data.image_list import ImageList
+from stages.core.data.layout import UNUSABLE, cannot_read, readable
 from stages.core.data.splits import Split, checked, labels
 
 TIMM_COLUMNS = ("image", "label")
-NO_INODES = np.empty((0, 2), dtype=np.uint64)  # rows are no files
+NO_INODES = np.empty((0, 2), dtype=np.uint64)  # rows are not files
 
 
 def missing_extra() -> str | None:
@@ -27,17 +28,22 @@ def missing_extra() -> str | None:
     return "Hugging Face datasets need an extra: pip install 'encoding-mismatch[hf]'"
 
 
+def _printable(name: str) -> str:
+    """A name that can be part of a path and of a line; rows cannot be renamed, so that it is not refused."""
+    return UNUSABLE.sub("_", name).replace("/", "_")
+
+
 @dataclass(frozen=True)
 class Hub:
-    """A Hugging Face dataset: the folder ROOT/NAME if there is one, else of the Hub, cached in HF_HOME.
+    """A Hugging Face dataset: the folder ROOT/NAME if there is one, else from the Hub, cached in HF_HOME.
 
     Its images are called CLASS/ROW, or CLASS/ROW/FILE where the rows have file names, and are ordered by
     class, file name and row.
 
     Attributes:
         name: of the dataset, mostly OWNER/NAME.
-        root: the folder of copies of datasets, or None.
-        columns: of images and of labels; None for timm's "image" and "label".
+        root: the folder with local copies of datasets, or None.
+        columns: the names of the columns of images and of labels; None for timm's "image" and "label".
     """
 
     name: str
@@ -48,7 +54,7 @@ class Hub:
         """List the images of a split, without reading any.
 
         Raises:
-            UserError: the dataset is not to be had, or has no such split or columns, or rows without a label.
+            UserError: the dataset cannot be reached, or has no such split or columns, or has rows without a label.
         """
         reader, place = self._reader(split), f"{self.name}, split {split}"
         from pyarrow import compute  # comes with datasets
@@ -56,29 +62,30 @@ class Hub:
         column = np.asarray(self._column(reader, reader.label_key, "numpy"))
         if not np.issubdtype(column.dtype, np.integer) or column.min() < 0:
             raise UserError(f"{place}: not every row has a class label in {reader.label_key}; set dataset.columns")
-        given = column.tolist()
-        empty = sorted({*reader.class_to_idx.values()}.difference(given))
+        row_labels = column.tolist()
+        empty = sorted({*reader.class_to_idx.values()}.difference(row_labels))
         if empty:
             raise UserError(f"{place}: no row has the label {empty[0]}; the dataset cannot be used")
-        names = {label: f"{label} {name}".replace("/", "_") for name, label in reader.class_to_idx.items()}
-        classes = [names.get(label, str(label)) for label in range(max([*names, *given]) + 1)]
+        names = {label: f"{label} {_printable(name)}" for name, label in reader.class_to_idx.items()}
+        classes = [names.get(label, str(label)) for label in range(max([*names, *row_labels]) + 1)]
         images = self._column(reader, reader.image_key, "arrow")
         paths = compute.struct_field(images, "path").to_pylist()
         lengths = compute.binary_length(compute.struct_field(images, "bytes")).to_pylist()  # of bytes that stay unread
         without = next((row for row, path in enumerate(paths) if path is None and lengths[row] is None), None)
         if without is not None:
             raise UserError(f"{place}: row {without} has no image in {reader.image_key}; set dataset.columns")
-        files = [PurePosixPath(path).name if path else "" for path in paths]
-        order = sorted(range(len(files)), key=lambda row: (given[row], files[row], row))
-        listed = [f"{classes[given[row]]}/{row}{'/' if files[row] else ''}{files[row]}" for row in order]
-        sizes = [lengths[row] if lengths[row] is not None else Path(paths[row]).stat().st_size for row in order]
-        return checked(Split(tuple(classes), tuple(listed), tuple(sizes), NO_INODES), place)
+        files = [_printable(PurePosixPath(path).name) if path else "" for path in paths]
+        order = sorted(range(len(files)), key=lambda row: (row_labels[row], files[row], row))
+        listed = [f"{classes[row_labels[row]]}/{row}{'/' if files[row] else ''}{files[row]}" for row in order]
+        with readable(place):
+            sizes = [lengths[row] if lengths[row] is not None else Path(paths[row]).stat().st_size for row in order]
+        return checked(Split(tuple(classes), tuple(listed), tuple(sizes), NO_INODES, place))
 
     def open(self, split: str, files: list[str], classes: Sequence[str]) -> ImageList:
         """The listed images of a split, to be read.
 
         Raises:
-            UserError: the dataset is not to be had, or has fewer rows than are listed.
+            UserError: the dataset cannot be reached, or has fewer rows than are listed.
         """
         reader = self._reader(split)
         rows = [int(file.split("/")[1]) for file in files]
@@ -109,7 +116,7 @@ class Hub:
             ) from None
         if label not in reader.dataset.column_names:
             held = ", ".join(name for name in reader.dataset.column_names if name != image)
-            raise UserError(f"{self.name} has no column {label} but {held}; set dataset.columns: [IMAGE, LABEL]")
+            raise UserError(f"{self.name} has no column {label}, only {held}; set dataset.columns: [IMAGE, LABEL]")
         return reader
 
     @staticmethod
@@ -134,4 +141,4 @@ class HubImages(ImageList):
             with self.reader[self.rows[index]][0] as file:
                 return file.read()
         except OSError as error:
-            raise UserError(f"{self.name(index)} cannot be read ({error.strerror})") from None
+            raise cannot_read(self.name(index), error) from None

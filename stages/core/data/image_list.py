@@ -7,6 +7,7 @@ from PIL import Image
 
 from stages.core.base.errors import UserError
 from stages.core.data.decoding import decode
+from stages.core.data.layout import cannot_read
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,24 @@ class ImageList:
         """The bytes of an image's file.
 
         Raises:
-            UserError: they cannot be had.
+            UserError: the file is missing or cannot be read.
         """
         try:
             return (self.folder / self.files[index]).read_bytes()
         except FileNotFoundError:
             raise UserError(f"{self.name(index)} is missing, but listed; run `dvc repro prepare`") from None
         except OSError as error:
-            raise UserError(f"{self.name(index)} cannot be read ({error.strerror}); mend it or its disk") from None
+            raise cannot_read(self.name(index), error) from None
 
     def sample(self, index: int) -> tuple[Image.Image, int]:
         """An image in RGB, and its label.
 
         Raises:
-            UserError: the file is missing; an UnreadableImageError: it cannot be decoded. The text names it.
+            UserError: the file is missing or cannot be read.
+            UnreadableImageError: it cannot be decoded.
         """
         return decode(self.content(index), self.name(index)), self.labels[index]
 
     def unreadable(self) -> list[str]:
-        """The files that were replaced by others because they cannot be decoded: here none ever is."""
+        """The files that were replaced because they cannot be decoded: none in a plain list."""
         return []

@@ -1,8 +1,8 @@
 """Datasets as lists of images: splits and what must hold of them, the manifest and the analysis sample.
 
-A dataset is a folder ROOT/SPLIT/CLASS/…/IMAGE, or what `stages.core.data.readers` makes look like one. Its
-manifest holds counts and digests, no absolute path, no time and no order of a file system, so that it is
-equal on every machine that holds the same images.
+A dataset is a folder ROOT/SPLIT/CLASS/…/IMAGE, or what a reader presents as one. Its manifest holds counts and
+digests, no absolute path, no time and no order of a file system, so that it is equal on every machine that holds
+the same files.
 """
 
 import hashlib
@@ -16,6 +16,10 @@ from typing import Any
 import numpy as np
 
 from stages.core.base.errors import UserError
+from stages.core.data.image_list import ImageList
+from stages.core.data.layout import is_usable, spelled, twins
+
+COMPARED_AT_MOST = 1000  # pairs of images, when one split seems to be a copy of the other
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,16 @@ class Split:
         files: paths relative to the split's folder, with forward slashes, sorted; the first part is the class.
         sizes: bytes of each file.
         inodes: device and inode of each file, [files, 2], links followed; of archives, theirs.
+        place: what messages call the split.
+        passed_over: leftovers of file managers and tools, each outermost file or folder counted once.
     """
 
     classes: tuple[str, ...]
     files: tuple[str, ...]
     sizes: tuple[int, ...]
     inodes: np.ndarray = field(compare=False)
+    place: str = field(compare=False, default="the split")
+    passed_over: int = 0
 
     def labels(self) -> list[int]:
         """The label of each file."""
@@ -60,28 +68,41 @@ def labels(files: Sequence[str], classes: Sequence[str]) -> list[int]:
     return [position[file.partition("/")[0]] for file in files]
 
 
-def checked(split: Split, place: str) -> Split:
-    """Return `split`, found at `place`.
+def checked(split: Split) -> Split:
+    """Return `split`.
 
     Raises:
-        UserError: a file is empty, a name cannot be printed, or two images have one name.
+        UserError: a name holds control or undecodable characters, two images have one name, or two classes names that
+            differ in their Unicode form only.
     """
-    if 0 in split.sizes:
-        raise UserError(f"{place}/{split.files[split.sizes.index(0)]} is empty; replace or remove it")
     for name in split.files:
-        if not name.isprintable():
-            raise UserError(f"{place}/{name!r} has a control or undecodable character in its name; rename it")
+        if not is_usable(name):
+            raise UserError(f"{split.place}/{name!r} has a control or undecodable character in its name; rename it")
     for name, following in pairwise(split.files):
         if name == following:
-            raise UserError(f"{place} holds two images called {name}; rename one")
+            raise UserError(f"{split.place} holds two images called {name}; rename one")
+    alike = twins(split.classes)
+    if alike:
+        raise UserError(f"{split.place} spells one class in two Unicode forms: {spelled(alike)}; move one to the other")
     return split
+
+
+def check_sizes(split: Split) -> None:
+    """Refuse a split with an empty file.
+
+    Raises:
+        UserError: the text names the first one.
+    """
+    if 0 in split.sizes:
+        name = split.files[split.sizes.index(0)]
+        raise UserError(f"{split.place}/{name} is empty, and cannot be read as an image; replace or remove it")
 
 
 def check_classes(split: Split, *, classes: int) -> None:
     """Refuse a split whose number of classes is not `classes`.
 
     Raises:
-        UserError: it is another.
+        UserError: the text says both numbers.
     """
     if len(split.classes) != classes:
         raise UserError(
@@ -93,19 +114,29 @@ def check_splits(train: Split, val: Split, *, classes: int) -> None:
     """Refuse splits that cannot be trained on and judged by.
 
     Raises:
-        UserError: the splits share images or are copies of each other, their classes differ, or their
-            number of classes is not `classes`.
+        UserError: the splits share files, their classes differ, or their number of classes is not `classes`.
     """
     if train.classes != val.classes:
         only = sorted(set(train.classes) ^ set(val.classes))
-        raise UserError(f"train and validation have different classes: only one of them has {', '.join(only[:8])}")
+        alike = twins(only)
+        mend = f"; {spelled(alike)} are one name in two Unicode forms: rename one (convmv --nfc)" if alike else ""
+        raise UserError(f"train and validation have different classes: only one of them has {spelled(only[:8])}{mend}")
     check_classes(train, classes=classes)
-    alike = train.inodes[np.isin(train.inodes[:, 1], val.inodes[:, 1])]  # few: the rest need no set of tuples
-    shared = len({*map(tuple, alike.tolist())} & {*map(tuple, val.inodes.tolist())})
+    alike_inodes = train.inodes[np.isin(train.inodes[:, 1], val.inodes[:, 1])]  # few: the rest need no set of tuples
+    shared = len({*map(tuple, alike_inodes.tolist())} & {*map(tuple, val.inodes.tolist())})
     if shared:
         raise UserError(f"train and validation share {shared} files (the same file or linked); separate them")
-    if (train.files, train.sizes) == (val.files, val.sizes):
-        raise UserError("train and validation hold files of the same names and sizes: one is a copy of the other")
+
+
+def check_copies(train: ImageList, val: ImageList) -> None:
+    """Refuse splits that hold the same images, given that names and sizes agree; of very many, some are compared.
+
+    Raises:
+        UserError: their contents agree too.
+    """
+    compared = np.linspace(0, len(train.files) - 1, min(len(train.files), COMPARED_AT_MOST)).astype(int).tolist()
+    if all(train.content(index) == val.content(index) for index in compared):
+        raise UserError("train and validation hold files of the same names and contents: one is a copy of the other")
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
@@ -132,6 +163,7 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
             split,
             files=tuple(split.files[index] for index in np.flatnonzero(chosen)),
             sizes=tuple(split.sizes[index] for index in np.flatnonzero(chosen)),
+            passed_over=0 if chosen is held else split.passed_over,
         )
         for chosen in (~held, held)
     )
@@ -153,15 +185,19 @@ def digest(split: Split, folder: Path | None = None) -> str:
 
 
 def describe(split: Split, folder: Path | None = None) -> dict[str, Any]:
-    """A split's entry in the manifest: images, bytes, fewest and most images of a class, digest."""
+    """A split's entry in the manifest: images, bytes, fewest and most images of a class, digest.
+
+    And how many leftovers were passed over, where there are any.
+    """
     counts = split.per_class().values()
-    return {
+    description = {
         "images": len(split.files),
         "bytes": sum(split.sizes),
         "images_per_class": {"min": min(counts), "max": max(counts)},
         "digest_of": "paths and sizes" if folder is None else "paths, sizes and contents",
         "sha256": digest(split, folder),
     }
+    return description | ({"passed_over": split.passed_over} if split.passed_over else {})
 
 
 def analysis_sample(split: Split, images_per_class: int) -> list[str]:
@@ -194,6 +230,11 @@ def index_file(folder: Path, part: str) -> Path:
     return folder / f"{part}.txt"
 
 
+def lines(file: Path) -> list[str]:
+    """The lines of a file; unlike `str.splitlines`, the Unicode separators that a name may hold end none."""
+    return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
 def read_index(index: Path) -> list[str]:
     """The files that an index lists, one a line.
 
@@ -201,6 +242,6 @@ def read_index(index: Path) -> list[str]:
         UserError: the index is missing.
     """
     try:
-        return index.read_text(encoding="utf-8").splitlines()
+        return lines(index)
     except FileNotFoundError:
         raise UserError(f"{index} is missing; run `dvc repro prepare` to make it") from None

@@ -1,4 +1,4 @@
-"""Training in spite of images that cannot be decoded: each is replaced by the next readable one, and counted."""
+"""Training despite images that cannot be decoded: each is replaced by the next readable one, and counted."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,18 +8,19 @@ from PIL import Image
 
 from stages.core.base.errors import UnreadableImageError, UserError
 from stages.core.data.image_list import ImageList
+from stages.core.data.splits import lines
 
 
 @dataclass(frozen=True)
 class SkippingImages(ImageList):
-    """Images of which one that cannot be decoded is replaced by the next readable one, with that one's label.
+    """Images in which one that cannot be decoded, an empty file included, is replaced by the next readable one.
 
-    The replacement depends on the list alone. Each replaced file is noted in a journal that all loading
-    processes append to, and that an interrupted run finds again when it goes on.
+    The replacement brings its own label, and depends on the list alone. Each replaced file is noted in a journal that
+    all loading processes append to, and that an interrupted run reads again when it resumes.
 
     Attributes:
-        images: to be read.
-        journal: the file of notes, a line each.
+        images: the list to read from.
+        journal: the file that names the replaced images, one a line.
         known: positions that this process has found unreadable.
     """
 
@@ -44,7 +45,7 @@ class SkippingImages(ImageList):
         return self.images.content(index)
 
     def sample(self, index: int) -> tuple[Image.Image, int]:
-        """An image in RGB and its label: those of the first one from `index` on, the list taken as a ring.
+        """The first readable image from `index` on, in RGB, and its label; after the last image comes the first.
 
         Raises:
             UserError: no image of the list can be decoded, or a file is missing.
@@ -65,4 +66,4 @@ class SkippingImages(ImageList):
         """The files that were replaced so far, by all processes, sorted."""
         if not self.journal.is_file():
             return []
-        return sorted(set(self.journal.read_text(encoding="utf-8").splitlines()))
+        return sorted(set(lines(self.journal)))
