@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -12,8 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import write_text
+from stages.core.config import params
+from stages.paths import PARAMS
+from stages.tools.hydra_plugins import selection  # noqa: F401  registers resolvers of stages/conf
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+SEVERAL = {"strategy", "objective", "experiment"}  # groups of which several options can be chosen
 GROUPS = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
 
 
@@ -23,7 +28,9 @@ def main() -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="GROUP=OPTION|KEY=VALUE", help="of stages/conf, in Hydra's syntax"
     )
-    write_text(Path("params.yaml"), composed(*parser.parse_args().overrides))
+    text = composed(*parser.parse_args().overrides)
+    params.check(yaml.safe_load(text), PARAMS)
+    write_text(PARAMS, text)
 
 
 def composed(*overrides: str) -> str:
@@ -45,6 +52,10 @@ def composed(*overrides: str) -> str:
 
 
 def _config(overrides: Sequence[str]) -> DictConfig:
+    for override in overrides:
+        group, _, option = override.partition("=")
+        if group.partition("@")[0] in set(GROUPS) - SEVERAL and option.startswith("["):
+            raise UserError(f"{override}: name one option; only {', '.join(sorted(SEVERAL))} take several")
     try:
         with initialize_config_dir(str(CONF), version_base=None):
             return compose("config", overrides=list(overrides))
@@ -64,6 +75,8 @@ def _config(overrides: Sequence[str]) -> DictConfig:
 
 
 def _no_option(group: str, option: str) -> str:
+    if group in SEVERAL and "," in option.strip("[]"):
+        return f"{group}={option}: several options are written as {group}=[{option}]"
     known = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
     return f"{group}={option}: {group} has no such option; it has {', '.join(known)}"
 

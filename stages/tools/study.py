@@ -79,9 +79,12 @@ def steps(pipeline: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Ste
     """The steps of a pipeline, as dvc.yaml has it, with the parameters of params.yaml.
 
     The last key of a matrix changes slowest: of strategies, objectives and seeds, whole grids come seed by seed.
+
+    Raises:
+        UserError: params.yaml lacks a key that the pipeline names, or has one value where a matrix needs a list.
     """
     for stage, entry in pipeline.items():
-        matrix = {key: _resolved(values, {"": given}) for key, values in entry.get("matrix", {}).items()}
+        matrix = {key: _listed(values, given) for key, values in entry.get("matrix", {}).items()}
         for values in itertools.product(*reversed(matrix.values())):
             item = dict(zip(matrix, reversed(values), strict=True))
             key = "-".join(map(str, item.values()))
@@ -103,8 +106,19 @@ def steps(pipeline: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Ste
 
 def _at(values: Any, path: str) -> Any:
     for part in path.split("."):
-        values = values[part]
+        try:
+            values = values[part]
+        except (KeyError, TypeError):
+            raise UserError(f"{PARAMS}: {path}: is missing, and {PIPELINE} reads it") from None
     return values
+
+
+def _listed(values: Any, given: Mapping[str, Any]) -> list[Any]:
+    """The values of a matrix's key."""
+    found = _resolved(values, {"": given})
+    if not isinstance(found, list):
+        raise UserError(f"{PARAMS}: {values[2:-1]}: must be a list, as [{found}]")
+    return found
 
 
 def _resolved(value: Any, scope: Mapping[str, Any]) -> Any:

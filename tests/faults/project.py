@@ -257,7 +257,7 @@ class Project:
     def saving(self) -> bool:
         """Whether a process is writing a checkpoint at this moment."""
         found = [TEMPORARY.fullmatch(path.name) for path in self.folder.glob(".ckpt/*/.*.tmp")]
-        return any(match and _runs(int(match[1])) for match in found)
+        return any(match and _runs(int(match["process"])) for match in found)
 
 
 def _runs(process: int) -> bool:

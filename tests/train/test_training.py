@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from importlib.metadata import version
 from itertools import count
@@ -255,24 +256,36 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint(train):
     assert_equal(train(), whole)
 
 
-def test_a_folder_in_use_is_refused(tmp_path):
-    with CheckpointFolder(tmp_path, "lift", {}), pytest.raises(UserError, match="lift is already being trained"):
-        CheckpointFolder(tmp_path, "lift", {}).__enter__()
-    with CheckpointFolder(tmp_path, "lift", {}):
-        pass
-
-
-def test_a_folder_in_use_by_another_process_is_refused(tmp_path):
+def test_a_folder_in_use_is_waited_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(resume, "WAIT_S", 0.05)
     checkpoints = CheckpointFolder(tmp_path, "lift", {})
-    checkpoints.folder.mkdir()
+    with CheckpointFolder(tmp_path, "lift", {}) as first:
+        first.save({"step": 7})
     command = [sys.executable, "-c", HOLD_LOCK, str(checkpoints.folder / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        with pytest.raises(UserError, match="already being trained by another process"):
-            checkpoints.__enter__()
-        other.stdin.close()
-    with checkpoints:
-        assert checkpoints.load() is None
+        threading.Timer(0.2, other.stdin.close).start()
+        with checkpoints:
+            assert checkpoints.load() == {"step": 7}  # the other's result is taken
+    assert capsys.readouterr().err == "waiting for another process that trains lift\n"
+
+
+def test_waiting_for_a_folder_ends_by_signals(tmp_path, monkeypatch):
+    def interrupt(_):
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+
+    monkeypatch.setattr(resume.time, "sleep", interrupt)
+    with CheckpointFolder(tmp_path, "lift", {}), pytest.raises(KeyboardInterrupt):
+        CheckpointFolder(tmp_path, "lift", {}).__enter__()
+
+
+def test_all_processes_of_a_run_wait_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "WAIT_S", 0.0)
+    answers = iter([True, True, False])  # what the one that locks says
+    with CheckpointFolder(tmp_path, "lift", {}, writes=False, in_any=lambda own: own or next(answers)):
+        assert next(answers, None) is None
 
 
 def after(calls):

@@ -5,28 +5,33 @@ there is removed by the next one that writes beside it.
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from stages.core.base.errors import UserError, full_disk_told
+from stages.core.base.errors import UserError, full_disk_reported
+from stages.core.base.ownership import is_running, process_space
 
-TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # .NAME.PROCESS.tmp
+TEMPORARY = re.compile(r"\..+\.(?P<space>[0-9a-f]{8})\.(?P<process>\d+)\.tmp")  # .NAME.SPACE.PROCESS.tmp
+ABANDONED_S = 7 * 86_400  # of a temporary file whose process cannot be looked up, since its last change
+UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` unless the body raises."""
-    with full_disk_told(path):
+    with full_disk_reported(path):
         temporary = _temporary(path)
         try:
             yield temporary
@@ -39,8 +44,8 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; it takes the place of `path` unless the body raises."""
-    with full_disk_told(path):
+    """Yield an empty temporary folder beside `path`; it replaces `path` unless the body raises."""
+    with full_disk_reported(path):
         temporary = _temporary(path)
         temporary.mkdir()
         try:
@@ -53,21 +58,34 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` for this process, where nothing is; what dead processes left beside it is removed."""
+    """An unused name beside `path` that belongs to this process; what ended processes left beside it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _remove(temporary)  # a dead process may have had this one's number
+    temporary = path.with_name(f".{path.name}.{process_space()}.{os.getpid()}.tmp")
+    _remove(temporary)  # an ended process may have had the same id
     return temporary
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files and folders in `folder` whose process does not run any more."""
+    """Remove the temporary files and folders in `folder` that nobody writes any more.
+
+    The process of one that was made here is looked up. One of another container or machine is left alone until nothing
+    in it has changed for a week.
+    """
     with os.scandir(folder) as entries:
-        left = [(Path(entry.path), match) for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
-    for path, match in left:
-        if not _alive(int(match[1])):
+        found = [(Path(entry.path), match) for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
+    for path, match in found:
+        here = match["space"] == process_space()
+        if not is_running(int(match["process"])) if here else _age_s(path) > ABANDONED_S:
             _remove(path)
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since the last change of a file, or of anything in a folder; 0 while it changes."""
+    try:
+        return time.time() - max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
+    except OSError:
+        return 0.0
 
 
 def _remove(path: Path) -> None:
@@ -77,23 +95,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    with suppress(OSError):  # killed, and its parent does not ask how it ended, as in a container without an init
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
-
-
 def _sync(path: Path) -> None:
-    """Have the disk hold a file's content, or a folder's names."""
+    """Make the disk hold a file's content, or a folder's entries, where the file system can be asked to."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
+    except OSError as error:  # several network and FUSE file systems do not sync folders
+        if error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(opened)
 
@@ -122,7 +131,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     write_text(path, text.getvalue())
 
 
-class Record(dict[str, Any]):
+class JsonObject(dict[str, Any]):
     """An object of a JSON file, which says so when it lacks a key: the file is from another version of the project."""
 
     def __init__(self, content: Mapping[str, Any], path: Path) -> None:
@@ -133,7 +142,7 @@ class Record(dict[str, Any]):
         raise UserError(f"{self.path} has no {key!r}: another version wrote it; delete it and run `dvc repro`")
 
     def __reduce__(self) -> Any:
-        return Record, (dict(self), self.path)
+        return JsonObject, (dict(self), self.path)
 
 
 def read_json(path: Path) -> Any:
@@ -143,14 +152,23 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, is not JSON, or holds something else than an object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_hook=lambda content: Record(content, path))
+        found = json.loads(path.read_text(encoding="utf-8"), object_hook=lambda content: JsonObject(content, path))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run `dvc repro`") from None
-    if not isinstance(found, Record):
+    if not isinstance(found, JsonObject):
         raise UserError(f"{path} holds no object but {type(found).__name__}; delete it and run `dvc repro`")
     return found
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C one is only faster
+    """The safe loader, with numbers such as 3e-3, which YAML 1.1 takes for text, but YAML 1.2, DVC and Hydra do not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
 
 
 def read_yaml(path: Path) -> Any:
@@ -159,9 +177,8 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UserError: the file is missing or is not YAML.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # a safe loader, only faster
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -111,33 +111,50 @@ class Params(Section):
             )
 
 
-def _reason(error: Any) -> str:
-    if error["type"] == "missing":
-        return "is missing"
-    if error["type"] == "extra_forbidden":
-        return "is no key of params.yaml; mend its spelling or remove it"
-    return error["msg"].removeprefix("Value error, ")
-
-
 def load(path: Path) -> Params:
     """Read and check a parameter file.
 
     Raises:
-        UserError: the file is missing or not YAML, a key is unknown or missing, a type is wrong, a
-            value is impossible; the text names every such key.
+        UserError: the file is missing or not YAML, or as `check` says.
     """
-    raw = read_yaml(path)
-    if not isinstance(raw, dict):
+    return check(read_yaml(path), path)
+
+
+def check(content: Any, path: Path) -> Params:
+    """Check the content of a parameter file.
+
+    Args:
+        content: as read from YAML.
+        path: the file, for messages.
+
+    Raises:
+        UserError: a key is unknown or missing, a type is wrong, a value is impossible; the text names every such key.
+    """
+    if not isinstance(content, dict):
         raise UserError(f"{path} holds no parameters; compose it with `python -m stages.tools.compose`")
     try:
-        return Params.model_validate(raw)
+        return Params.model_validate(content)
     except ValidationError as invalid:
         faults = []
         for error in invalid.errors(include_url=False):
             key = ".".join(str(part) for part in error["loc"])
-            value = error.get("input")
-            shown = f" (got {value!r})" if key and isinstance(value, str | int | float | bool | None) else ""
-            if error["type"] in ("missing", "extra_forbidden"):
-                shown = ""
-            faults.append(f"{key + ': ' if key else ''}{_reason(error)}{shown}")
+            faults.append(f"{key + ': ' if key else ''}{_reason(error)}{_shown(error) if key else ''}")
         raise UserError(f"{path}: " + "; ".join(faults)) from None
+
+
+def _reason(error: Any) -> str:
+    """Pydantic's message of one fault in plain words."""
+    if error["type"] == "missing":
+        return "is missing"
+    if error["type"] == "extra_forbidden":
+        return "is not a key of params.yaml; correct its spelling or remove it"
+    if error["type"] == "list_type" and isinstance(error["input"], str | int | float):
+        return f"must be a list, as [{error['input']}]"
+    return re.sub(r"^(Input|[A-Z][a-z]+) should ", "must ", error["msg"].removeprefix("Value error, "))
+
+
+def _shown(error: Any) -> str:
+    value = error.get("input")
+    if error["type"] in ("missing", "extra_forbidden", "list_type") or not isinstance(value, str | int | float | None):
+        return ""
+    return f" (got {value!r})"

@@ -133,7 +133,7 @@ class ModelArgs(Section):
         own = re.search("_(lift|widelast)_", architecture)
         return self.lift_width or self.widen_width or (None if own else self.embed_dim)
 
-    def given(self) -> dict[str, Any]:
+    def keyword_arguments(self) -> dict[str, Any]:
         """The arguments that are set, for `timm.create_model`."""
         return self.model_dump(exclude_none=True)
 
@@ -239,11 +239,11 @@ class Student(Section):
     def model(self, strategy: str) -> tuple[str, dict[str, Any]]:
         """The timm architecture of a strategy and its complete arguments."""
         entry = self.strategies[strategy]
-        return entry.architecture, self.base.given() | entry.model_args.given()
+        return entry.architecture, self.base.keyword_arguments() | entry.model_args.keyword_arguments()
 
     def key(self, strategy: str, argument: str) -> str:
         """Where params say an argument of a strategy."""
-        own = argument in self.strategies[strategy].model_args.given()
+        own = argument in self.strategies[strategy].model_args.keyword_arguments()
         return f"student.strategies.{strategy}.model_args.{argument}" if own else f"student.base.{argument}"
 
 
@@ -263,9 +263,13 @@ class Objective(Section):
 
 
 class Selection(Section):
-    """Which strategies to train; `label` is what `dvc exp show` prints."""
+    """What to train: the names that the chosen options of a group select together.
+
+    `label` is what `dvc exp show` prints: the options' own names.
+    """
 
     label: str
+    options: Annotated[dict[Name, list[Name]], Field(min_length=1)]
     names: Annotated[list[Name], Field(min_length=1)]
 
 

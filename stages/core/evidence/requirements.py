@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stages.core.base.names import BASELINE, SMALL
+from stages.core.base.names import BASELINE, DIGITS
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.results import Results, Run
 
@@ -68,8 +68,8 @@ def _no_imagenet(claim: Claim, results: Results) -> str | None:
 
 
 def _no_study(claim: Claim, results: Results) -> str | None:
-    small = results.data["dataset"] == SMALL
-    return f"this run is of {SMALL}, too small to judge by" if small else None
+    small = results.data["dataset"] == DIGITS
+    return f"this run is of {DIGITS}, too small to judge by" if small else None
 
 
 def _other_sample(claim: Claim, analysed: Mapping[str, Any]) -> str | None:
@@ -150,7 +150,7 @@ NEEDS = {
     "imagenet": Need("ImageNet-1K", of_results=_no_imagenet),
     "sample": Need("the paper's sample of images, published weights", of_backbone=_other_sample),
     "training": Need("the paper's students, teacher and recipe", of_run=_other_training),
-    "study": Need(f"any images but {SMALL}", of_results=_no_study),
+    "study": Need(f"any images but {DIGITS}", of_results=_no_study),
     "pair": Need("a trained teacher at least twice as wide as the student, whole epochs", of_results=_no_pair),
 }
 

@@ -4,7 +4,6 @@ A checkpoint is one file: the SHA-256 of what follows, then a state that torch r
 The one before it is kept, and taken where the newest is damaged.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -12,18 +11,21 @@ import os
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import torch
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import atomic, sha256
+from stages.core.base.ownership import try_lock
 
 PACKAGE = Path(__file__).resolve().parents[2]  # by file: a stage's own module is called __main__, or otherwise
+WAIT_S = 1.0  # between two tries to lock a folder
 LIBRARIES = ("torch", "torchvision", "timm")
 DIGEST_BYTES = hashlib.sha256().digest_size
 DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
@@ -46,7 +48,8 @@ class CheckpointFolder:
     """The checkpoint of one run, in a folder named by the run and its fingerprint.
 
     A run of other parameters, data, teacher or code has another folder, so that it can never resume from
-    this one. The folder is locked while in use.
+    this one. The folder is locked while in use. Where another process trains the same run, this one waits for it to end
+    and goes on from its last checkpoint, which is the result if it finished.
 
     Args:
         root: the folder of all checkpoints.
@@ -54,13 +57,22 @@ class CheckpointFolder:
         identity: see `fingerprint`.
         fresh: start over, whatever the folder holds.
         writes: whether this process is the one that locks the folder and saves; the others of a run only load.
+        in_any: whether a statement holds in any process of the run, so that all wait together.
     """
 
     def __init__(
-        self, root: Path, run: str, identity: Mapping[str, Any], *, fresh: bool = False, writes: bool = True
+        self,
+        root: Path,
+        run: str,
+        identity: Mapping[str, Any],
+        *,
+        fresh: bool = False,
+        writes: bool = True,
+        in_any: Callable[[bool], bool] = bool,
     ) -> None:
         self.run = run
         self.writes = writes
+        self.in_any = in_any
         self.identity = json.dumps({"fingerprint": fingerprint(identity), "of": identity}, sort_keys=True)
         self.folder = root / f"{run}-{fingerprint(identity)[:12]}"
         self.file = self.folder / "checkpoint.pt"
@@ -68,22 +80,28 @@ class CheckpointFolder:
         self.fresh = fresh
 
     def __enter__(self) -> Self:
+        self._lock: IO[str] | None = None
+        waits = False
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        while self.in_any(self.writes and not self._try_lock()):
+            if self.writes and not waits:
+                print(f"waiting for another process that trains {self.run}", file=sys.stderr, flush=True)
+            waits = True
+            time.sleep(WAIT_S)
         if not self.writes:
             return self
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(f"{self.run} is already being trained by another process; wait for it or stop it") from None
         if self.fresh:
             self.file.unlink(missing_ok=True)
             self.previous.unlink(missing_ok=True)
         return self
 
+    def _try_lock(self) -> bool:
+        self._lock = self._lock or try_lock(self.folder / "lock")
+        return self._lock is not None
+
     def __exit__(self, *_: object) -> None:
-        if self.writes:
+        if self._lock is not None:
             self._lock.close()
 
     def load(self) -> dict[str, Any] | None:

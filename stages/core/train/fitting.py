@@ -124,7 +124,12 @@ def fit_and_save(
     """
     machine.share_cores(world.device)
     checkpoint_folder = CheckpointFolder(
-        machine.checkpoints(), run, identity, fresh=machine.fresh(), writes=world.primary
+        machine.checkpoints(),
+        run,
+        identity,
+        fresh=machine.fresh(),
+        writes=world.primary,
+        in_any=lambda statement: world.any([statement])[0],
     )
     if data.unreadable == "skip":
         journal = checkpoint_folder.folder / "unreadable.txt"
