@@ -2,7 +2,6 @@
 
 import configparser
 import itertools
-import os
 import subprocess
 import sys
 
