@@ -16,7 +16,8 @@ from stages.core.config.schema import Student, Teacher
 from stages.core.evidence import studies
 from stages.core.evidence.statistics import told as differences_shown
 from stages.core.report.notebooks import read_table
-from stages.core.report.tables.distillation import comparison, premise
+from stages.core.report.tables.distillation import comparison
+from stages.core.report.tables.encoding import premise
 from stages.core.runtime.environment import Environment
 from stages.paths import AUDIT, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
 from stages.tools import performance

@@ -19,7 +19,7 @@ from stages.core.evidence.register import expand
 from stages.core.evidence.results import Results
 from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED, judge, judge_all
 from stages.core.report.tables import audit as tables_audit
-from stages.core.train.fitting import AUGMENT, RECIPE
+from stages.core.train.fitting import RECORDED_AUGMENT, RECORDED_RECIPE
 from stages.cost import STUDENTS
 from stages.paths import REFERENCE
 from stages.tools.compose import composed
@@ -45,8 +45,8 @@ def a_run(strategy: str, objective: str, top1: float, seed: int = 0) -> dict:
         "teacher_width": 384,
         "teacher_weights": "pretrained",
         **PROFILE.objective.definitions[objective].model_dump(),
-        **PROFILE.recipe.model_dump(include=RECIPE),
-        **PROFILE.recipe.augment.model_dump(include=AUGMENT),
+        **PROFILE.recipe.model_dump(include=RECORDED_RECIPE),
+        **PROFILE.recipe.augment.model_dump(include=RECORDED_AUGMENT),
         "top1": top1,
         "relative_feature_error": None if WIDTHS[strategy] > 384 else 1.0,
     }

@@ -2,6 +2,7 @@
 
 import configparser
 import itertools
+import os
 import subprocess
 import sys
 
@@ -56,11 +57,11 @@ def test_several_options_select_what_each_of_them_selects(group):
     options = sorted(path.stem for path in (compose.CONF / group).glob("[a-z]*.yaml"))
     alone = {option: yaml.safe_load(compose.composed(f"{group}={option}"))[group] for option in options}
     assert [chosen["label"] for chosen in alone.values()] == options
-    for pair in itertools.pairwise([*options, options[0]]):
-        both = yaml.safe_load(compose.composed(f"{group}=[{','.join(pair)}]"))[group]
-        names = [name for option in pair for name in alone[option]["names"]]
-        assert both["names"] == sorted(set(names), key=names.index)
-        assert both["label"] == "+".join(pair)
+    for chosen in (options, options[::-1]):
+        together = yaml.safe_load(compose.composed(f"{group}=[{','.join(chosen)}]"))[group]
+        names = [name for option in chosen for name in alone[option]["names"]]
+        assert together["names"] == sorted(set(names), key=names.index)
+        assert together["label"] == "+".join(chosen)
 
 
 @pytest.mark.processes
@@ -70,10 +71,9 @@ def test_dvc_composes_several_options_as_compose_does(root, tmp_path):
     configured = configparser.ConfigParser()
     configured.read_string("".join(line.lstrip() for line in (root / ".dvc/config").open()))
     folder, plugins = (str(root / configured["hydra"][key]) for key in ("config_dir", "plugins_path"))
-    program = (
-        f"from dvc.utils.hydra import compose_and_dump as f; f(*{[str(output), folder, None, 'config', plugins]}, "
-    )
-    subprocess.run([sys.executable, "-c", f"{program}{overrides})"], check=True, cwd=tmp_path)  # without this project
+    arguments = [str(output), folder, None, "config", plugins, overrides]
+    program = f"from dvc.utils.hydra import compose_and_dump\ncompose_and_dump(*{arguments})"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
     assert output.read_text() == compose.composed(*overrides)
 
 

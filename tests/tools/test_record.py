@@ -23,7 +23,7 @@ from stages.core.evidence.results import Results
 from stages.core.evidence.verdicts import judge_all
 from stages.core.report import rendering
 from stages.core.report.tables import audit as tables_audit
-from stages.core.report.tables import distillation as tables
+from stages.core.report.tables import studies as tables
 from stages.paths import AUDIT, MANIFEST, RESULTS, STUDIES
 from stages.tools import provenance, record, verdicts
 

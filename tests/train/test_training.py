@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import pickle
 import resource
@@ -9,6 +10,7 @@ import threading
 from collections import Counter
 from importlib.metadata import version
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,8 +22,9 @@ from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
 from stages.core.runtime.distributed import World
 from stages.core.train import checkpoints as resume
+from stages.core.train import fingerprints
 from stages.core.train.batches import TrainingBatches
-from stages.core.train.checkpoints import CheckpointFolder, termination_noted
+from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
 from stages.core.train.loop import fit
 from stages.core.train.sampler import EpochSampler
 from stages.core.train.task import create_task
@@ -99,6 +102,9 @@ def train(tmp_path, splits, make_student, make_teacher):
         stop_after=None,
         poison=None,
         fresh=False,
+        adopt=False,
+        adopted=None,
+        depth=2,
         logged=None,
         augment=ERASING,
         device_batch=None,
@@ -109,7 +115,7 @@ def train(tmp_path, splits, make_student, make_teacher):
         images=None,
         **changes,
     ):
-        student = make_student("lift", drop_path_rate=drop_path)
+        student = make_student("lift", drop_path_rate=drop_path, depth=depth)
         teacher = make_teacher() if distil else None
         objective = {"alpha": 0.5, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
         task = create_task(student, teacher, **objective, label_smoothing=0.1, device=CPU)
@@ -126,7 +132,7 @@ def train(tmp_path, splits, make_student, make_teacher):
             if metrics["epoch"] == stop_after:
                 raise InterruptedTrainingError
 
-        with CheckpointFolder(tmp_path / root, "lift", {"of": identity}, fresh=fresh) as checkpoints:
+        with CheckpointFolder(tmp_path / root, "lift", {"of": identity}, fresh=fresh, adopt=adopt) as checkpoints:
             fitted = fit(
                 task,
                 training if poison is None else Poisoned(training, poison),
@@ -139,6 +145,8 @@ def train(tmp_path, splits, make_student, make_teacher):
                 terminated=terminated,
                 log=log,
             )
+        if adopted is not None:
+            adopted += checkpoints.adopted
         return fitted.history, {name: value.clone() for name, value in student.state_dict().items()}
 
     return run
@@ -194,6 +202,67 @@ def test_a_fresh_run_ignores_the_checkpoint(train):
     train()
     with pytest.raises(UserError, match="not finite at step 0"):
         train(poison=0, fresh=True)
+
+
+@pytest.fixture
+def changed_libraries(monkeypatch):
+    """Have checkpoints written by another timm until the returned function is called."""
+    monkeypatch.setattr(fingerprints, "version", lambda name: "0.9" if name == "timm" else version(name))
+    return lambda: monkeypatch.setattr(fingerprints, "version", version)
+
+
+def test_a_checkpoint_of_other_code_is_adopted_on_request(train, changed_libraries, tmp_path, capsys):
+    whole = train(root="whole")
+    with pytest.raises(UserError, match=STOPPED.format(6)):
+        train(terminated=after(asked(1, 1)))
+    (theirs,) = (tmp_path / "checkpoints").iterdir()
+    written = theirs.joinpath("checkpoint.pt").read_bytes()
+    changed_libraries()
+    with pytest.raises(UserError, match="not finite at step 0"):
+        train(poison=0)
+    capsys.readouterr()
+    with pytest.raises(UserError, match=STOPPED.format(7)):
+        train(adopt=True, terminated=lambda: True)
+    line = f"ADOPT=1: lift resumes from {theirs}/checkpoint.pt, written before timm changed\n"
+    assert capsys.readouterr().err == line
+    adopted = []
+    assert_equal(train(adopted=adopted), whole)  # by now the checkpoint is this code's own, which says whence it came
+    assert adopted == [json.loads((theirs / "run.json").read_text())["fingerprint"]]
+    assert theirs.joinpath("checkpoint.pt").read_bytes() == written
+
+
+def test_no_checkpoint_of_other_parameters_is_adopted(train, changed_libraries, tmp_path, capsys):
+    assert_equal(train({"recipe": {"lr": 1}}, adopt=True), train(root="whole"))
+    assert capsys.readouterr().err == "ADOPT=1: there is no checkpoint of lift; it starts from the beginning\n"
+    changed_libraries()
+    with pytest.raises(UserError, match=r"no checkpoint with these parameters, .* differs in of\.recipe\.lr; unset"):
+        train({"recipe": {"lr": 2}}, adopt=True)
+    with pytest.raises(UserError, match="FRESH=1 ignores checkpoints, ADOPT=1 asks for one"):
+        train({"recipe": {"lr": 1}}, adopt=True, fresh=True)
+
+
+def test_an_adopted_checkpoint_of_another_model_is_one_line(train, changed_libraries):
+    train()
+    changed_libraries()
+    with pytest.raises(UserError, match=r"^ADOPT=1: .*checkpoint\.pt does not fit this code's lift \(.*unset ADOPT"):
+        train(adopt=True, depth=3)
+    with pytest.raises(UserError, match="not finite at step 0"):  # what does not fit is not taken over
+        train(poison=0)
+
+
+def test_only_the_projects_loaded_files_make_the_fingerprint():
+    modules = [module for module in sys.modules.values() if isinstance(getattr(module, "__file__", None), str)]
+    resolved = {Path(module.__file__).resolve() for module in modules}
+    project = Path(fingerprints.__file__).resolve().parents[2]
+    assert fingerprints.loaded_files() == sorted(file for file in resolved if project in file.parents)
+    assert project / "core/train/loop.py" in fingerprints.loaded_files()
+
+
+def test_differences_are_named_by_their_keys():
+    one = {"a": 1, "b": {"c": [1], "d": {"e": None}}, "f": None}
+    assert fingerprints.differing(one, one) == []
+    other = {"a": 1, "b": {"c": [2], "d": {}}, "g": None}
+    assert fingerprints.differing(one, other) == ["b.c", "b.d.e", "f", "g"]
 
 
 def test_another_identity_never_resumes(train):
@@ -302,7 +371,7 @@ def asked(epoch, position=0, averaged=True):
     return epoch * (4 + 2 + 2 * averaged + 1) + position
 
 
-STOPPED = r"^stopped by SIGTERM; the same command goes on from step {}$"
+STOPPED = r"^stopped by SIGTERM; the same command resumes at step {}$"
 
 
 @pytest.mark.parametrize(
@@ -367,7 +436,7 @@ def test_a_terminated_run_saves_first(train):
     logged = SimpleNamespace(append=lambda _: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        with termination_noted() as terminated, pytest.raises(UserError, match=STOPPED.format(4)):
+        with sigterm_deferred() as terminated, pytest.raises(UserError, match=STOPPED.format(4)):
             train(logged=logged, terminated=terminated)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -375,8 +444,8 @@ def test_a_terminated_run_saves_first(train):
 
 
 def test_a_signal_that_nobody_acted_on_takes_effect_afterwards():
-    late = "import os, signal\nfrom stages.core.train.checkpoints import termination_noted\n"
-    late += "with termination_noted():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('held')\nprint('lost')"
+    late = "import os, signal\nfrom stages.core.train.checkpoints import sigterm_deferred\n"
+    late += "with sigterm_deferred():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('held')\nprint('lost')"
     ended = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
     assert (ended.stdout, ended.returncode) == ("held\n", -signal.SIGTERM)
 
@@ -396,7 +465,7 @@ def test_the_checkpoint_before_is_kept(checkpoints):
     assert checkpoints.load()["step"] == 1
     checkpoints.save({"step": 3})
     assert checkpoints.load()["step"] == 3
-    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt"}
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt", "run.json"}
 
 
 def damaged(content, how):
@@ -413,7 +482,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(checkpoints, capsy
     aside = checkpoints.file.with_suffix(".damaged")
     assert aside.read_bytes() == content
     reason = "its content does not agree with its digest"
-    assert capsys.readouterr().err == f"warning: {aside} is damaged ({reason}); run goes on from the one before\n"
+    assert capsys.readouterr().err == f"warning: {aside} is damaged ({reason}); run resumes from the one before\n"
     checkpoints.previous.write_bytes(content)
     assert checkpoints.load() is None
     assert capsys.readouterr().err.endswith("; run starts over\n")
@@ -433,7 +502,7 @@ def test_another_runs_checkpoint_is_refused(checkpoints, tmp_path, capsys):
     with CheckpointFolder(tmp_path, "run", {"of": "b"}) as other:
         other.file.write_bytes(checkpoints.file.read_bytes())
         assert other.load() is None
-    assert "it is another run's" in capsys.readouterr().err
+    assert "it belongs to another run" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_would_execute_is_refused(checkpoints, tmp_path, capsys):
@@ -446,7 +515,7 @@ def test_a_checkpoint_that_would_execute_is_refused(checkpoints, tmp_path, capsy
         content = (tmp_path / "malicious").read_bytes()
         checkpoints.file.write_bytes(hashlib.sha256(content).digest() + content)
         checkpoints.load()
-        assert "(it holds more than tensors)" in capsys.readouterr().err
+        assert "(it holds objects other than tensors)" in capsys.readouterr().err
     assert not (tmp_path / "executed").exists()
 
 
@@ -459,7 +528,7 @@ def test_a_full_disk_is_told_and_harms_no_checkpoint(checkpoints):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoints.load()["step"] == 2
-    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt"}
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt", "run.json"}
 
 
 def test_too_few_images_for_a_batch_are_refused():
@@ -477,16 +546,16 @@ def test_an_unreadable_image_ends_training_with_its_name(train, splits, workers)
 
 
 def test_other_code_and_other_libraries_make_another_run(monkeypatch, tmp_path):
-    before = resume.fingerprint({"seed": 0})
-    assert resume.fingerprint({"seed": 0}) == before != resume.fingerprint({"seed": 1})
-    monkeypatch.setattr(resume, "version", lambda name: "another" if name == "timm" else version(name))
-    assert resume.fingerprint({"seed": 0}) != before
+    before = fingerprints.fingerprint({"seed": 0})
+    assert fingerprints.fingerprint({"seed": 0}) == before != fingerprints.fingerprint({"seed": 1})
+    monkeypatch.setattr(fingerprints, "version", lambda name: "another" if name == "timm" else version(name))
+    assert fingerprints.fingerprint({"seed": 0}) != before
     monkeypatch.undo()
     stage = tmp_path / "train.py"  # beside core, and the module that is run
-    monkeypatch.setattr(resume, "PACKAGE", tmp_path)
+    monkeypatch.setattr(fingerprints, "PACKAGE", tmp_path)
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=str(stage)))
     seen = []
     for text in ("", "# changed"):
         stage.write_text(text)
-        seen.append(resume.fingerprint({}))
+        seen.append(fingerprints.fingerprint({}))
     assert len(set(seen)) == 2

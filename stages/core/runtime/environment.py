@@ -72,6 +72,11 @@ class Environment(BaseSettings):
     fresh: bool = Field(
         False, examples=SWITCH, description="Whether to ignore the checkpoint of an interrupted run and start over."
     )
+    adopt: bool = Field(
+        False,
+        examples=SWITCH,
+        description="Whether a run may resume from a checkpoint of equal parameters and inputs that other code wrote.",
+    )
 
 
 def read() -> Environment:

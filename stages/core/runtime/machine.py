@@ -167,3 +167,8 @@ def checkpoint_s() -> float:
 def fresh() -> bool:
     """Whether `FRESH=1` asks to ignore checkpoints."""
     return environment.read().fresh
+
+
+def adopt() -> bool:
+    """Whether `ADOPT=1` asks to resume from a checkpoint that other code or libraries wrote."""
+    return environment.read().adopt
