@@ -226,8 +226,12 @@ def variables_read() -> Counter[str]:
                 found.update(field.id.upper() for field in fields if isinstance(field, ast.Name))
             if isinstance(node, ast.Constant) and re.fullmatch(r"[A-Z]+(_[A-Z]+)*", str(node.value)):
                 found[str(node.value)] += 1
-            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and "environ" in ast.unparse(node):
-                found[ast.literal_eval(node.slice)] -= 1  # set, not read
+            if (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.ctx, ast.Store)
+                and "environ" in ast.unparse(node.value)
+            ):
+                found[ast.unparse(node.slice).strip("'")] -= 1  # set, not read
     return +found
 
 
@@ -247,7 +251,7 @@ def test_every_file_and_column_of_the_results_is_explained() -> None:
         named = [code for row in rows(section(page, f"`{path.name}`")) for code in codes(row[0])]
         assert len(named) == len(set(named))
         columns = path.read_text(encoding="utf-8").partition("\n")[0].split(",")
-        patterns = {name: re.compile(name.replace("LEVEL", r"\d+")) for name in named}
+        patterns = {name: re.compile(re.sub("LEVEL|PERCENT", r"\\d+", name)) for name in named}
         assert [column for column in columns if not any(one.fullmatch(column) for one in patterns.values())] == []
         assert [name for name, one in patterns.items() if not any(map(one.fullmatch, columns))] == [], path.name
     entry = set(codes(section(page, "JSON")))
@@ -255,9 +259,9 @@ def test_every_file_and_column_of_the_results_is_explained() -> None:
         keys = {key for row in rows(section(page, f"`{name}.json`")) for key in codes(row[0])}
         for backbone in json.loads((results / f"{name}.json").read_text()).values():
             assert keys == set(backbone) - entry, name
-    for name in ("teacher", "cost"):
+    for name in {"teacher", "cost", "rank"} & {path.stem for path in results.glob("*.json")}:
         content = json.loads((results / f"{name}.json").read_text())
-        found = set(content) if name == "teacher" else {key for one in content.values() for key in one}
+        found = set(content) if name != "cost" else {key for one in content.values() for key in one}
         recipe = {code for row in rows(section(page, "`runs.csv`"))[4:7] for code in codes(row[0])}
         assert set(codes(section(page, f"`{name}.json`"))) - {"runs.csv"} >= found - recipe, name
 

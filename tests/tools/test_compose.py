@@ -1,7 +1,6 @@
 """params.yaml is composed whole, or left as it is with one line that says why."""
 
 import configparser
-import itertools
 import os
 import subprocess
 import sys
