@@ -23,7 +23,11 @@ GROUPS = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
 
 
 def main() -> None:
-    """Write params.yaml for the overrides of the command line; the default's where there are none."""
+    """Write params.yaml for the overrides of the command line, or the default one.
+
+    Raises:
+        UserError: the configuration cannot be composed, or `check` would refuse it; params.yaml is left as it is.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "overrides", nargs="*", metavar="GROUP=OPTION|KEY=VALUE", help="of stages/conf, in Hydra's syntax"
@@ -37,8 +41,8 @@ def composed(*overrides: str) -> str:
     """The text of params.yaml for some overrides.
 
     Raises:
-        UserError: an override names no option or key, or is none of Hydra's, or a value is still to be given; the
-            text names it and those that there are.
+        UserError: an override has an unknown option or key, or is not in Hydra's syntax, or a required value is
+            missing; the text names it, and the possible ones.
     """
     config = _config(overrides)
     try:
@@ -47,7 +51,7 @@ def composed(*overrides: str) -> str:
     except OmegaConfBaseException as error:
         raise UserError(f"{' '.join(overrides)}: {_line(error)}") from None
     if missing:
-        raise UserError(f"{', '.join(sorted(missing))}: no value yet; give it too, as KEY=VALUE")
+        raise UserError(f"{', '.join(sorted(missing))}: no value yet; add KEY=VALUE for each")
     return OmegaConf.to_yaml(config)
 
 
@@ -82,7 +86,7 @@ def _no_option(group: str, option: str) -> str:
 
 
 def _no_key(key: str, config: DictConfig) -> str:
-    """What to say of a key that is not in `config`: the keys of the innermost mapping around its place."""
+    """The message for a key that is not in `config`: it lists the keys of the innermost existing mapping around it."""
     place = key
     while place:
         place = place.rpartition(".")[0]

@@ -93,7 +93,7 @@ def scales() -> str:
         params = yaml_of(composed(f"profile={profile}"))
         data, recipe = params["dataset"], params["recipe"]
         teacher, student = Teacher.model_validate(params["teacher"]), Student.model_validate(params["student"])
-        own = teacher.model_args.model_dump(exclude_none=True)
+        own = teacher.model_args.keyword_arguments()
         names = [f"study `{name}`" for name, of in recorded.items() if of == profile]
         names += ["the results above"] if data["label"] == shown else []
         rows.append(

@@ -108,7 +108,7 @@ def test_help_says_in_one_line_what_it_does(call, tmp_path):
         (["~nope"], "~nope: Could not delete from config. 'nope' does not exist."),
         (["recipe.lr=${nope.x}"], "recipe.lr=${nope.x}: Interpolation key 'nope.x' not found"),
         (["recipe.lr=${nope:1}"], "recipe.lr=${nope:1}: Unsupported interpolation type nope"),
-        (["dataset=folder"], "dataset.classes, dataset.image_size: no value yet; give it too, as KEY=VALUE"),
+        (["dataset=folder"], "dataset.classes, dataset.image_size: no value yet; add KEY=VALUE for each"),
     ],
 )
 def test_what_cannot_be_composed_is_named_with_what_there_is(overrides, reason):

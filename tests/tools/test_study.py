@@ -94,7 +94,7 @@ def test_parameters_that_do_not_fit_the_pipeline_are_named(toy):
 
 def test_stages_can_be_left_out(toy):
     assert "third" not in toy("--without", "third")[0]
-    with pytest.raises(UserError, match="--without fourth: none of the stages"):
+    with pytest.raises(UserError, match="--without fourth: must be one of the stages"):
         toy("--without", "fourth")
 
 

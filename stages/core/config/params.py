@@ -1,7 +1,7 @@
-"""params.yaml, read and checked whole, before any work.
+"""Reading and checking params.yaml as a whole, before any work.
 
-Unknown keys, wrong types and impossible values end in one line that names the key. Importing this module takes about
-0.1 s: it must not import torch.
+Unknown keys, wrong types and impossible values end in one line that names the key. This module must not import torch,
+so that a check takes a fraction of a second.
 """
 
 import re
@@ -30,7 +30,7 @@ from stages.core.config.schema import (
 
 
 class Params(Section):
-    """All of params.yaml."""
+    """The whole of params.yaml."""
 
     profile: Name
     dataset: Dataset
@@ -52,7 +52,7 @@ class Params(Section):
         for key, (names, entries, place) in known.items():
             for name in names:
                 if name not in entries:
-                    raise ValueError(f"{key}: '{name}' is none of {place}: {', '.join(entries)}")
+                    raise ValueError(f"{key}: '{name}' must be one of {place}: {', '.join(entries)}")
         repeatable: dict[str, Sequence[Any]] = {key: names for key, (names, _, _) in known.items()} | {
             "seeds": self.seeds,
             "analysis.backbones": self.analysis.backbones,
@@ -63,7 +63,7 @@ class Params(Section):
         }
         for key, values in repeatable.items():
             if len(set(values)) != len(values):
-                raise ValueError(f"{key}: {values} names one value twice")
+                raise ValueError(f"{key}: {values} has the same value twice")
         for strategy in self.student.strategies:
             try:
                 ModelArgs(**self.student.model(strategy)[1])
@@ -73,9 +73,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
-        """Teacher and students take the dataset's images, and a feature loss can compare their maps.
+        """Require that teacher and students take the dataset's images, and that feature losses can compare their maps.
 
-        What params leave to the architecture is checked before a training, by `stages.core.train.task`.
+        Sizes that params leave to the architecture are checked before training, by `stages.core.train.task`.
         """
         pixels, teacher = self.dataset.image_size, self.teacher.model_args
         students = {strategy: ModelArgs(**self.student.model(strategy)[1]) for strategy in self.strategy.names}
