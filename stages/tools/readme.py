@@ -18,6 +18,7 @@ from stages.core.evidence.statistics import told as differences_shown
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables.distillation import comparison
 from stages.core.report.tables.encoding import premise
+from stages.core.runtime.environment import Environment
 from stages.paths import AUDIT, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
 from stages.tools import performance
 from stages.tools.markdown import table, with_block
@@ -92,14 +93,14 @@ def scales() -> str:
         params = yaml_of(composed(f"profile={profile}"))
         data, recipe = params["dataset"], params["recipe"]
         teacher, student = Teacher.model_validate(params["teacher"]), Student.model_validate(params["student"])
+        own = teacher.model_args.keyword_arguments()
         names = [f"study `{name}`" for name, of in recorded.items() if of == profile]
         names += ["the results above"] if data["label"] == shown else []
         rows.append(
             [
                 f"`{profile}`",
                 f"{data['classes']} classes, {data['image_size']}²",
-                f"`{teacher.architecture}`, "
-                f"{width(teacher.architecture, teacher.model_args.keyword_arguments())} wide, "
+                f"`{teacher.architecture}`, {width(teacher.architecture, own)} wide, "
                 f"{'fitted' if teacher.weights == 'fit' else teacher.weights}",
                 f"{width(*student.model('baseline'))} wide, {recipe['epochs']} epochs",
                 ", ".join(names) or "no figures yet",
@@ -139,6 +140,16 @@ def wings() -> str:
     return "\n".join(sections)
 
 
+def variables() -> str:
+    """The environment variables that describe the machine, with defaults and possible values."""
+    rows = []
+    for name, field in Environment.model_fields.items():
+        default = "" if field.default is None else f" Default: {field.default:g}."
+        values = ", ".join(value if value == "…" else f"`{value}`" for value in field.examples or [])
+        rows.append([f"`{name.upper()}`", f"{field.description}{default}", values])
+    return table(["variable", "meaning", "values"], rows)
+
+
 def summary(module: Path) -> str:
     """The first sentence or line of a module's docstring.
 
@@ -174,6 +185,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {
     "results": (README, results),
     "scales": (README, scales),
     "wings": (CORE / "README.md", wings),
+    "variables": (CORE / "train/README.md", variables),
     "promises": (TESTS / "README.md", promises),
 }
 

@@ -72,7 +72,12 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    """The files of a dependency but for those that .dvcignore leaves out: compiled code, and pages beside code."""
+    if not path.is_dir():
+        return [path]
+    code = path.parts[0] in ("stages", "reports")
+    found = (file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    return sorted(file for file in found if not (code and file.suffix == ".md"))
 
 
 def steps(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[Step]:

@@ -162,3 +162,16 @@ def test_stages_run_without_dvc_and_hydra(root):
     program += "\n".join(f"import stages.{module}" for module in wanted)
     ended = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_compiled_code_and_pages_beside_code_rerun_nothing(toy):
+    wing = Path("stages/wing")
+    (wing / "__pycache__").mkdir(parents=True)
+    (wing / "code.py").write_text("1")
+    pipeline = TOY.replace("deps: [in]", "deps: [in, stages/wing]")
+    assert toy(pipeline=pipeline)[0][0] == "first"
+    (wing / "README.md").write_text("a page")
+    (wing / "__pycache__/code.pyc").write_text("compiled")
+    assert toy(pipeline=pipeline) == ([], 0)
+    (wing / "code.py").write_text("2")
+    assert toy(pipeline=pipeline)[0][0] == "first"
