@@ -4,7 +4,7 @@ from timm.data import resolve_model_data_config
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, read_json, write_json
-from stages.core.config import params, schema
+from stages.core.config import models, params, schema
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
 from stages.core.models import backbones, folders
@@ -33,9 +33,11 @@ def teach(given: params.Params) -> None:
             take(given.dataset, given.teacher, world)
 
 
-def fit(data: schema.Dataset, teacher: schema.Teacher, recipe: schema.Recipe, world: World) -> None:
+def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, world: World) -> None:
     """Fit the teacher on the labels alone."""
-    model = folders.create(teacher.architecture, teacher.model_args.given(), seed=teacher.seed, **vision(data, recipe))
+    model = folders.create(
+        teacher.architecture, teacher.model_args.arguments(), seed=teacher.seed, **vision(data, recipe)
+    )
     fit_and_save(
         model.to(world.device),
         None,
@@ -57,13 +59,13 @@ def fit(data: schema.Dataset, teacher: schema.Teacher, recipe: schema.Recipe, wo
     )
 
 
-def take(data: schema.Dataset, teacher: schema.Teacher, world: World) -> None:
+def take(data: schema.Dataset, teacher: models.Teacher, world: World) -> None:
     """Take the teacher as it is, with pretrained or random weights, and evaluate it.
 
     Raises:
         UserError: the weights cannot be had, or the head is not one of `dataset.classes`.
     """
-    arguments = teacher.model_args.given()
+    arguments = teacher.model_args.arguments()
     if teacher.weights == "random":
         classes = {"num_classes": data.classes}
         model, provenance = backbones.random(teacher.architecture, arguments | classes, seed=teacher.seed)

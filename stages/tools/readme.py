@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, write_text
-from stages.core.evidence.statistics import told
+from stages.core.evidence.statistics import summary_sentence
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables.distillation import comparison, premise
 from stages.paths import AUDIT, RESULTS
@@ -23,7 +23,7 @@ def results_table() -> str:
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     rows += ["", f"Mean ± sample standard deviation over seeds; the teacher reaches {teacher['top1']:.2f} %. "]
     rows[-1] += f"{premise(read_table(RESULTS / 'floor.csv'), read_table(RESULTS / 'encoding.csv'))} "
-    rows[-1] += f"{told(read_table(RESULTS / 'differences.csv'))} Published claims: {verdicts}."
+    rows[-1] += f"{summary_sentence(read_table(RESULTS / 'differences.csv'))} Published claims: {verdicts}."
     return "\n".join(rows) + "\n"
 
 

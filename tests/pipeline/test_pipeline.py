@@ -106,7 +106,11 @@ def test_every_stage_runs_without_a_network_and_reruns_only_for_cause(clone: Pat
     assert set(metrics["probe_error"]["widen"]) == {"none", "mse"}
     audit = json.loads((clone / "reports/audit.json").read_text())
     contradicted = [claim["id"] for claim in audit["claims"] if claim["verdict"] == "contradicted"]
-    assert contradicted == ["cost_params/widen/params", "consistent_parameters/widen/params"]
+    assert contradicted == [
+        "cost_params/widen/params",
+        "consistent_parameters/widen/params",
+        "consistent_distilled_baseline/top1/baseline",
+    ]
     shown = run(clone, "dvc", "metrics", "show", "--json", "reports/audit.json")
     assert json.loads(shown.stdout)[""]["data"]["reports/audit.json"]["data"] == {"counts": audit["counts"]}
     assert sum(audit["counts"].values()) == len(audit["claims"])

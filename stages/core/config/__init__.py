@@ -1,3 +1,3 @@
 """params.yaml, typed: unknown keys, wrong types and impossible values end here, before any work."""
 
-__all__ = ["params", "policies", "schema"]
+__all__ = ["models", "params", "policies", "schema"]

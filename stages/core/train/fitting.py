@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from stages.core.base.arrays import write_npy
@@ -17,30 +18,17 @@ from stages.core.data.image_list import ImageList
 from stages.core.data.unreadable import SkippingImages
 from stages.core.models import folders
 from stages.core.models.cost import flops, parameters
+from stages.core.models.students import ALTERED
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder, termination_noted
 from stages.core.train.evaluation import evaluate, evaluate_against_teacher
-from stages.core.train.loop import PRECISIONS, fit
+from stages.core.train.loop import PRECISIONS, History, fit
 from stages.core.train.resident import Augmentation, ResidentBatches
 from stages.core.train.sampler import EpochSampler
 from stages.core.train.task import create_task
 
-# What metrics.json says of the recipe: what the paper says of its own.
-RECIPE = {
-    "epochs",
-    "epoch_steps",
-    "global_batch",
-    "lr",
-    "weight_decay",
-    "warmup_epochs",
-    "warmup_lr",
-    "min_lr",
-    "label_smoothing",
-    "clip_grad",
-}
-AUGMENT = {"repeats", "auto_augment", "random_erasing"}
 NO_DISTILLATION = Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0)
 
 
@@ -48,6 +36,23 @@ def vision(data: Dataset, recipe: Recipe) -> dict[str, Any]:
     """The keyword arguments of `folders.create` that dataset and recipe decide."""
     names = {"classes", "image_size", "crop_pct", "interpolation", "mean", "std"}
     return {**data.model_dump(include=names), "position_std": recipe.position_std}
+
+
+def teacher_precision(recipe: Recipe) -> dict[str, Any]:
+    """The keyword arguments of `create_task` for `recipe.teacher_precision`."""
+    precision = PRECISIONS[recipe.precision]
+    if recipe.teacher_precision == "rounded" or precision == torch.float32:
+        return {"teacher_dtype": precision, "teacher_autocast": None}
+    return {"teacher_dtype": torch.float32, "teacher_autocast": precision}
+
+
+def best_epoch(history: History) -> dict[str, float]:
+    """The highest validation top-1 of all epochs and the first epoch (from 0) that reaches it.
+
+    The authors' scripts keep and print the best epoch's; this project saves and reports the last epoch's weights.
+    """
+    best = max(history, key=lambda metrics: metrics["top1"])
+    return {"top1_best": best["top1"], "top1_best_epoch": best["epoch"]}
 
 
 @contextmanager
@@ -139,7 +144,7 @@ def fit_and_save(
         **objective.model_dump(),
         label_smoothing=recipe.label_smoothing,
         device=world.device,
-        teacher_dtype=PRECISIONS[recipe.precision],
+        **teacher_precision(recipe),
     )
     with checkpoint_folder as checkpoints:
         live = checkpoints.folder / "live"
@@ -150,6 +155,7 @@ def fit_and_save(
                 training,
                 validation,
                 **recipe.optimization(),
+                decay_embeddings=recipe.decay_embeddings == "lift_and_widen" and isinstance(model, ALTERED),
                 seed=seed,
                 world=world,
                 checkpoints=checkpoints,
@@ -174,9 +180,10 @@ def fit_and_save(
             metrics = {
                 **record,
                 "seed": seed,
-                **recipe.model_dump(include=RECIPE),
-                **recipe.augment.model_dump(include=AUGMENT),
+                **recipe.settings(),
+                **data.evaluation(),
                 **measured,
+                **best_epoch(fitted.history),
                 **{name: value for name, value in fitted.history[-1].items() if name.endswith("_ema")},
                 "parameters": parameters(model),
                 "flops": flops(model, data.image_size),

@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
 from torch import Tensor, nn
@@ -61,6 +62,9 @@ def fit(
     seed: int,
     world: World,
     checkpoints: CheckpointFolder,
+    schedule: str = "step",
+    ema_start: str = "first_step",
+    decay_embeddings: bool = False,
     checkpoint_s: float = 600.0,
     terminated: Callable[[], bool] = lambda: False,
     compiled: bool = False,
@@ -88,6 +92,11 @@ def fit(
         seed: of the model's own random choices (drop path), which differ between processes.
         world: the processes that train together.
         checkpoints: where to save and to continue from.
+        schedule: "step" sets the learning rate before every step; "epoch" sets it after each epoch for the next, as
+            timm's scripts do, so that epoch n trains at the schedule's value for n − 1.
+        ema_start: "first_step" starts the averaged weights from those after the first step, "initial" from those
+            before it.
+        decay_embeddings: whether position embedding and class token are decayed too.
         checkpoint_s: seconds between two checkpoints within an epoch.
         terminated: says whether this process was told to end, which makes all of them save and stop.
         compiled: whether to compile student and teacher.
@@ -102,7 +111,14 @@ def fit(
         task.setup_ema(decay=ema_decay)
         averaged = task.get_eval_model(ema=True)
     pieces = training.sampler.pieces
-    optimizer = create_optimizer_v2(student, opt="adamw", lr=lr, weight_decay=weight_decay, fused=True)
+    optimizer = create_optimizer_v2(
+        student,
+        opt="adamw",
+        lr=lr,
+        weight_decay=weight_decay,
+        param_group_fn=partial(param_groups_weight_decay, weight_decay=weight_decay) if decay_embeddings else None,
+        fused=True,
+    )
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched="cosine",
@@ -110,7 +126,7 @@ def fit(
         warmup_epochs=warmup_epochs,
         warmup_lr=warmup_lr,
         min_lr=min_lr,
-        step_on_epochs=False,
+        step_on_epochs=schedule == "epoch",
         updates_per_epoch=training.sampler.steps,
     )
     run = _Run(task, optimizer, training.sampler, checkpoints, world, terminated, checkpoint_s)
@@ -134,6 +150,7 @@ def fit(
     )
     for epoch in progress:
         task.train()
+        scheduler.step(max(0, epoch - 1))  # does nothing where the rate changes with every step
         run.start_clock()
         done = run.done
         for position, (images, labels) in enumerate(training.epoch(epoch, done), done * pieces):
@@ -141,7 +158,7 @@ def fit(
             last = piece == pieces - 1
             if piece == 0:
                 generator.manual_seed(_draw(seed, run.step, world.rank))  # of drop path
-                scheduler.step_update(run.step)
+                scheduler.step_update(run.step)  # does nothing where the rate changes with every epoch
                 optimizer.zero_grad()
             try:
                 with nullcontext() if last else task.no_sync():
@@ -159,7 +176,7 @@ def fit(
                     torch.nn.utils.clip_grad_norm_(task.get_clip_parameters(), clip_grad)
                 optimizer.step()
                 run.step += 1
-                task.update_ema(run.step)
+                task.update_ema(run.step if ema_start == "first_step" else None)  # timm copies at step 1
                 run.look_up()
         run.account()
 

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from stages.core.base.errors import UserError
 from stages.core.models.normalization import renormalization
 from stages.core.models.students import forward_with_map
-from stages.core.train.losses import FEATURE_LOSSES, check_grids, check_width, feature_target, soft_label_loss
+from stages.core.train.losses import (
+    FEATURE_LOSSES,
+    check_grids,
+    check_width,
+    feature_target,
+    pool_channels,
+    soft_label_loss,
+)
 
 
 @torch.no_grad()
@@ -63,12 +70,14 @@ class MapDistillationTask(LogitDistillationTask):
 
     Args:
         student: a timm model that `forward_with_map` takes, on `device`.
-        teacher: likewise; it is frozen, and runs in `teacher_dtype`.
+        teacher: likewise; it is frozen.
         alpha: weight of the soft labels; 1 - alpha is the cross-entropy's.
         tau: softmax temperature of both.
         feature: a key of FEATURE_LOSSES, or None.
         feature_weight: its weight.
-        teacher_dtype: of the teacher's weights and activations.
+        wider: "pool" averages the channels of a student wider than its teacher for the feature loss; "refuse" does not.
+        teacher_dtype: of the teacher's weights and its input.
+        teacher_autocast: the dtype of its matrix products under autocast; None does without.
         kwargs: as for timm's LogitDistillationTask.
     """
 
@@ -83,6 +92,8 @@ class MapDistillationTask(LogitDistillationTask):
         feature_weight: float,
         teacher_dtype: torch.dtype,
         device: torch.device,
+        wider: str = "refuse",
+        teacher_autocast: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
         frozen = copy.deepcopy(teacher).requires_grad_(False).to(teacher_dtype)  # the caller's stays as it is
@@ -91,7 +102,8 @@ class MapDistillationTask(LogitDistillationTask):
         wrapped.model = WithMap(frozen)
         self.renormalize = renormalization(student, frozen, device)
         self.trainable_module = WithMap(student)
-        self.teacher_dtype = teacher_dtype
+        self.teacher_dtype, self.teacher_autocast = teacher_dtype, teacher_autocast
+        self.pool_wider = wider == "pool"
         self.feature_loss = FEATURE_LOSSES[feature] if feature else None
         self.feature_weight = feature_weight
 
@@ -107,7 +119,8 @@ class MapDistillationTask(LogitDistillationTask):
             input: [images, 3, height, width], normalised for the student.
             target: labels [images].
         """
-        with torch.inference_mode(), torch.autocast(input.device.type, enabled=False):
+        device, autocast = input.device.type, self.teacher_autocast
+        with torch.inference_mode(), torch.autocast(device, autocast, enabled=autocast is not None):
             taught = self.teacher(self.renormalize(input).to(self.teacher_dtype))
         # Copies, since the backward pass takes no tensor of inference mode; pooling must not round again.
         teacher_logits, teacher_map = (output.to(torch.float32, copy=True) for output in taught)
@@ -115,6 +128,8 @@ class MapDistillationTask(LogitDistillationTask):
         parts = {"task_loss": self.criterion(logits, target)}
         loss = self.task_loss_weight * parts["task_loss"]
         if self.feature_loss is not None:
+            if self.pool_wider and student_map.shape[1] > teacher_map.shape[1]:
+                student_map = pool_channels(student_map, teacher_map.shape[1])
             parts["feature_loss"] = self.feature_loss(student_map, feature_target(teacher_map, student_map))
             loss = loss + self.feature_weight * parts["feature_loss"]
         if self.distill_loss_weight:
@@ -133,7 +148,9 @@ def create_task(
     feature_weight: float,
     label_smoothing: float,
     device: torch.device,
+    wider: str = "refuse",
     teacher_dtype: torch.dtype = torch.float32,
+    teacher_autocast: torch.dtype | None = None,
 ) -> TrainingTask:
     """The timm training task of an objective; only the student's parameters are trained.
 
@@ -143,7 +160,7 @@ def create_task(
         alpha, tau, feature, feature_weight: see the module; `feature` is a key of FEATURE_LOSSES or None.
         label_smoothing: of the cross-entropy.
         device: where both models are.
-        teacher_dtype: in which the teacher computes.
+        wider, teacher_dtype, teacher_autocast: see `MapDistillationTask`.
     """
     criterion: dict[str, Any] = {"criterion_kwargs": {"smoothing": label_smoothing}, "verbose": False}
     if teacher is None or (alpha == 0 and feature is None):
@@ -155,7 +172,9 @@ def create_task(
         tau=tau,
         feature=feature,
         feature_weight=feature_weight,
+        wider=wider,
         teacher_dtype=teacher_dtype,
+        teacher_autocast=teacher_autocast,
         device=device,
         **criterion,
     )
