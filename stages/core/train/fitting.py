@@ -46,6 +46,11 @@ def teacher_precision(recipe: Recipe) -> dict[str, Any]:
     return {"teacher_dtype": torch.float32, "teacher_autocast": precision}
 
 
+def decays_embeddings(recipe: Recipe, model: nn.Module) -> bool:
+    """Whether a recipe decays the position embedding and the class token of a model."""
+    return recipe.decay_embeddings == "lift_and_widen" and isinstance(model, ALTERED)
+
+
 def best_epoch(history: History) -> dict[str, float]:
     """The highest validation top-1 of all epochs and the first epoch (from 0) that reaches it.
 
@@ -155,7 +160,7 @@ def fit_and_save(
                 training,
                 validation,
                 **recipe.optimization(),
-                decay_embeddings=recipe.decay_embeddings == "lift_and_widen" and isinstance(model, ALTERED),
+                decay_embeddings=decays_embeddings(recipe, model),
                 seed=seed,
                 world=world,
                 checkpoints=checkpoints,
