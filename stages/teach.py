@@ -36,7 +36,7 @@ def teach(given: params.Params) -> None:
 def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, world: World) -> None:
     """Fit the teacher on the labels alone."""
     model = folders.create(
-        teacher.architecture, teacher.model_args.arguments(), seed=teacher.seed, **vision(data, recipe)
+        teacher.architecture, teacher.model_args.keyword_arguments(), seed=teacher.seed, **vision(data, recipe)
     )
     fit_and_save(
         model.to(world.device),
@@ -65,7 +65,7 @@ def take(data: schema.Dataset, teacher: models.Teacher, world: World) -> None:
     Raises:
         UserError: the weights cannot be had, or the head is not one of `dataset.classes`.
     """
-    arguments = teacher.model_args.arguments()
+    arguments = teacher.model_args.keyword_arguments()
     if teacher.weights == "random":
         classes = {"num_classes": data.classes}
         model, provenance = backbones.random(teacher.architecture, arguments | classes, seed=teacher.seed)

@@ -1,20 +1,28 @@
-"""What the tests share: small features, small trees of images, small models."""
+"""What the tests share: small features, small trees of images, small models; and how a run of them is laid out.
 
+torch and timm are imported by the fixtures that need them: the process that hands tests out to workers needs neither.
+"""
+
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import hypothesis
 import numpy as np
 import pytest
-import timm
-import torch
 from PIL import Image
-from torch import nn
 
-from stages.core.models import students  # noqa: F401  registers the students with timm
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-torch.set_num_threads(1)
 collect_ignore = [] if find_spec("datasets") else ["data/test_hub.py"]  # the test extra installs it
+MAX_WORKERS = 8  # each holds torch and timm, half a GiB
+
+hypothesis.settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("nightly", max_examples=200, deadline=None, print_blob=True)
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10}
 STUDENTS = {
@@ -23,6 +31,50 @@ STUDENTS = {
     "widen": ("deit_tiny_widelast_patch16_224", {"widen_width": 96}),
     "uniform": ("deit_tiny_uniform_patch16_224", {"embed_dim": 57}),
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--nightly",
+        action="store_true",
+        help="run the tests marked nightly as well, and 200 examples of each property (profile nightly of hypothesis)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose hypothesis' profile: HYPOTHESIS_PROFILE, or the one that suits the run."""
+    name = os.environ.get("HYPOTHESIS_PROFILE") or ("nightly" if config.getoption("nightly") else "default")
+    hypothesis.settings.load_profile(name)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """How many workers `-n auto` starts: one per usable core; none for what one process has to run anyway."""
+    one_file = len(config.args) == 1 and ".py" in config.args[0]
+    alone = one_file or config.option.markexpr == "gpu" or any("benchmarks" in name for name in config.args)
+    if alone or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return 0 if alone else None  # None leaves the choice to pytest-xdist, which reads the variable
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_WORKERS)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only a nightly run holds; put the files that take longest first, so that workers end together."""
+    if not config.getoption("nightly") and "nightly" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+    marks = {mark: {item.path for item in items if item.get_closest_marker(mark)} for mark in ("pipeline", "processes")}
+    items.sort(key=lambda item: (item.path not in marks["pipeline"], item.path not in marks["processes"]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """One thread of torch for each process of tests; and the students are registered with timm."""
+    import torch
+
+    from stages.core.models import students  # noqa: F401
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -44,15 +96,19 @@ def features(rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.fixture
-def images() -> torch.Tensor:
+def images() -> "torch.Tensor":
+    import torch
+
     return torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def make_student() -> Callable[..., nn.Module]:
+def make_student() -> "Callable[..., nn.Module]":
     """Build a small student of a strategy; further arguments replace the small ones."""
+    import timm
+    import torch
 
-    def make(strategy: str, **arguments: object) -> nn.Module:
+    def make(strategy: str, **arguments: object) -> "nn.Module":
         architecture, own = STUDENTS[strategy]
         torch.manual_seed(0)
         config = {"input_size": (3, 8, 8), "crop_pct": 1.0}
@@ -62,10 +118,12 @@ def make_student() -> Callable[..., nn.Module]:
 
 
 @pytest.fixture
-def make_teacher() -> Callable[..., nn.Module]:
+def make_teacher() -> "Callable[..., nn.Module]":
     """Build a small CaiT, whose input is normalised otherwise than the students'."""
+    import timm
+    import torch
 
-    def make(**arguments: object) -> nn.Module:
+    def make(**arguments: object) -> "nn.Module":
         torch.manual_seed(1)
         config = {"input_size": (3, 8, 8), "mean": (0.3, 0.4, 0.5), "std": (0.2, 0.3, 0.4)}
         own = {"embed_dim": 96, "num_heads": 6, "init_values": 0.1}
@@ -76,7 +134,7 @@ def make_teacher() -> Callable[..., nn.Module]:
 
 
 @pytest.fixture
-def teacher(make_teacher: Callable[..., nn.Module]) -> nn.Module:
+def teacher(make_teacher: "Callable[..., nn.Module]") -> "nn.Module":
     return make_teacher()
 
 

@@ -34,7 +34,7 @@ from stages.core.report.rendering import render
 
 GIVEN = yaml.safe_load((Path(__file__).resolve().parent.parent / "params.yaml").read_text())
 WITH_FILES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-fuzz = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=WITH_FILES)
+fuzz = settings(suppress_health_check=WITH_FILES)
 
 
 def paths(value, path=()):

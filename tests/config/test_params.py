@@ -374,7 +374,7 @@ def test_what_no_feature_loss_compares_may_differ(load, tmp_path):
 )
 def test_widths_that_only_the_architecture_knows_are_left_to_the_training(architecture, model_args, load):
     teacher = {**GIVEN["teacher"], "architecture": architecture, "model_args": model_args}
-    assert load("teacher", teacher).teacher.model_args.given() == model_args
+    assert load("teacher", teacher).teacher.model_args.keyword_arguments() == model_args
 
 
 def outcome(make):

@@ -28,7 +28,7 @@ class UnreadableImageError(UserError):
 
 
 @contextmanager
-def full_disk_told(place: Path | str) -> Iterator[None]:
+def full_disk_reported(place: Path | str) -> Iterator[None]:
     """Turn the many errors of a full disk into one `UserError` that names what was being written."""
     try:
         yield
@@ -42,7 +42,7 @@ def full_disk_told(place: Path | str) -> Iterator[None]:
 def run(main: Callable[[], None]) -> None:
     """Run a stage's `main`; a `UserError` ends the process with its one line and exit status 1."""
     try:
-        with full_disk_told("this stage's files"):
+        with full_disk_reported("this stage's files"):
             main()
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from stages.core.base.errors import UserError, full_disk_told
+from stages.core.base.errors import UserError, full_disk_reported
 
 TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # .NAME.PROCESS.tmp
 
@@ -26,7 +26,7 @@ TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # .NAME.PROCESS.tmp
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` unless the body raises."""
-    with full_disk_told(path):
+    with full_disk_reported(path):
         temporary = _temporary(path)
         try:
             yield temporary
@@ -40,7 +40,7 @@ def atomic(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; it takes the place of `path` unless the body raises."""
-    with full_disk_told(path):
+    with full_disk_reported(path):
         temporary = _temporary(path)
         temporary.mkdir()
         try:
@@ -122,7 +122,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     write_text(path, text.getvalue())
 
 
-class Record(dict[str, Any]):
+class JsonObject(dict[str, Any]):
     """An object of a JSON file, which says so when it lacks a key: the file is from another version of the project."""
 
     def __init__(self, content: Mapping[str, Any], path: Path) -> None:
@@ -133,7 +133,7 @@ class Record(dict[str, Any]):
         raise UserError(f"{self.path} has no {key!r}: another version wrote it; delete it and run `dvc repro`")
 
     def __reduce__(self) -> Any:
-        return Record, (dict(self), self.path)
+        return JsonObject, (dict(self), self.path)
 
 
 def read_json(path: Path) -> Any:
@@ -143,12 +143,12 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, is not JSON, or holds something else than an object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_hook=lambda content: Record(content, path))
+        found = json.loads(path.read_text(encoding="utf-8"), object_hook=lambda content: JsonObject(content, path))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run `dvc repro`") from None
-    if not isinstance(found, Record):
+    if not isinstance(found, JsonObject):
         raise UserError(f"{path} holds no object but {type(found).__name__}; delete it and run `dvc repro`")
     return found
 

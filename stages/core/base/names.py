@@ -1,16 +1,16 @@
-"""Names that one module gives and others look for."""
+"""Names that several wings share: of strategies, objectives, datasets and runs."""
 
-TEACHER = "teacher"  # of the teacher's backbone, and of its row in encoding.csv
-BASELINE = "baseline"  # the strategy of the student as it is
-LABELS_ALONE = "none"  # the objective without a teacher
-SMALL = "digits"  # the embedded dataset, on which every student comes near the ceiling
+TEACHER = "teacher"  # the teacher's name among the backbones, and in the `run` column of encoding.csv
+BASELINE = "baseline"  # the strategy that leaves the student's architecture unchanged
+LABELS_ONLY = "none"  # the objective that uses no teacher
+DIGITS = "digits"  # the embedded dataset, on which every student comes near 100 %
 
 
 def setting_name(strategy: str, objective: str) -> str:
-    """What runs that differ in nothing but their seed are called."""
+    """The common name of runs that differ only in their seed."""
     return f"{strategy}-{objective}"
 
 
 def run_name(strategy: str, objective: str, seed: int) -> str:
-    """What a run is called: its folder, its DVC stage's item (`key` of dvc.yaml), its row in every table."""
+    """The name of a run: of its folder, of its item of the DVC stage (`key` in dvc.yaml), of its row in every table."""
     return f"{setting_name(strategy, objective)}-{seed}"

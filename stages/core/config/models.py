@@ -79,7 +79,7 @@ class ModelArgs(Section):
         has_default = re.search("_(lift|widelast)_", architecture)
         return self.lift_width or self.widen_width or (None if has_default else self.embed_dim)
 
-    def arguments(self) -> dict[str, Any]:
+    def keyword_arguments(self) -> dict[str, Any]:
         """The arguments that are set, for `timm.create_model`."""
         return self.model_dump(exclude_none=True)
 
@@ -121,9 +121,9 @@ class Student(Section):
     def model(self, strategy: str) -> tuple[str, dict[str, Any]]:
         """The timm architecture of a strategy and its complete arguments."""
         entry = self.strategies[strategy]
-        return entry.architecture, self.base.arguments() | entry.model_args.arguments()
+        return entry.architecture, self.base.keyword_arguments() | entry.model_args.keyword_arguments()
 
     def key(self, strategy: str, argument: str) -> str:
         """The dotted key of params.yaml that sets an argument of a strategy."""
-        specific = argument in self.strategies[strategy].model_args.arguments()
+        specific = argument in self.strategies[strategy].model_args.keyword_arguments()
         return f"student.strategies.{strategy}.model_args.{argument}" if specific else f"student.base.{argument}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.core.base.names import BASELINE, LABELS_ALONE, TEACHER, setting_name
+from stages.core.base.names import BASELINE, LABELS_ONLY, TEACHER, setting_name
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.requirements import PaperStudent, unmet_requirement
 from stages.core.evidence.results import Results, Run
@@ -157,7 +157,7 @@ def _best_top1(claim: Claim, results: Results) -> Measured | str:
     strategy = claim.path[-1]
     student = _paper_student(claim, strategy)
     if strategy == BASELINE:
-        return _mean_top1(claim, results, strategy, LABELS_ALONE, student)
+        return _mean_top1(claim, results, strategy, LABELS_ONLY, student)
     objectives = [row["objective"] for row in claim.paper["top1"] if row["strategy"] == strategy]
     found = [_mean_top1(claim, results, strategy, objective, student) for objective in objectives]
     means = [one for one in found if isinstance(one, Measured)]
@@ -174,7 +174,7 @@ def _lift_of_width(results: Results, width: int) -> str | None:
 
 def _lifts(results: Results) -> list[Mapping[str, Any]]:
     architecture = results.cost["lift"]["architecture"]
-    return [run for run in results.runs if (run["architecture"], run["objective"]) == (architecture, LABELS_ALONE)]
+    return [run for run in results.runs if (run["architecture"], run["objective"]) == (architecture, LABELS_ONLY)]
 
 
 def _lift_width_top1(claim: Claim, results: Results) -> Measured | str:
@@ -185,7 +185,7 @@ def _lift_width_top1(claim: Claim, results: Results) -> Measured | str:
         return f"no Lift to {width} channels on labels alone"
     drawn = {run["width"] for run in results.runs if run["strategy"].startswith("lift")}  # as in the figure `width`
     figure = "width" if len(drawn) > 1 else "accuracy"
-    return _mean_top1(claim, results, strategy, LABELS_ALONE, PaperStudent("lift", width), figure)
+    return _mean_top1(claim, results, strategy, LABELS_ONLY, PaperStudent("lift", width), figure)
 
 
 def _cost(claim: Claim, results: Results, key: str) -> Measured:
@@ -304,7 +304,7 @@ def _wider_than_teacher(claim: Claim, results: Results) -> Measured | str:
     first, second = (_lift_of_width(results, width) for width in (max(wider, default=0), teacher))
     if first is None or second is None:
         return f"no Lift to {teacher if second is None else f'more than {teacher}'} channels on labels alone"
-    return _difference(results, (first, LABELS_ALONE), (second, LABELS_ALONE))
+    return _difference(results, (first, LABELS_ONLY), (second, LABELS_ONLY))
 
 
 MEASURES: dict[str, Callable[[Claim, Results], Measured | str]] = {

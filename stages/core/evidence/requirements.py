@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.core.base.names import BASELINE, SMALL
+from stages.core.base.names import BASELINE, DIGITS
 from stages.core.config.schema import EVALUATION_SETTINGS, RECIPE_SETTINGS
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.results import Results, Run
@@ -72,8 +72,8 @@ def _not_imagenet(claim: Claim, results: Results) -> str | None:
 
 
 def _too_small(claim: Claim, results: Results) -> str | None:
-    small = results.data["dataset"] == SMALL
-    return f"this run uses {SMALL}, which is too small to judge by" if small else None
+    small = results.data["dataset"] == DIGITS
+    return f"this run uses {DIGITS}, which is too small to judge by" if small else None
 
 
 def _other_sample(claim: Claim, analysed: Mapping[str, Any]) -> str | None:
@@ -170,7 +170,7 @@ REQUIREMENTS = {
     "imagenet": Requirement("ImageNet-1K", of_results=_not_imagenet),
     "sample": Requirement("the paper's sample of images, published weights", of_backbone=_other_sample),
     "training": Requirement("the paper's students, teacher and recipe", of_run=_other_training),
-    "study": Requirement(f"any images but {SMALL}", of_results=_too_small),
+    "study": Requirement(f"any images but {DIGITS}", of_results=_too_small),
     "mismatch": Requirement(
         "a trained teacher at least twice as wide as the student, whole epochs", of_results=_no_mismatch
     ),

@@ -13,12 +13,12 @@ import pandas as pd
 from scipy import stats
 
 from stages.core.base.errors import UserError
-from stages.core.base.names import BASELINE, LABELS_ALONE, setting_name
+from stages.core.base.names import BASELINE, LABELS_ONLY, setting_name
 
 LEVEL = 0.95  # of all intervals together
 HIGHER, LOWER, NOT_SHOWN = "higher", "lower", "no difference shown"
 PAIRED_T, MCNEMAR = "paired t", "McNemar"
-PLAIN = (BASELINE, LABELS_ALONE)  # the plain student
+PLAIN = (BASELINE, LABELS_ONLY)  # the plain student
 
 DIFFERENCE_COLUMNS = (
     "strategy",
@@ -114,7 +114,7 @@ def family(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
     strategies, objectives = (list(dict.fromkeys(values)) for values in zip(*settings, strict=True))
     strategies.sort(key=lambda name: name != PLAIN[0])  # the baseline is what others are compared with
     pairs = [((b, one), (a, one)) for one in objectives for a, b in combinations(strategies, 2)]
-    pairs += [((one, objective), (one, LABELS_ALONE)) for one in strategies for objective in objectives]
+    pairs += [((one, objective), (one, LABELS_ONLY)) for one in strategies for objective in objectives]
     pairs += [(setting, PLAIN) for setting in settings]
     there = set(settings)
     return [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1] and there.issuperset(pair)]

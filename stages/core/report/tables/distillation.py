@@ -8,7 +8,7 @@ import pandas as pd
 
 from stages.core.analysis.energy import dims
 from stages.core.base.files import read_json
-from stages.core.base.names import SMALL, TEACHER, setting_name
+from stages.core.base.names import DIGITS, TEACHER, setting_name
 from stages.core.evidence.studies import Study
 
 COMPARED = (
@@ -34,7 +34,7 @@ def setting(data: Mapping[str, Any], runs: pd.DataFrame, teacher: Mapping[str, A
         f"{data['val']['images']:,} to validate on. Teacher: `{teacher['architecture']}`{marked}{reached}. "
         f"Runs: {len(runs)}, of {epochs} epochs."
     )
-    if data["dataset"] == SMALL:
+    if data["dataset"] == DIGITS:
         image = 100 / data["val"]["images"]
         text += (
             "\n\n**Read accuracy with care.** At this scale it is near its ceiling: top-1 of all runs lies between "
