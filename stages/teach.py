@@ -63,13 +63,16 @@ def take(data: schema.Dataset, teacher: models.Teacher, world: World) -> None:
     """Take the teacher as it is, with pretrained or random weights, and evaluate it.
 
     Raises:
-        UserError: the weights cannot be had, or the head is not one of `dataset.classes`.
+        UserError: the weights are not available, the head does not have `dataset.classes` outputs, or the images are
+            called imagenet and their classes are not in its order.
     """
     arguments = teacher.model_args.keyword_arguments()
     if teacher.weights == "random":
         classes = {"num_classes": data.classes}
         model, provenance = backbones.random(teacher.architecture, arguments | classes, seed=teacher.seed)
     else:
+        if data.label == "imagenet" and data.classes == 1000:
+            backbones.check_imagenet_order(read_json(MANIFEST)["class_names"])
         model, provenance = backbones.pretrained(teacher.architecture, arguments, folder=machine.weights())
     if model.num_classes != data.classes:
         raise UserError(
