@@ -20,6 +20,7 @@ from stages.core.evidence.measures import MEASURES
 from stages.core.evidence.register import expand, read_published
 from stages.core.evidence.requirements import published_recipe
 from stages.core.evidence.results import Results, read_runs
+from stages.core.evidence.training_logs import published_curves
 from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED, judge, judge_all
 from stages.core.report.tables import audit as tables_audit
 from stages.cost import STUDENTS
@@ -344,6 +345,19 @@ def test_a_published_curve_is_of_the_epochs_that_the_log_counts():
     results = as_published()
     run_of(claim, results)["epochs"] = 100
     assert judge(claim, results)["reason"] == "baseline with softkd: epochs 100, the paper's 300"
+
+
+def test_a_published_curve_is_shown_beside_runs_of_the_papers_recipe_alone():
+    results = as_published()
+    softkd, spectral = published_curves(results, PAPER)
+    assert (softkd.strategy, softkd.objective, softkd.runs) == ("baseline", "softkd", 1)
+    assert softkd.top1[10] == 32.71 and softkd.top1[300] == 76.95 and len(softkd.top1) == 8
+    assert (spectral.objective, spectral.top1) == ("softkd_spectral", {300: 76.79})
+    of_spectral = [run for run in results.runs if run["objective"] == "softkd_spectral"]
+    next(run for run in of_spectral if run["strategy"] == "baseline")["hflip"] = 0.0
+    assert published_curves(results, PAPER) == [softkd]
+    results.data["dataset"] = "cifar100"
+    assert published_curves(results, PAPER) == []
 
 
 def test_arguments_that_are_the_architectures_own_are_the_papers():

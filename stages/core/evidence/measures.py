@@ -117,6 +117,13 @@ def _setting(claim: Claim) -> tuple[str, str]:
     return strategy, objective
 
 
+def runs_of_the_paper(claim: Claim, results: Results) -> list[Run] | str:
+    """The runs of the setting that a claim is about, if all its requirements are met; else the reason why not."""
+    strategy, objective = _setting(claim)
+    unmet = unmet_requirement(claim, "of_results", results)
+    return unmet or _runs_that_count(claim, results, strategy, objective, _paper_student(claim, strategy))
+
+
 def _run_top1(claim: Claim, results: Results) -> Measured | str:
     strategy, objective = _setting(claim)
     return _mean_top1(claim, results, strategy, objective, _paper_student(claim, strategy))
@@ -124,8 +131,7 @@ def _run_top1(claim: Claim, results: Results) -> Measured | str:
 
 def _best_epoch_top1(claim: Claim, results: Results) -> Measured | str:
     """Mean over seeds of the best epoch's top-1."""
-    strategy, objective = _setting(claim)
-    found = _runs_that_count(claim, results, strategy, objective, _paper_student(claim, strategy))
+    (strategy, objective), found = _setting(claim), runs_of_the_paper(claim, results)
     if isinstance(found, str):
         return found
     if any(run.get("top1_best") is None for run in found):
@@ -135,9 +141,8 @@ def _best_epoch_top1(claim: Claim, results: Results) -> Measured | str:
 
 
 def _epoch_top1(claim: Claim, results: Results) -> Measured | str:
-    """Mean over seeds of top-1 after so many epochs as the last part of the claim's path says."""
-    strategy, objective = _setting(claim)
-    found = _runs_that_count(claim, results, strategy, objective, _paper_student(claim, strategy))
+    """Mean over seeds of top-1 after the number of epochs that the last part of the claim's path gives."""
+    (strategy, objective), found = _setting(claim), runs_of_the_paper(claim, results)
     if isinstance(found, str):
         return found
     epoch = int(claim.path[-1]) - 1  # curves.csv counts from 0

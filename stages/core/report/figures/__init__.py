@@ -3,6 +3,6 @@
 Every number in a caption is read from the data that the figure draws.
 """
 
-from stages.core.report.figures import comparison, dims, distillation, encoding, rotation, sep, tokens
+from stages.core.report.figures import comparison, dims, distillation, encoding, published, rotation, sep, tokens
 
-__all__ = ["comparison", "dims", "distillation", "encoding", "rotation", "sep", "tokens"]
+__all__ = ["comparison", "dims", "distillation", "encoding", "published", "rotation", "sep", "tokens"]
