@@ -148,7 +148,7 @@ def test_a_stale_pipeline_is_refused(change, stage, project, monkeypatch):
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a b", "ü", "a\n", "current", "README.md"])
 def test_names_that_no_study_can_have_are_refused(name, project, monkeypatch):
     before = contents(project)
-    with pytest.raises(UserError, match=r"names no study|cannot be called|is no study"):
+    with pytest.raises(UserError, match=r"names no study|cannot be called|is not a study"):
         record_as(monkeypatch, name, "--replace")
     assert contents(project) == before
 
@@ -299,7 +299,7 @@ def test_studies_are_read_in_order_and_damaged_ones_named(project):
         "date": "2026-01-02",
     }
     (project / "reports/studies/b/data.json").unlink()
-    with pytest.raises(UserError, match=r"studies/b is no whole study, data\.json is missing"):
+    with pytest.raises(UserError, match=r"studies/b is an incomplete study: data\.json is missing"):
         studies.read(project / "reports/studies")
 
 
