@@ -1,4 +1,4 @@
-"""Get the teacher: fit it on the dataset, or take its weights, and keep it in a folder that timm opens."""
+"""Make the teacher: fit it on the dataset, or load its weights, and save it in a folder that timm opens."""
 
 from timm.data import resolve_model_data_config
 
@@ -13,31 +13,30 @@ from stages.core.models.cost import flops, parameters
 from stages.core.runtime import distributed, machine
 from stages.core.runtime.distributed import World
 from stages.core.train.evaluation import evaluate
-from stages.core.train.fitting import NO_DISTILLATION, fit_and_save, vision
+from stages.core.train.fitting import NO_DISTILLATION, fit_and_save, model_options
 from stages.paths import MANIFEST, PARAMS, PREPARE, TEACH
 
-BATCH = 128  # images at a time; it decides memory, not results
+BATCH = 128  # images at a time; affects memory, not results
 
 
 def main() -> None:
-    """Make the teacher that params describe, on every GPU that is visible."""
+    """Make the teacher that params.yaml describes, on every visible GPU."""
     distributed.launch(teach, params.load(PARAMS))
 
 
-def teach(given: params.Params) -> None:
-    """One process's part of the work."""
+def teach(settings: params.Params) -> None:
+    """Make the teacher in one process of several."""
     with distributed.joined() as world:
-        if given.teacher.weights == "fit" and given.teacher.recipe is not None:
-            fit(given.dataset, given.teacher, given.teacher.recipe, world)
+        if settings.teacher.weights == "fit" and settings.teacher.recipe is not None:
+            fit(settings.dataset, settings.teacher, settings.teacher.recipe, world)
         else:
-            take(given.dataset, given.teacher, world)
+            load(settings.dataset, settings.teacher, world)
 
 
 def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, world: World) -> None:
     """Fit the teacher on the labels alone."""
-    model = folders.create(
-        teacher.architecture, teacher.model_args.keyword_arguments(), seed=teacher.seed, **vision(data, recipe)
-    )
+    arguments, options = teacher.model_args.keyword_arguments(), model_options(data, recipe)
+    model = folders.create(teacher.architecture, arguments, seed=teacher.seed, **options)
     fit_and_save(
         model.to(world.device),
         None,
@@ -59,8 +58,8 @@ def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, wo
     )
 
 
-def take(data: schema.Dataset, teacher: models.Teacher, world: World) -> None:
-    """Take the teacher as it is, with pretrained or random weights, and evaluate it.
+def load(data: schema.Dataset, teacher: models.Teacher, world: World) -> None:
+    """Load the teacher with pretrained or random weights, and evaluate it.
 
     Raises:
         UserError: the weights are not available, the head does not have `dataset.classes` outputs, or the images are
@@ -76,8 +75,8 @@ def take(data: schema.Dataset, teacher: models.Teacher, world: World) -> None:
         model, provenance = backbones.pretrained(teacher.architecture, arguments, folder=machine.weights())
     if model.num_classes != data.classes:
         raise UserError(
-            f"teacher.architecture {teacher.architecture}: its head has {model.num_classes} outputs, dataset.classes "
-            f"says {data.classes}; choose another model or dataset, or fit one"
+            f"teacher.architecture {teacher.architecture}: its head has {model.num_classes} outputs, but "
+            f"dataset.classes is {data.classes}; choose another model or dataset, or fit one"
         )
     model = model.to(world.device)
     size = list(resolve_model_data_config(model)["input_size"])

@@ -9,66 +9,72 @@ from stages.core.config import params
 from stages.core.data.dataset import image_list
 from stages.core.models import folders
 from stages.core.runtime import distributed
-from stages.core.train.fitting import fit_and_save, vision
+from stages.core.train.fitting import fit_and_save, model_options
 from stages.core.train.task import check_compatible
 from stages.paths import MANIFEST, PARAMS, PREPARE, TEACH, TRAIN
 
 
 def main() -> None:
-    """Train the student that the command line names, by params.yaml, on every GPU that is visible."""
-    given = params.load(PARAMS)
+    """Train the student that the command line names, with the settings of params.yaml, on every visible GPU."""
+    settings = params.load(PARAMS)
     parser = argparse.ArgumentParser(description=__doc__)
-    for option, known, place in (
-        ("strategy", given.student.strategies, "student.strategies"),
-        ("objective", given.objective.definitions, "objective.definitions"),
+    for option, names, section in (
+        ("strategy", settings.student.strategies, "student.strategies"),
+        ("objective", settings.objective.definitions, "objective.definitions"),
     ):
-        parser.add_argument(f"--{option}", required=True, choices=list(known), help=f"one of {place} in params.yaml")
+        parser.add_argument(f"--{option}", required=True, choices=list(names), help=f"one of {section} in params.yaml")
     parser.add_argument("--seed", required=True, type=int)
-    asked = parser.parse_args()
-    distributed.launch(train, given, asked.strategy, asked.objective, asked.seed)
+    arguments = parser.parse_args()
+    distributed.launch(train, settings, arguments.strategy, arguments.objective, arguments.seed)
 
 
-def train(given: params.Params, strategy: str, objective_name: str, seed: int) -> None:
-    """One process's part of the training."""
-    data, objective = given.dataset, given.objective.definitions[objective_name]
-    architecture, model_args = given.student.model(strategy)
-    name = run_name(strategy, objective_name, seed)
+def train(settings: params.Params, strategy: str, objective_name: str, seed: int) -> None:
+    """Train in one process of several."""
     with distributed.joined() as world:
-        teacher = folders.load(TEACH).to(world.device)
-        student = folders.create(architecture, model_args, seed=seed, **vision(data, given.recipe)).to(world.device)
-        check_compatible(student, teacher, data.image_size, feature=objective.feature is not None)
-        fit_and_save(
-            student,
-            teacher,
-            TRAIN / name,
-            world=world,
-            run=name,
-            train_images=image_list(data, "train", prepared=PREPARE, manifest_file=MANIFEST),
-            val_images=image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),
-            data=data,
-            recipe=given.recipe,
-            objective=objective,
-            seed=seed,
-            identity={
-                "student": [architecture, model_args],
-                "objective": objective.model_dump(),
-                "seed": seed,
-                "recipe": given.recipe.model_dump(),
-                "dataset": data.model_dump(),
-                "manifest": read_json(MANIFEST),
-                "teacher": sha256(TEACH / "model.safetensors"),
-            },
-            record={
-                "strategy": strategy,
-                "objective": objective_name,
-                **objective.model_dump(),
-                "architecture": architecture,
-                "model_args": model_args,
-                "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
-                "teacher_weights": folders.provenance(TEACH)["weights"],
-                "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
-            },
-        )
+        train_run(settings, strategy, objective_name, seed, world)
+
+
+def train_run(settings: params.Params, strategy: str, objective_name: str, seed: int, world: distributed.World) -> None:
+    """Train one student in the processes of `world` and write its folder."""
+    data, objective = settings.dataset, settings.objective.definitions[objective_name]
+    architecture, model_args = settings.student.model(strategy)
+    name = run_name(strategy, objective_name, seed)
+    teacher = folders.load(TEACH).to(world.device)
+    student = folders.create(architecture, model_args, seed=seed, **model_options(data, settings.recipe))
+    student = student.to(world.device)
+    check_compatible(student, teacher, data.image_size, feature=objective.refuses_wider)
+    fit_and_save(
+        student,
+        teacher,
+        TRAIN / name,
+        world=world,
+        run=name,
+        train_images=image_list(data, "train", prepared=PREPARE, manifest_file=MANIFEST),
+        val_images=image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),
+        data=data,
+        recipe=settings.recipe,
+        objective=objective,
+        seed=seed,
+        identity={
+            "student": [architecture, model_args],
+            "objective": objective.model_dump(),
+            "seed": seed,
+            "recipe": settings.recipe.model_dump(),
+            "dataset": data.model_dump(),
+            "manifest": read_json(MANIFEST),
+            "teacher": sha256(TEACH / "model.safetensors"),
+        },
+        record={
+            "strategy": strategy,
+            "objective": objective_name,
+            **objective.model_dump(),
+            "architecture": architecture,
+            "model_args": model_args,
+            "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
+            "teacher_weights": folders.provenance(TEACH)["weights"],
+            "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ REMEDIES = {  # what DVC says when it was killed while it wrote its own files or
     r"index\.lock'": ("rm", ".git/index.lock"),
 }
 FULL = "error: no space left on the disk for "
-STOPPED = "stopped by SIGTERM; the same command goes on from step"
+STOPPED = "stopped by SIGTERM; the same command resumes at step"
 PACKAGES = ("dvc", "torch", "timm", "numpy")
 
 

@@ -24,7 +24,7 @@ from stages.core.base.files import TEMPORARY
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 300  # that any command may take
-KNOWN = {"lock", "checkpoint.pt", "previous.pt", "live"}  # of a run in .ckpt
+KNOWN = {"lock", "run.json", "checkpoint.pt", "previous.pt", "live"}  # of a run in .ckpt
 OF_THE_CLOCK = re.compile(rb'"train_images_per_s": [\d.]+|^\d{13}(?=\t)', re.M)  # speed; DVCLive's times
 
 
@@ -257,7 +257,7 @@ class Project:
     def saving(self) -> bool:
         """Whether a process is writing a checkpoint at this moment."""
         found = [TEMPORARY.fullmatch(path.name) for path in self.folder.glob(".ckpt/*/.*.tmp")]
-        return any(match and _runs(int(match[1])) for match in found)
+        return any(match and _runs(int(match["process"])) for match in found)
 
 
 def _runs(process: int) -> bool:

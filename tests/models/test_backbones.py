@@ -439,7 +439,7 @@ def test_a_teacher_of_another_head_is_refused(project, monkeypatch, tmp_path, mo
     as_safetensors(model, tmp_path)
     monkeypatch.setenv("WEIGHTS", str(tmp_path))
     project(*PRETRAINED, f"teacher.architecture={NAME}")
-    with pytest.raises(UserError, match=r"its head has 1000 outputs, dataset\.classes says 3"):
+    with pytest.raises(UserError, match=r"its head has 1000 outputs, but dataset\.classes is 3"):
         run(teach, monkeypatch)
     assert not Path("artifacts/teach").exists()
 

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 
+from stages.core.base import ownership
 from stages.core.base.errors import UserError
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.image_list import ImageList
@@ -20,7 +21,7 @@ from stages.core.features.extraction import extract
 from stages.core.features.store import blocks
 from stages.core.models import students  # noqa: F401  registers the students with timm
 from stages.core.runtime.distributed import World, claim, joined, launch, refuse_shared
-from stages.core.runtime.machine import processes, workers
+from stages.core.runtime.machine import gpu_claims, processes, workers
 from stages.core.train import loop as training_module
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
@@ -71,7 +72,7 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0) -> None:
         def terminated() -> bool:  # one of the two processes is, after a word with the other at each step and batch
             return world.rank == 1 and next(asked) >= float(os.environ.get("TERMINATED_AFTER", "inf"))
 
-        training_module.WORDS_EVERY = 1
+        training_module.SYNC_EVERY = 1
         with CheckpointFolder(out, "run", {}, writes=world.primary) as checkpoints:
             given = {"world": world, "checkpoints": checkpoints, "terminated": terminated}
             fitted = fit(task, training, validation, **RECIPE, seed=0, log=log, **given)
@@ -159,6 +160,24 @@ def test_a_wrong_number_of_processes_is_refused(monkeypatch, value):
         processes()
 
 
+def test_gpus_are_claimed_by_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    ownership.machine.cache_clear()
+    here = gpu_claims()
+    boot = tmp_path / "boot_id"
+    boot.write_text("another\n")
+    monkeypatch.setattr(ownership, "BOOT_ID", boot)
+    ownership.machine.cache_clear()
+    assert gpu_claims() != here and gpu_claims().parent == here.parent  # of another node on the same volume
+    monkeypatch.setattr("socket.gethostname", lambda: "container")
+    ownership.machine.cache_clear()
+    other_container = gpu_claims()
+    boot.unlink()
+    ownership.machine.cache_clear()
+    assert gpu_claims() not in (here, other_container)  # where a system has no such file, the host name decides
+    ownership.machine.cache_clear()
+
+
 def test_runs_side_by_side_take_different_devices(tmp_path, monkeypatch):
     monkeypatch.setattr("stages.core.runtime.distributed._held", held := [])
     assert claim(["0", "1", "2"], 2, tmp_path) == ["0", "1"]
@@ -236,7 +255,8 @@ def test_a_slurm_task_knows_how_many_are_on_its_machine(step, variables, here):
         (8, "32", "4", 7),  # srun -c 8 has bound each to eight already
         (4, "32", "8", 3),
         (1, "4", "4", 1),
-        (64, "64", "1", 8),
+        (24, "24", "1", 23),
+        (64, "64", "1", 32),
     ],
 )
 def test_loading_processes_of_a_slurm_task_keep_to_its_cores(step, monkeypatch, own, on_node, tasks, expected):
@@ -259,7 +279,7 @@ def test_a_terminated_world_saves_together_and_goes_on(trained, tmp_path, tree, 
     (out := tmp_path / "stopped").mkdir()
     for asked in (4, 1):  # after the second step, then while the average is evaluated
         monkeypatch.setenv("TERMINATED_AFTER", str(asked))
-        with pytest.raises(UserError, match=r"^stopped by SIGTERM; the same command goes on from step 2$"):
+        with pytest.raises(UserError, match=r"^stopped by SIGTERM; the same command resumes at step 2$"):
             launch(train, tree, out, False, 0.2)
     monkeypatch.delenv("TERMINATED_AFTER")
     launch(train, tree, out, False, 0.2)

@@ -7,55 +7,37 @@ from stages.core.base.errors import UserError
 from stages.core.runtime import machine
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-FLAGS = {
-    "FRESH": (machine.fresh, False),
-    "COMPILE": (lambda: machine.compiled(CPU), False),
-}
 
 
-@pytest.mark.parametrize("name", FLAGS)
-def test_flags_are_0_or_1(name, monkeypatch):
-    read, default = FLAGS[name]
-    monkeypatch.delenv(name, raising=False)
-    assert read() is default
-    for value, expected in {"": default, "0": False, "1": True}.items():
-        monkeypatch.setenv(name, value)
-        assert read() is expected
+@pytest.fixture(autouse=True)
+def nothing_is_set(monkeypatch):
+    for name in ("DEVICE", "COMPILE", "WORKERS", "PROCESSES", "CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("name", FLAGS)
-@pytest.mark.parametrize("value", ["false", "no", "true", "yes", "2", "00", " 1", "-1"])
-def test_other_flags_are_refused(name, value, monkeypatch):
-    monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=f"^{name}={value} is neither 0 nor 1; use one of them, or unset it$"):
-        FLAGS[name][0]()
-
-
-def test_cuda_devices_compile_unless_told_otherwise(monkeypatch):
-    monkeypatch.delenv("COMPILE", raising=False)
-    assert machine.compiled(CUDA)
-    monkeypatch.setenv("COMPILE", "0")
-    assert not machine.compiled(CUDA)
-
-
-@pytest.mark.parametrize("name", ["PROCESSES", "WORKERS", "GPUS", "DEVICE_BATCH"])
-def test_an_empty_count_is_an_unset_one(name, monkeypatch):
-    read = getattr(machine, name.lower())
-    monkeypatch.delenv(name, raising=False)
-    default = read()
-    monkeypatch.setenv(name, "")
-    assert read() == default
-    monkeypatch.setenv(name, "some")
-    with pytest.raises(UserError, match=f"{name}=some is not a number"):
-        read()
-
-
-@pytest.mark.parametrize("value", ["meta", "mps", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "0", "cpu:0", "xpu"])
-def test_devices_that_cannot_train_are_refused(value, monkeypatch):
-    monkeypatch.setenv("DEVICE", value)
-    with pytest.raises(UserError, match="is no device to compute on; use cpu, cuda, cuda:0, cuda:1, ") as caught:
-        machine.device()
-    assert str(caught.value).startswith("DEVICE=") and "\n" not in str(caught.value)
+@pytest.mark.parametrize(("device", "variable", "compiler"), [(CPU, "CXX", "g++"), (CUDA, "CC", "gcc")])
+def test_models_are_compiled_where_there_is_a_compiler(device, variable, compiler, monkeypatch, capsys):
+    programs = {compiler, "my-compiler"}
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("shutil.which", lambda name: name if name in programs else None)
+    assert machine.compiled(device) is (device is CUDA)
+    for value, expected in (("1", True), ("0", False)):
+        monkeypatch.setenv("COMPILE", value)
+        assert machine.compiled(device) is expected
+    monkeypatch.setenv("COMPILE", "1")
+    programs.remove(compiler)
+    with pytest.raises(
+        UserError, match=rf"^COMPILE=1 needs a C.* compiler \(.*{variable} names\); install one"
+    ) as caught:
+        machine.compiled(device)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setenv(variable, "my-compiler")
+    assert machine.compiled(device)
+    monkeypatch.delenv(variable)
+    monkeypatch.delenv("COMPILE")
+    capsys.readouterr()
+    assert not machine.compiled(device)  # nobody asked for it
+    assert ("warning: models are not compiled" in capsys.readouterr().err) is (device is CUDA)
 
 
 def test_a_device_that_is_not_there_is_named_as_it_was_asked_for(monkeypatch):
@@ -83,7 +65,6 @@ def visible(monkeypatch):
 
 @pytest.mark.parametrize("asked", [None, "", "cuda"])
 def test_ranks_take_the_devices_that_they_see(asked, visible, monkeypatch):
-    monkeypatch.delenv("DEVICE", raising=False)
     if asked is not None:
         monkeypatch.setenv("DEVICE", asked)
     visible(5)
@@ -94,7 +75,21 @@ def test_ranks_take_the_devices_that_they_see(asked, visible, monkeypatch):
 
 
 def test_a_fault_of_a_device_that_nobody_named_does_not_name_the_variable(visible, monkeypatch):
-    monkeypatch.delenv("DEVICE", raising=False)
     visible(3)
     with pytest.raises(UserError, match=r"^the device cuda:2 cannot be used: out of order$"):
         machine.device(2)
+
+
+def test_loading_leaves_the_main_process_a_core_and_torch_half_of_them(monkeypatch):
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for cores, loading, computing in [(1, 1, 1), (2, 1, 1), (4, 3, 2), (16, 15, 8), (48, 32, 24), (128, 32, 96)]:
+        monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
+        machine.share_cores(CPU)
+        assert (machine.workers(), threads.pop()) == (loading, computing)
+    monkeypatch.setenv("WORKERS", "0")
+    machine.share_cores(CPU)
+    machine.share_cores(CUDA)
+    assert threads == [128]

@@ -166,7 +166,7 @@ def test_differing_grids_are_refused():
     [
         ({"lift_width": 97}, r"narrower \(96 channels\)"),
         ({"patch_size": 4}, r"\(4, 4\) differs from the student's \(2, 2\)"),
-        ({"num_classes": 7}, "tells 10 classes apart, the student 7"),
+        ({"num_classes": 7}, "has 10 classes, the student 7"),
     ],
 )
 def test_students_that_cannot_be_compared_are_refused(arguments, reason, make_student, teacher):

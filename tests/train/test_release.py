@@ -8,13 +8,14 @@ import torch.nn.functional as F
 import yaml
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from stages.core.config.schema import Recipe
+from stages.core.base.errors import UserError
+from stages.core.config.schema import Objective, Recipe
 from stages.core.models.students import forward_with_map
 from stages.core.runtime.distributed import World
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.fitting import best_epoch, decays_embeddings, teacher_precision
 from stages.core.train.loop import fit
-from stages.core.train.task import create_task
+from stages.core.train.task import check_compatible, create_task
 from stages.paths import REFERENCE
 from stages.tools.compose import composed
 
@@ -120,8 +121,7 @@ def test_averaged_weights_start_where_the_recipe_says(train, make_student, start
     average, *later = weights if start == "initial" else weights[1:]
     for one in later:
         average = decay * average + (1 - decay) * one
-    found = getattr(fitted.averaged, "module", fitted.averaged)
-    torch.testing.assert_close(found.head.weight, average)
+    torch.testing.assert_close(fitted.ema_model.head.weight, average)
     assert len(weights) == 1 + 2 * STEPS
 
 
@@ -158,8 +158,11 @@ def test_the_teacher_computes_in_the_recipes_precision(make_student, make_teache
 def test_a_student_wider_than_its_teacher_is_pooled(make_student, teacher, images, feature, published):
     assert published["distillation"]["wider_student"] == "pooled"
     student = make_student("lift", lift_width=160)  # the teacher has 96 channels
-    objective = {"alpha": 0.0, "tau": 1.0, "feature": feature, "feature_weight": 0.2, "wider": "pool"}
-    task = create_task(student, teacher, **objective, label_smoothing=0.1, device=CPU)
+    objective = Objective(alpha=0.0, tau=1.0, feature=feature, feature_weight=0.2, wider="pool")
+    check_compatible(student, teacher, 8, feature=objective.refuses_wider)
+    with pytest.raises(UserError, match="narrower"):
+        check_compatible(student, teacher, 8, feature=objective.model_copy(update={"wider": "refuse"}).refuses_wider)
+    task = create_task(student, teacher, **objective.model_dump(), label_smoothing=0.1, device=CPU)
     losses = task(images, torch.zeros(len(images), dtype=torch.long))
     with torch.no_grad():
         _, wide = forward_with_map(student, images)

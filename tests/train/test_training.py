@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from importlib.metadata import version
 from itertools import count
@@ -19,8 +20,9 @@ from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
 from stages.core.runtime.distributed import World
 from stages.core.train import checkpoints as resume
+from stages.core.train import fingerprints
 from stages.core.train.batches import TrainingBatches
-from stages.core.train.checkpoints import CheckpointFolder, termination_noted
+from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
 from stages.core.train.loop import fit
 from stages.core.train.sampler import EpochSampler
 from stages.core.train.task import create_task
@@ -255,24 +257,36 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint(train):
     assert_equal(train(), whole)
 
 
-def test_a_folder_in_use_is_refused(tmp_path):
-    with CheckpointFolder(tmp_path, "lift", {}), pytest.raises(UserError, match="lift is already being trained"):
-        CheckpointFolder(tmp_path, "lift", {}).__enter__()
-    with CheckpointFolder(tmp_path, "lift", {}):
-        pass
-
-
-def test_a_folder_in_use_by_another_process_is_refused(tmp_path):
+def test_a_folder_in_use_is_waited_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(resume, "WAIT_S", 0.05)
     checkpoints = CheckpointFolder(tmp_path, "lift", {})
-    checkpoints.folder.mkdir()
+    with CheckpointFolder(tmp_path, "lift", {}) as first:
+        first.save({"step": 7})
     command = [sys.executable, "-c", HOLD_LOCK, str(checkpoints.folder / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        with pytest.raises(UserError, match="already being trained by another process"):
-            checkpoints.__enter__()
-        other.stdin.close()
-    with checkpoints:
-        assert checkpoints.load() is None
+        threading.Timer(0.2, other.stdin.close).start()
+        with checkpoints:
+            assert checkpoints.load() == {"step": 7}  # the other's result is taken
+    assert capsys.readouterr().err == "waiting for another process that trains lift\n"
+
+
+def test_waiting_for_a_folder_ends_by_signals(tmp_path, monkeypatch):
+    def interrupt(_):
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+
+    monkeypatch.setattr(resume.time, "sleep", interrupt)
+    with CheckpointFolder(tmp_path, "lift", {}), pytest.raises(KeyboardInterrupt):
+        CheckpointFolder(tmp_path, "lift", {}).__enter__()
+
+
+def test_all_processes_of_a_run_wait_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "WAIT_S", 0.0)
+    answers = iter([True, True, False])  # what the one that locks says
+    with CheckpointFolder(tmp_path, "lift", {}, writes=False, in_any=lambda own: own or next(answers)):
+        assert next(answers, None) is None
 
 
 def after(calls):
@@ -289,7 +303,7 @@ def asked(epoch, position=0, averaged=True):
     return epoch * (4 + 2 + 2 * averaged + 1) + position
 
 
-STOPPED = r"^stopped by SIGTERM; the same command goes on from step {}$"
+STOPPED = r"^stopped by SIGTERM; the same command resumes at step {}$"
 
 
 @pytest.mark.parametrize(
@@ -354,7 +368,7 @@ def test_a_terminated_run_saves_first(train):
     logged = SimpleNamespace(append=lambda _: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        with termination_noted() as terminated, pytest.raises(UserError, match=STOPPED.format(4)):
+        with sigterm_deferred() as terminated, pytest.raises(UserError, match=STOPPED.format(4)):
             train(logged=logged, terminated=terminated)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -362,8 +376,8 @@ def test_a_terminated_run_saves_first(train):
 
 
 def test_a_signal_that_nobody_acted_on_takes_effect_afterwards():
-    late = "import os, signal\nfrom stages.core.train.checkpoints import termination_noted\n"
-    late += "with termination_noted():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('held')\nprint('lost')"
+    late = "import os, signal\nfrom stages.core.train.checkpoints import sigterm_deferred\n"
+    late += "with sigterm_deferred():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('held')\nprint('lost')"
     ended = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
     assert (ended.stdout, ended.returncode) == ("held\n", -signal.SIGTERM)
 
@@ -383,7 +397,7 @@ def test_the_checkpoint_before_is_kept(checkpoints):
     assert checkpoints.load()["step"] == 1
     checkpoints.save({"step": 3})
     assert checkpoints.load()["step"] == 3
-    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt"}
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt", "run.json"}
 
 
 def damaged(content, how):
@@ -400,7 +414,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(checkpoints, capsy
     aside = checkpoints.file.with_suffix(".damaged")
     assert aside.read_bytes() == content
     reason = "its content does not agree with its digest"
-    assert capsys.readouterr().err == f"warning: {aside} is damaged ({reason}); run goes on from the one before\n"
+    assert capsys.readouterr().err == f"warning: {aside} is damaged ({reason}); run resumes from the one before\n"
     checkpoints.previous.write_bytes(content)
     assert checkpoints.load() is None
     assert capsys.readouterr().err.endswith("; run starts over\n")
@@ -420,7 +434,7 @@ def test_another_runs_checkpoint_is_refused(checkpoints, tmp_path, capsys):
     with CheckpointFolder(tmp_path, "run", {"of": "b"}) as other:
         other.file.write_bytes(checkpoints.file.read_bytes())
         assert other.load() is None
-    assert "it is another run's" in capsys.readouterr().err
+    assert "it belongs to another run" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_would_execute_is_refused(checkpoints, tmp_path, capsys):
@@ -433,7 +447,7 @@ def test_a_checkpoint_that_would_execute_is_refused(checkpoints, tmp_path, capsy
         content = (tmp_path / "malicious").read_bytes()
         checkpoints.file.write_bytes(hashlib.sha256(content).digest() + content)
         checkpoints.load()
-        assert "(it holds more than tensors)" in capsys.readouterr().err
+        assert "(it holds objects other than tensors)" in capsys.readouterr().err
     assert not (tmp_path / "executed").exists()
 
 
@@ -446,7 +460,7 @@ def test_a_full_disk_is_told_and_harms_no_checkpoint(checkpoints):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoints.load()["step"] == 2
-    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt"}
+    assert {path.name for path in checkpoints.folder.iterdir()} == {"lock", "checkpoint.pt", "previous.pt", "run.json"}
 
 
 def test_too_few_images_for_a_batch_are_refused():
@@ -464,16 +478,16 @@ def test_an_unreadable_image_ends_training_with_its_name(train, splits, workers)
 
 
 def test_other_code_and_other_libraries_make_another_run(monkeypatch, tmp_path):
-    before = resume.fingerprint({"seed": 0})
-    assert resume.fingerprint({"seed": 0}) == before != resume.fingerprint({"seed": 1})
-    monkeypatch.setattr(resume, "version", lambda name: "another" if name == "timm" else version(name))
-    assert resume.fingerprint({"seed": 0}) != before
+    before = fingerprints.fingerprint({"seed": 0})
+    assert fingerprints.fingerprint({"seed": 0}) == before != fingerprints.fingerprint({"seed": 1})
+    monkeypatch.setattr(fingerprints, "version", lambda name: "another" if name == "timm" else version(name))
+    assert fingerprints.fingerprint({"seed": 0}) != before
     monkeypatch.undo()
     stage = tmp_path / "train.py"  # beside core, and the module that is run
-    monkeypatch.setattr(resume, "PACKAGE", tmp_path)
+    monkeypatch.setattr(fingerprints, "PACKAGE", tmp_path)
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=str(stage)))
     seen = []
     for text in ("", "# changed"):
         stage.write_text(text)
-        seen.append(resume.fingerprint({}))
+        seen.append(fingerprints.fingerprint({}))
     assert len(set(seen)) == 2

@@ -1,3 +1,3 @@
-"""Files, arrays, errors and names: what every other wing stands on."""
+"""Files, arrays, errors and shared names: what every other wing is built on."""
 
-__all__ = ["arrays", "errors", "files", "names"]
+__all__ = ["arrays", "errors", "files", "names", "ownership"]

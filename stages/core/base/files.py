@@ -5,22 +5,27 @@ there is removed by the next one that writes beside it.
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from stages.core.base.errors import UserError, full_disk_reported
+from stages.core.base.ownership import is_running, process_space
 
-TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # .NAME.PROCESS.tmp
+TEMPORARY = re.compile(r"\..+\.(?P<space>[0-9a-f]{8})\.(?P<process>\d+)\.tmp")  # .NAME.SPACE.PROCESS.tmp
+ABANDONED_S = 7 * 86_400  # of a temporary file whose process cannot be looked up, since its last change
+UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -39,7 +44,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; it takes the place of `path` unless the body raises."""
+    """Yield an empty temporary folder beside `path`; it replaces `path` unless the body raises."""
     with full_disk_reported(path):
         temporary = _temporary(path)
         temporary.mkdir()
@@ -53,21 +58,34 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` for this process, where nothing is; what dead processes left beside it is removed."""
+    """An unused name beside `path` that belongs to this process; what ended processes left beside it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _remove(temporary)  # a dead process may have had this one's number
+    temporary = path.with_name(f".{path.name}.{process_space()}.{os.getpid()}.tmp")
+    _remove(temporary)  # an ended process may have had the same id
     return temporary
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files and folders in `folder` whose process does not run any more."""
+    """Remove the temporary files and folders in `folder` that nobody writes any more.
+
+    The process of one that was made here is looked up. One of another container or machine is left alone until nothing
+    in it has changed for a week.
+    """
     with os.scandir(folder) as entries:
-        left = [(Path(entry.path), match) for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
-    for path, match in left:
-        if not _alive(int(match[1])):
+        found = [(Path(entry.path), match) for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
+    for path, match in found:
+        here = match["space"] == process_space()
+        if not is_running(int(match["process"])) if here else _age_s(path) > ABANDONED_S:
             _remove(path)
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since the last change of a file, or of anything in a folder; 0 while it changes."""
+    try:
+        return time.time() - max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
+    except OSError:
+        return 0.0
 
 
 def _remove(path: Path) -> None:
@@ -77,23 +95,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    with suppress(OSError):  # killed, and its parent does not ask how it ended, as in a container without an init
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
-
-
 def _sync(path: Path) -> None:
-    """Have the disk hold a file's content, or a folder's names."""
+    """Make the disk hold a file's content, or a folder's entries, where the file system can be asked to."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
+    except OSError as error:  # several network and FUSE file systems do not sync folders
+        if error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(opened)
 

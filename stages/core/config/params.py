@@ -74,8 +74,8 @@ class Params(Section):
             if size not in (None, pixels):
                 raise ValueError(f"{key}: {size} is not dataset.image_size, {pixels}; make them equal")
         compared = [name for name in self.objective.names if self.objective.definitions[name].feature is not None]
-        # A loss that refuses a wider student is checked first: it refuses all that another one does.
-        compared.sort(key=lambda name: self.objective.definitions[name].wider != "refuse")
+        # One that refuses wider students is checked, if there is one: it refuses all that the others do.
+        compared.sort(key=lambda name: not self.objective.definitions[name].refuses_wider)
         if compared:
             for strategy, student in students.items():
                 self._check_maps(strategy, student, compared[0])
@@ -84,7 +84,7 @@ class Params(Section):
     def _check_maps(self, strategy: str, student: ModelArgs, objective: str) -> None:
         (architecture, arguments), teacher = self.student.model(strategy), self.teacher.model_args
         width, least = student.last_width(architecture), teacher.last_width(self.teacher.architecture)
-        if width and least and width > least and self.objective.definitions[objective].wider == "refuse":
+        if width and least and width > least and self.objective.definitions[objective].refuses_wider:
             widths = ("lift_width", "widen_width", "widen_widths", "embed_dim")
             argument = next(name for name in widths if name in arguments)
             raise ValueError(

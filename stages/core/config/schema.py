@@ -183,6 +183,11 @@ class Objective(Section):
             raise ValueError("feature_weight is set, but feature is null")
         return self
 
+    @property
+    def refuses_wider(self) -> bool:
+        """Whether a student wider than its teacher cannot be trained with this objective."""
+        return self.feature is not None and self.wider == "refuse"
+
 
 class Selection(Section):
     """Which strategies to train; `label` is what `dvc exp show` prints."""

@@ -1,3 +1,3 @@
-"""The machine and the other processes: devices, environment variables, several GPUs or nodes."""
+"""The machine and the other processes: environment variables, devices, several GPUs or nodes."""
 
-__all__ = ["distributed", "machine"]
+__all__ = ["distributed", "environment", "machine"]

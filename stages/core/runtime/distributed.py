@@ -4,7 +4,6 @@ The processes are started and watched by torch.distributed's elastic engine. How
 machine: it changes no result beyond rounding.
 """
 
-import fcntl
 import logging
 import os
 import re
@@ -26,6 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from stages.core.base.errors import UserError
+from stages.core.base.ownership import try_lock
 from stages.core.runtime import machine
 
 RESTARTS = 3  # of all workers, when one is killed
@@ -113,7 +113,7 @@ def launch(entry: Callable[..., None], *arguments: Any) -> None:
     if "RANK" not in os.environ and (wanted := machine.gpus()):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         devices = [name for name in visible if name] or list(map(str, range(torch.cuda.device_count())))
-        claimed = claim(devices, wanted, machine.checkpoints() / "gpus")
+        claimed = claim(devices, wanted, machine.gpu_claims())
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
     processes = 1 if "RANK" in os.environ else machine.processes()
     if processes == 1:
@@ -169,17 +169,14 @@ def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
         locks: dict[str, IO[str]] = {}
         for device in devices:
             if len(locks) < wanted:
-                file = (folder / device).open("w")
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    locks[device] = file
-                except BlockingIOError:
-                    file.close()
+                lock = try_lock(folder / device)
+                if lock is not None:
+                    locks[device] = lock
         if len(locks) == wanted:
             _held.extend(locks.values())
             return list(locks)
-        for lock in locks.values():
-            lock.close()
+        for held in locks.values():
+            held.close()
         if not told:
             print(f"waiting for {wanted} of {len(devices)} CUDA devices to be free", file=sys.stderr)
             told = True

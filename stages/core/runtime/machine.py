@@ -1,60 +1,53 @@
-"""What belongs to the machine: read from the environment, never from params, never changing a result.
+"""What this machine offers to a process: device, processes, loading workers, folders of local state.
 
-DATA_ROOT     folder of an external dataset; for hfds/NAME: of copies of datasets
-WEIGHTS       folder of pretrained weights that the user brings
-DEVICE        cpu, cuda or cuda:N; default: every visible CUDA device, else the CPU
-PROCESSES     how many processes train or extract together; default: one per visible CUDA device
-GPUS          how many of the visible CUDA devices a run takes for itself, waiting until so many are free; default: all
-DEVICE_BATCH  the most images that a process takes at a time; default: its whole part of the global batch
-COMPILE       1 or 0: whether torch.compile is used; default: on CUDA devices
-WORKERS       image-loading processes of each process; default: its CPU cores but one, at most 8
-CHECKPOINT_MINUTES  between two checkpoints within an epoch; default: 10
-FRESH         1 or 0: whether the checkpoint of an interrupted run is ignored; default: 0
+Everything here follows from the environment (`stages.core.runtime.environment`) and the hardware, and changes no
+result beyond rounding.
 """
 
 import os
-import re
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.core.base import ownership
 from stages.core.base.errors import UserError
+from stages.core.runtime import environment
 
 if TYPE_CHECKING:
     import torch
 
+MOST_WORKERS = 32  # by default: each of them holds about half a GiB
+
 
 def data_root() -> Path | None:
     """The folder that `DATA_ROOT` names, or None where it is unset."""
-    value = os.environ.get("DATA_ROOT")
-    return Path(value).expanduser() if value else None
+    return environment.read().data_root
 
 
 def weights() -> Path | None:
     """The folder that `WEIGHTS` names, or None where it is unset."""
-    value = os.environ.get("WEIGHTS")
-    return Path(value).expanduser() if value else None
+    return environment.read().weights
 
 
 def device(local_rank: int = 0) -> "torch.device":
     """The torch device of a process: the one that `DEVICE` names, else the CUDA device of its rank, else the CPU.
 
     Raises:
-        UserError: `DEVICE` names no device, or it cannot be used here.
+        UserError: `DEVICE` is not a device, or the device cannot be used here.
     """
     import torch  # here, so that stages that only read paths stay fast
 
-    asked = os.environ.get("DEVICE")
-    if asked and not re.fullmatch(r"cpu|cuda(:\d{1,3})?", asked, re.ASCII):
-        raise UserError(f"DEVICE={asked} is no device to compute on; use cpu, cuda, cuda:0, cuda:1, …, or unset it")
-    name = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    requested = environment.read().device
+    name = requested or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda":  # SLURM may show each task its own devices alone, all of them counted from 0
         name = f"cuda:{local_rank % max(1, torch.cuda.device_count())}"
     try:
         chosen = torch.device(name)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        told = f"DEVICE={asked}" if asked else f"the device {name}"
-        raise UserError(f"{told} cannot be used: {str(error).splitlines()[0]}") from None
+        source = f"DEVICE={requested}" if requested else f"the device {name}"
+        raise UserError(f"{source} cannot be used: {str(error).splitlines()[0]}") from None
     return chosen
 
 
@@ -66,39 +59,53 @@ def processes() -> int:
     """
     import torch
 
-    cuda = torch.cuda.is_available() and (os.environ.get("DEVICE") or "cuda") == "cuda"
+    settings = environment.read()
+    cuda = torch.cuda.is_available() and settings.device in (None, "cuda")
     devices = torch.cuda.device_count() if cuda else 1
-    asked = _count("PROCESSES", devices)
-    if asked == 0 or (cuda and asked > devices):
-        raise UserError(f"PROCESSES={asked}: there are {devices} CUDA devices; use 1 to {devices}, or unset it")
-    return asked
+    wanted = settings.processes or devices
+    if cuda and wanted > devices:
+        raise UserError(f"PROCESSES={wanted}: there are {devices} CUDA devices; use 1 to {devices}, or unset it")
+    return wanted
 
 
 def gpus() -> int | None:
-    """How many CUDA devices a run takes for itself, or None for every visible one.
-
-    Raises:
-        UserError: `GPUS` is not a count.
-    """
-    return _count("GPUS", 0) or None
+    """How many CUDA devices a run takes for itself, or None for every visible one."""
+    return environment.read().gpus
 
 
 def device_batch() -> int | None:
-    """The most images that one process takes at a time, or None for no limit.
-
-    Raises:
-        UserError: `DEVICE_BATCH` is not a count.
-    """
-    return _count("DEVICE_BATCH", 0) or None
+    """The most images that one process takes at a time, or None for no limit."""
+    return environment.read().device_batch
 
 
 def compiled(device: "torch.device") -> bool:
-    """Whether models are to be compiled for `device`.
+    """Whether models are to be compiled for `device`: as `COMPILE` says, by default on CUDA devices.
+
+    torch.compile calls a C++ compiler for the CPU, and a C compiler (through Triton) for CUDA devices.
 
     Raises:
-        UserError: `COMPILE` is neither 0 nor 1.
+        UserError: `COMPILE=1` without such a compiler.
     """
-    return _flag("COMPILE", device.type == "cuda")
+    wanted = environment.read().compile
+    if wanted is None and device.type != "cuda":
+        return False
+    if wanted is not False and not _has_compiler(device):
+        needs = "C compiler (gcc or clang, or the one that CC names)"
+        if device.type == "cpu":
+            needs = "C++ compiler (g++, or the one that CXX names)"
+        if wanted:
+            raise UserError(f"COMPILE=1 needs a {needs}; install one, or set COMPILE=0")
+        print(f"warning: models are not compiled for want of a {needs}", file=sys.stderr)
+        return False
+    return wanted is not False
+
+
+def _has_compiler(device: "torch.device") -> bool:
+    if device.type == "cpu":
+        names = [os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")]
+    else:
+        names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
+    return any(map(shutil.which, names))
 
 
 def cores() -> int:
@@ -107,12 +114,13 @@ def cores() -> int:
 
 
 def workers() -> int:
-    """The number of image-loading processes that `WORKERS` asks for.
+    """The number of image-loading processes: as `WORKERS` says, by default this process's cores but one.
 
-    Raises:
-        UserError: `WORKERS` is not a count.
+    The core left is the main process's. A GPU takes more images a second than tens of cores decode and augment, so
+    that the cores set the default; past 32 workers their memory, half a GiB each, costs more than they bring.
     """
-    return _count("WORKERS", max(1, min(8, _own_cores() - 1)))
+    wanted = environment.read().workers
+    return wanted if wanted is not None else max(1, min(MOST_WORKERS, _own_cores() - 1))
 
 
 def _own_cores() -> int:
@@ -124,35 +132,26 @@ def _own_cores() -> int:
     return max(1, min(cores(), shared // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _count(name: str, default: int) -> int:
-    value = os.environ.get(name)
-    if not value:
-        return default
-    if not value.isdecimal():
-        raise UserError(f"{name}={value} is not a number; use 1, 2, …, or unset it")
-    return int(value)
-
-
-def _flag(name: str, default: bool) -> bool:
-    value = os.environ.get(name)
-    if not value:
-        return default
-    if value not in ("0", "1"):
-        raise UserError(f"{name}={value} is neither 0 nor 1; use one of them, or unset it")
-    return value == "1"
-
-
 def share_cores(device: "torch.device") -> None:
-    """Leave the image-loading processes their cores when torch computes on the CPU too."""
+    """Divide the cores between torch and the image-loading processes when torch computes on the CPU.
+
+    torch keeps at least half of them, as it needs more than loading does.
+    """
     import torch
 
     if device.type == "cpu":
-        torch.set_num_threads(max(1, _own_cores() - workers()))
+        own = _own_cores()
+        torch.set_num_threads(max(1, own // 2, own - workers()))
 
 
 def checkpoints() -> Path:
     """Where checkpoints of unfinished training live: outside every DVC output, in the main repository."""
     return Path(os.environ.get("DVC_ROOT", ".")) / ".ckpt"
+
+
+def gpu_claims() -> Path:
+    """Where runs claim this machine's GPUs: the containers of a machine share the folder, other nodes do not."""
+    return checkpoints() / "gpus" / ownership.machine()
 
 
 def listings() -> Path:
@@ -161,25 +160,15 @@ def listings() -> Path:
 
 
 def checkpoint_s() -> float:
-    """Seconds between two checkpoints within an epoch, from `CHECKPOINT_MINUTES`.
-
-    Raises:
-        UserError: `CHECKPOINT_MINUTES` is not a number.
-    """
-    value = os.environ.get("CHECKPOINT_MINUTES", "10")
-    try:
-        minutes = float(value)
-    except ValueError:
-        minutes = -1.0
-    if not minutes >= 0:
-        raise UserError(f"CHECKPOINT_MINUTES={value} is not a number of minutes; use 0, 0.5, 10, …, or unset it")
-    return 60 * minutes
+    """Seconds between two checkpoints within an epoch."""
+    return 60 * environment.read().checkpoint_minutes
 
 
 def fresh() -> bool:
-    """Whether `FRESH=1` asks to ignore checkpoints.
+    """Whether `FRESH=1` asks to ignore checkpoints."""
+    return environment.read().fresh
 
-    Raises:
-        UserError: `FRESH` is neither 0 nor 1.
-    """
-    return _flag("FRESH", False)
+
+def adopt() -> bool:
+    """Whether `ADOPT=1` asks to resume from a checkpoint that other code or libraries wrote."""
+    return environment.read().adopt

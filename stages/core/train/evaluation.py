@@ -1,6 +1,7 @@
-"""How good a model is on the validation images, and how near its features are to the teacher's."""
+"""Accuracy of a model on the validation images, and the distance of its features from the teacher's."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from timm.task.evaluator import ClassificationEvaluator
 from torch import Tensor, nn
 
+from stages.core.base.errors import UserError
 from stages.core.models.normalization import renormalization
 from stages.core.models.students import forward_with_map
 from stages.core.runtime.distributed import World
@@ -24,13 +26,28 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: 
     return dict(evaluator.compute(distributed=world.size > 1))
 
 
+def check_finite(metrics: Mapping[str, float | None], moment: str) -> None:
+    """Check that no metric is infinite or NaN.
+
+    Args:
+        metrics: by name; None is not checked.
+        moment: when they were measured, for the message.
+
+    Raises:
+        UserError: the text names the metric.
+    """
+    for name, value in metrics.items():
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{name} is {value} {moment}; lower recipe.lr or set recipe.clip_grad")
+
+
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """What one pass over the validation images gives.
+    """Results of one pass over the validation images.
 
     Attributes:
         metrics: loss, top1 and top5 in percent, relative_feature_error (a share of the teacher's energy; None for a
-            student wider than its teacher, which has no target).
+            student that is wider than its teacher).
         predictions: the predicted class of each image, [images].
     """
 
@@ -44,8 +61,8 @@ def evaluate_against_teacher(
 ) -> FinalEvaluation:
     """Accuracy of a student and the relative feature error ‖S - T‖² / ‖T‖² of its last-block map.
 
-    S is the student's map and T the teacher's at the student's width (see `feature_target`), summed over
-    all validation images, those of the other processes included.
+    S is the student's map, T the teacher's at the student's width (see `feature_target`); both norms are summed over
+    the validation images of all processes.
 
     Raises:
         UserError: the grids of the two maps differ.
@@ -67,8 +84,8 @@ def evaluate_against_teacher(
         evaluator.update(logits, labels.to(device))
     relative = None
     if sums:
-        error, energy = world.gather(torch.cat(sums)).sum(0).tolist()
-        relative = error / energy
+        error, energy = world.gather(torch.cat(sums)).sum(0)
+        relative = (error / energy).item()
     accuracy = evaluator.compute(distributed=world.size > 1)
     return FinalEvaluation(
         metrics={**accuracy, "relative_feature_error": relative},

@@ -1,4 +1,4 @@
-"""What `teach` and `train` share: fit a model by a recipe, resumably, and save it with its record."""
+"""Fit a model by a recipe, resumably, and save it with its metrics: what `teach` and `train` share."""
 
 import shutil
 import sys
@@ -22,8 +22,8 @@ from stages.core.models.students import ALTERED
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches
-from stages.core.train.checkpoints import CheckpointFolder, termination_noted
-from stages.core.train.evaluation import evaluate, evaluate_against_teacher
+from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
+from stages.core.train.evaluation import check_finite, evaluate, evaluate_against_teacher
 from stages.core.train.loop import PRECISIONS, History, fit
 from stages.core.train.resident import Augmentation, ResidentBatches
 from stages.core.train.sampler import EpochSampler
@@ -32,8 +32,8 @@ from stages.core.train.task import create_task
 NO_DISTILLATION = Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0)
 
 
-def vision(data: Dataset, recipe: Recipe) -> dict[str, Any]:
-    """The keyword arguments of `folders.create` that dataset and recipe decide."""
+def model_options(data: Dataset, recipe: Recipe) -> dict[str, Any]:
+    """The keyword arguments of `folders.create` that follow from dataset and recipe."""
     names = {"classes", "image_size", "crop_pct", "interpolation", "mean", "std"}
     return {**data.model_dump(include=names), "position_std": recipe.position_std}
 
@@ -62,10 +62,10 @@ def best_epoch(history: History) -> dict[str, float]:
 
 @contextmanager
 def live_log(folder: Path) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """A function that adds one epoch's metrics to DVCLive's curves in `folder`, which start empty."""
+    """Yield a function that appends one epoch's metrics to DVCLive's curves in `folder`, which start empty."""
     try:
         from dvclive import Live
-    except ImportError:  # training needs no DVC; curves.csv is written either way
+    except ImportError:  # training does not need DVC; curves.csv is written in either case
         yield lambda _: None
         return
     with Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False) as live:
@@ -81,7 +81,7 @@ def live_log(folder: Path) -> Iterator[Callable[[Mapping[str, float]], None]]:
 def training_batches(
     images: ImageList, model: nn.Module, recipe: Recipe, *, seed: int, world: World
 ) -> TrainingBatches | ResidentBatches:
-    """The batches of a recipe: augmented by loading processes, or on the device."""
+    """Training batches by a recipe, augmented in loading processes or on the device."""
     augment = recipe.augment.model_dump()
     sampler = EpochSampler(
         len(images.files),
@@ -121,24 +121,33 @@ def fit_and_save(
     With an EMA, `folder`/ema holds the model with averaged weights.
 
     Args:
-        model: to be trained, on the device of `world`.
-        teacher: to distil from and to compare features with, likewise; None for the teacher itself.
-        folder: the output, whole or not at all.
-        world: the processes that train together; one of them writes.
+        model: the model to train, on the device of `world`; its weights are initialised already.
+        teacher: the model to distil from and to compare features with, on the same device; None to fit a teacher.
+        folder: the output, written whole or not at all.
+        world: the processes that train together; the first of them writes.
         run: the run's name.
-        train_images, val_images: what to train on and to evaluate on.
+        train_images, val_images: the images to train on and to evaluate on.
         data, recipe, objective: sections of params.
-        seed: of images and augmentation; the model's weights are there already.
-        identity: everything that decides the result: only the very same run resumes.
-        record: what metrics.json says of the run beside its measures.
+        seed: of the order of images and of their augmentation.
+        identity: everything that decides the result, as JSON; a run resumes only from a checkpoint with the same.
+        record: entries of metrics.json that describe the run, beside what is measured.
+
+    Raises:
+        UserError: see `fit`.
     """
     machine.share_cores(world.device)
     checkpoint_folder = CheckpointFolder(
-        machine.checkpoints(), run, identity, fresh=machine.fresh(), writes=world.primary
+        machine.checkpoints(),
+        run,
+        identity,
+        fresh=machine.fresh(),
+        adopt=machine.adopt(),
+        writes=world.primary,
+        in_any=lambda statement: world.any([statement])[0],
     )
     if data.unreadable == "skip":
-        journal = checkpoint_folder.folder / "unreadable.txt"
-        train_images = SkippingImages.of(train_images, journal, fresh=machine.fresh() and world.primary)
+        fresh = machine.fresh() and world.primary
+        train_images = SkippingImages.of(train_images, checkpoint_folder.journal, fresh=fresh)
     training = training_batches(train_images, model, recipe, seed=seed, world=world)
     validation = evaluation_batches(
         val_images, model, batch=training.sampler.piece, workers=machine.workers(), world=world
@@ -154,7 +163,7 @@ def fit_and_save(
     with checkpoint_folder as checkpoints:
         live = checkpoints.folder / "live"
         logged = live_log(live) if world.primary else nullcontext(lambda _: None)
-        with logged as log, termination_noted() as terminated:
+        with logged as log, sigterm_deferred() as terminated:
             fitted = fit(
                 task,
                 training,
@@ -175,6 +184,7 @@ def fit_and_save(
         else:
             final = evaluate_against_teacher(model, teacher, validation, world)
             measured = final.metrics
+        check_finite(measured, "after the last epoch")
         if not world.primary:
             return
         unreadable = train_images.unreadable()
@@ -195,13 +205,15 @@ def fit_and_save(
                 "train_images_per_s": round(fitted.images_per_s, 1),
                 "unreadable_images": len(unreadable),
                 "device": world.device.type,
+                **({"adopted": checkpoints.adopted} if checkpoints.adopted else {}),
             }
             folders.save(model, out, record)
-            if fitted.averaged is not None:
-                folders.save(fitted.averaged, out / "ema", record)
+            if fitted.ema_model is not None:
+                folders.save(fitted.ema_model, out / "ema", record)
             if final is not None:
                 write_npy(out / "predictions.npy", final.predictions)
             write_json(out / "metrics.json", metrics)
-            write_csv(out / "curves.csv", fitted.history)
+            columns = dict.fromkeys(name for epoch in fitted.history for name in epoch)  # other code may name others
+            write_csv(out / "curves.csv", fitted.history, list(columns))
             if live.is_dir():
                 shutil.copytree(live, out / "live")

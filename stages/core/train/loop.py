@@ -14,35 +14,36 @@ from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from stages.core.base.errors import UserError
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches, default_generator
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.evaluation import evaluate
+from stages.core.train.evaluation import check_finite, evaluate
+from stages.core.train.progress import Progress
 from stages.core.train.resident import ResidentBatches
 from stages.core.train.sampler import EpochSampler
+from stages.core.train.task import bare_model
 
-WORDS_EVERY = 10  # steps between two words of several processes with each other, whether to save or to stop
-LOSS_CHECKS = 100  # steps between two looks at the loss, each of which waits for the device
+SYNC_EVERY = 10  # steps between two exchanges among processes of whether to save or to stop
+LOSS_CHECK_EVERY = 100  # steps between two checks that losses are finite; each waits for the device
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 History = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A finished training.
+    """The result of a training.
 
     Attributes:
         history: one entry per epoch: epoch, lr, train_loss, loss, top1, top5, and loss_ema, … with an EMA.
-        images_per_s: images trained per second of training, evaluation and saving apart.
-        averaged: the model with averaged weights, or None without an EMA.
+        images_per_s: training images per second, without the time of evaluation and of saving.
+        ema_model: the model with averaged weights, or None without an EMA.
     """
 
     history: History
     images_per_s: float
-    averaged: nn.Module | None
+    ema_model: nn.Module | None
 
 
 def fit(
@@ -72,44 +73,45 @@ def fit(
 ) -> Fitted:
     """Train a task's model with AdamW and a cosine schedule, evaluating after every epoch.
 
-    A checkpoint is saved after every epoch, within one when the last is old enough, and when the process is to
-    end, in an epoch's evaluation too, which is then repeated. One in `checkpoints` is continued from, at the
-    very step; the result equals that of an uninterrupted run, since every random choice is a function of seed,
-    position and process: no random state is needed. A step waits for the device only when the loss is looked
-    at. A global batch is split evenly over processes and, on each, over pieces that fit its device; gradients
-    are averaged over all of them.
+    A checkpoint is saved after the last step of every epoch, before it is evaluated; after the last evaluation; within
+    an epoch when the last checkpoint is old enough; and when the process is asked to terminate. So a failure after the
+    last step costs no training, and no checkpoint holds a weight that is not finite. Training resumes from the last
+    checkpoint in `checkpoints`, at the very step; the result equals that of an uninterrupted run, because every random
+    choice is a function of seed, position and process, so that no random state has to be saved. An evaluation that was
+    interrupted is repeated. A step waits for the device only when losses are checked. A global batch is split evenly
+    over processes and, on each, over pieces that fit its device; gradients are averaged over all of them.
 
     Args:
-        task: model and loss, on the device of this process.
+        task: the model and its loss, on the device of this process.
         training: augmented batches of each epoch, on the same device.
         validation: this process's batches to evaluate on.
         epochs: passes over the training images.
         lr: peak learning rate, reached after `warmup_epochs` from `warmup_lr`, on a cosine that falls to `min_lr`.
-        weight_decay: of matrices; biases, norms and embeddings have none.
-        clip_grad: largest gradient norm, or None.
+        weight_decay: of weight matrices; biases, norms and embeddings are not decayed.
+        clip_grad: the largest gradient norm, or None for no limit.
         precision: "float32", or "bfloat16" under autocast.
-        ema_decay: of the averaged weights, evaluated beside the raw ones; None keeps none.
-        seed: of the model's own random choices (drop path), which differ between processes.
+        ema_decay: decay of the averaged weights, which are evaluated beside the raw ones; None for no average.
+        seed: of the model's random choices (drop path), which differ between processes.
         world: the processes that train together.
-        checkpoints: where to save and to continue from.
+        checkpoints: where to save and to resume from.
         schedule: "step" sets the learning rate before every step; "epoch" sets it after each epoch for the next, as
             timm's scripts do, so that epoch n trains at the schedule's value for n − 1.
         ema_start: "first_step" starts the averaged weights from those after the first step, "initial" from those
             before it.
         decay_embeddings: whether position embedding and class token are decayed too.
         checkpoint_s: seconds between two checkpoints within an epoch.
-        terminated: says whether this process was told to end, which makes all of them save and stop.
+        terminated: returns whether this process was asked to terminate, which makes all of them save and stop.
         compiled: whether to compile student and teacher.
-        log: called with the metrics of each epoch, those before an interruption included.
+        log: called with the metrics of each epoch, including those from before an interruption.
 
     Raises:
-        UserError: the loss is not finite, and the last checkpoint is kept; or the device's memory is too small; or
-            the process was told to end.
+        UserError: a loss or weight is not finite (the last checkpoint is kept), the checkpoint that is adopted does not
+            fit, the device's memory is too small, or the process was asked to terminate.
     """
-    student, averaged = task.get_eval_model(), None
+    student, ema_model = bare_model(task), None
     if ema_decay is not None:
         task.setup_ema(decay=ema_decay)
-        averaged = task.get_eval_model(ema=True)
+        ema_model = bare_model(task, ema=True)
     pieces = training.sampler.pieces
     optimizer = create_optimizer_v2(
         student,
@@ -129,7 +131,7 @@ def fit(
         step_on_epochs=schedule == "epoch",
         updates_per_epoch=training.sampler.steps,
     )
-    run = _Run(task, optimizer, training.sampler, checkpoints, world, terminated, checkpoint_s)
+    run = _TrainingState(task, optimizer, training.sampler, checkpoints, world, terminated, checkpoint_s)
     run.restore()
     for metrics in run.history:
         log(metrics)
@@ -141,23 +143,17 @@ def fit(
     generator = default_generator(world.device)
     autocast = torch.autocast(world.device.type, PRECISIONS[precision], enabled=precision != "float32")
     shared = int(world.gather(torch.tensor([len(validation)])).min())  # evaluation batches that every process has
-    progress = tqdm(
-        range(len(run.history), epochs),
-        initial=len(run.history),
-        total=epochs,
-        unit="epoch",
-        disable=None if world.primary else True,
-    )
+    progress = Progress(checkpoints.run, done=len(run.history), epochs=epochs, world=world)
     for epoch in progress:
         task.train()
         scheduler.step(max(0, epoch - 1))  # does nothing where the rate changes with every step
         run.start_clock()
-        done = run.done
-        for position, (images, labels) in enumerate(training.epoch(epoch, done), done * pieces):
+        steps_done = run.steps_done
+        for position, (images, labels) in enumerate(training.epoch(epoch, steps_done), steps_done * pieces):
             batch, piece = divmod(position, pieces)
             last = piece == pieces - 1
             if piece == 0:
-                generator.manual_seed(_draw(seed, run.step, world.rank))  # of drop path
+                generator.manual_seed(_random_seed(seed, run.step, world.rank))  # for drop path
                 scheduler.step_update(run.step)  # does nothing where the rate changes with every epoch
                 optimizer.zero_grad()
             try:
@@ -177,30 +173,33 @@ def fit(
                 optimizer.step()
                 run.step += 1
                 task.update_ema(run.step if ema_start == "first_step" else None)  # timm copies at step 1
-                run.look_up()
-        run.account()
+                run.after_step()
+        run.update_totals()
+        run.save()
 
         metrics = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": run.losses.mean().item()}
-        metrics |= evaluate(student, run.stoppable(validation, shared), world)
-        if averaged is not None:
-            of_average = evaluate(averaged, run.stoppable(validation, shared), world)
-            metrics |= {f"{name}_ema": value for name, value in of_average.items()}
+        metrics |= evaluate(student, run.interruptible(validation, shared), world)
+        if ema_model is not None:
+            ema_metrics = evaluate(ema_model, run.interruptible(validation, shared), world)
+            metrics |= {f"{name}_ema": value for name, value in ema_metrics.items()}
+        check_finite(metrics, f"after epoch {epoch}")
         log(metrics)
-        progress.set_postfix(loss=f"{metrics['train_loss']:.3f}", top1=f"{metrics['top1']:.1f} %")
-        run.finish_epoch(metrics)
-    return Fitted(run.history, run.images / run.seconds if run.seconds else 0.0, averaged)
+        progress.finished(metrics)
+        run.finish_epoch(metrics, last=epoch == epochs - 1)
+    return Fitted(run.history, run.images / run.seconds if run.seconds else 0.0, ema_model)
 
 
-class _Run:
-    """Where a training stands, and how that is saved, restored and left.
+class _TrainingState:
+    """The position of a training: how it is saved, restored and left.
 
     Attributes:
         history: the metrics of every finished epoch.
         step: optimizer steps done.
-        losses: of the unfinished epoch's steps, [steps of an epoch]; 0 where a step is still to be done.
-        accounted: how many of them are means over all processes, and are counted in the next two.
-        images: trained so far.
-        seconds: of training so far, evaluation and saving apart.
+        losses: of the steps of the current epoch, [steps per epoch]; 0 for a step that is not done yet.
+        counted_steps: how many steps of the current epoch `update_totals` has seen: their losses are means over all
+            processes, and their images and seconds are in `images` and `seconds`.
+        images: training images so far.
+        seconds: of training so far, without evaluation and saving.
     """
 
     def __init__(
@@ -217,36 +216,56 @@ class _Run:
         self.world, self.terminated, self.checkpoint_s = world, terminated, checkpoint_s
         self.history: History = []
         self.losses = torch.zeros(sampler.steps, device=world.device)
-        self.step = self.accounted = self.images = 0
+        self.step = self.counted_steps = self.images = 0
         self.seconds = 0.0
         self.saved_at = time.monotonic()
         self.start_clock()
 
     @property
-    def done(self) -> int:
-        """Steps of the unfinished epoch that are done."""
+    def steps_done(self) -> int:
+        """Finished steps of the current epoch."""
         return self.step - len(self.history) * self.sampler.steps
 
     def start_clock(self) -> None:
-        """Count the seconds of training from now on."""
+        """Measure the time of training from now on."""
         self.started = time.perf_counter()
 
     def restore(self) -> None:
-        """Go on from the last checkpoint, where there is one."""
-        saved = self.checkpoints.load() if self.world.primary else None
-        self.world.wait()  # a damaged checkpoint is out of the way before the others look
-        if not self.world.primary:
-            saved = self.checkpoints.load()
-        if saved is None:
-            return
+        """Resume from the last checkpoint, if there is one.
+
+        Raises:
+            UserError: an adopted checkpoint does not fit the model or the optimizer.
+        """
+        if self.world.primary and (saved := self.checkpoints.load()) is not None:
+            try:
+                self._set(saved)
+            except (RuntimeError, ValueError, TypeError, KeyError) as error:
+                if self.checkpoints.source is None:
+                    raise
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(
+                    f"ADOPT=1: {self.checkpoints.source} does not fit this code's {self.checkpoints.run} ({reason}); "
+                    "unset ADOPT to start over"
+                ) from None
+            if self.checkpoints.source is not None:
+                self.save()
+        self.world.wait()  # by now a damaged checkpoint is set aside, and an adopted one saved as this run's own
+        if not self.world.primary and (saved := self.checkpoints.load()) is not None:
+            self._set(saved)
+
+    def _set(self, saved: dict[str, Any]) -> None:
         self.task.load_checkpoint_state(saved["state_dict"])
         if self.task.has_ema():
             self.task.load_checkpoint_state(saved["state_dict_ema"], ema=True)
         self.optimizer.load_state_dict(saved["optimizer"])
+        for weight, moments in self.optimizer.state.items():  # torch matches them by position alone
+            if moments["exp_avg"].shape != weight.shape:
+                found, expected = tuple(moments["exp_avg"].shape), tuple(weight.shape)
+                raise ValueError(f"the optimizer's moments have shape {found}, the weights {expected}")
         self.history, self.step = saved["history"], saved["step"]
         self.images, self.seconds = saved["trained"]
         self.losses.copy_(saved["losses"])
-        self.accounted = self.done
+        self.counted_steps = self.steps_done
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -265,20 +284,25 @@ class _Run:
         self.start_clock()
 
     def stop(self) -> NoReturn:
-        """End, now that a checkpoint is saved."""
-        self.world.wait()  # a worker that ends has the others killed
-        raise UserError(f"stopped by SIGTERM; the same command goes on from step {self.step}")
+        """Stop; a checkpoint has been saved."""
+        self.world.wait()  # when one worker ends, the others are killed
+        raise UserError(f"stopped by SIGTERM; the same command resumes at step {self.step}")
 
-    def account(self) -> None:
-        """Average the losses of the latest steps over the processes, look at them, and count images and seconds."""
+    def update_totals(self) -> None:
+        """Count images and seconds since the last call, average the losses over the processes, and check all numbers.
+
+        Raises:
+            UserError: a loss or a weight is not finite.
+        """
         self.seconds += time.perf_counter() - self.started
-        self.images += (self.done - self.accounted) * self.sampler.batch
-        self.losses[self.accounted :] = self.world.mean(self.losses[self.accounted :])
-        self.accounted = self.done
+        self.images += (self.steps_done - self.counted_steps) * self.sampler.batch
+        self.losses[self.counted_steps :] = self.world.mean(self.losses[self.counted_steps :])
+        self.counted_steps = self.steps_done
         self.check_losses()
+        self.check_weights()
 
     def check_losses(self) -> None:
-        """Refuse a loss that is not finite; it waits for the device."""
+        """Raise UserError if a loss is not finite; this waits for the device."""
         finite = self.losses.isfinite()
         if not finite.all():
             epoch, first = len(self.history), int((~finite).nonzero()[0])
@@ -287,39 +311,50 @@ class _Run:
                 f"lower recipe.lr or set recipe.clip_grad; the last checkpoint is kept"
             )
 
-    def look_up(self) -> None:
-        """After a step: look at the losses now and then, save if the last checkpoint is old, stop if told to."""
-        if self.step % LOSS_CHECKS == 0:
+    def check_weights(self) -> None:
+        """Raise UserError if a weight is not finite (gradients may be infinite where a loss is not)."""
+        groups = self.optimizer.param_groups
+        finite = torch.stack([weight.isfinite().all() for group in groups for weight in group["params"]])
+        if not finite.all():
+            raise UserError(
+                f"the weights are not finite after step {self.step - 1} (epoch {len(self.history)}); "
+                "lower recipe.lr or set recipe.clip_grad; the last checkpoint is kept"
+            )
+
+    def after_step(self) -> None:
+        """After a step: check the losses from time to time, save if the last checkpoint is old, stop if asked to."""
+        if self.step % LOSS_CHECK_EVERY == 0:
             self.check_losses()
-        if self.world.size == 1 or self.step % WORDS_EVERY == 0:
+        if self.world.size == 1 or self.step % SYNC_EVERY == 0:
             late = self.world.primary and time.monotonic() - self.saved_at >= self.checkpoint_s
             stopping, due = self.world.any([self.terminated(), late])
             if stopping or due:
-                self.account()
+                self.update_totals()
                 self.save()
             if stopping:
                 self.stop()
 
-    def stoppable(
+    def interruptible(
         self, batches: DataLoader[Any] | Sequence[tuple[Tensor, Tensor]], shared: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches to evaluate on; the first `shared` of them end the training if it is told to stop."""
+        """Yield batches to evaluate on; after each of the first `shared`, stop if asked to: a checkpoint is saved."""
         for position, batch in enumerate(batches, 1):
             yield batch
             if position <= shared and any(self.world.any([self.terminated()])):
-                self.save()
                 self.stop()
 
-    def finish_epoch(self, metrics: dict[str, float]) -> None:
-        """Add an epoch's metrics, save, and stop if told to."""
+    def finish_epoch(self, metrics: dict[str, float], *, last: bool) -> None:
+        """Add an epoch's metrics; save if it is the last one; save and stop if asked to."""
         self.history.append(metrics)
         self.losses.zero_()
-        self.accounted = 0
-        self.save()
-        if any(self.world.any([self.terminated()])):
+        self.counted_steps = 0
+        stopping = any(self.world.any([self.terminated()]))
+        if last or stopping:
+            self.save()
+        if stopping:
             self.stop()
 
 
-def _draw(*key: int) -> int:
-    """A random seed that is a function of the key, of 64 bits."""
+def _random_seed(*key: int) -> int:
+    """A 64-bit random seed that is a function of the key."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

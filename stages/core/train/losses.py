@@ -1,4 +1,4 @@
-"""The losses: soft labels, and a student's last-block map against its teacher's."""
+"""Loss functions: soft labels (KL divergence), and feature losses between last-block maps (MSE, spectral)."""
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +8,10 @@ from stages.core.base.errors import UserError
 
 
 def feature_target(teacher_map: Tensor, student_map: Tensor) -> Tensor:
-    """What a student's map is compared with: the teacher's map at the student's width.
+    """The target of a feature loss: the teacher's map at the student's width.
 
-    Where the student is narrower, the teacher's channels are average-pooled to the student's width: the
-    naive feature distillation that the paper shows to fail.
+    If the student is narrower, the teacher's channels are average-pooled to the student's width: the naive feature
+    distillation that the paper shows to fail.
 
     Args:
         teacher_map: [images, teacher channels, rows, columns].
@@ -38,15 +38,15 @@ def pool_channels(features: Tensor, width: int) -> Tensor:
 
 
 def has_target(teacher_map: Tensor, student_map: Tensor) -> bool:
-    """Whether `feature_target` gives maps on one grid a target: a student wider than its teacher has none."""
+    """Whether `feature_target` has a target for maps of one grid; a student wider than its teacher has none."""
     return student_map.shape[1] <= teacher_map.shape[1]
 
 
 def check_grids(teacher_map: Tensor, student_map: Tensor) -> None:
-    """Refuse maps of different token grids.
+    """Check that two maps have the same token grid.
 
     Raises:
-        UserError: the text names both grids.
+        UserError: they do not; the text names both grids.
     """
     teacher_grid, student_grid = tuple(teacher_map.shape[2:]), tuple(student_map.shape[2:])
     if teacher_grid != student_grid:
@@ -57,10 +57,10 @@ def check_grids(teacher_map: Tensor, student_map: Tensor) -> None:
 
 
 def check_width(teacher_map: Tensor, student_map: Tensor) -> None:
-    """Refuse a student whose map is wider than its teacher's.
+    """Check that a student's map is not wider than its teacher's.
 
     Raises:
-        UserError: the text names both widths.
+        UserError: it is; the text names both widths.
     """
     if not has_target(teacher_map, student_map):
         raise UserError(
@@ -78,8 +78,8 @@ def mse_loss(student_map: Tensor, target: Tensor) -> Tensor:
 def spectral_loss(student_map: Tensor, target: Tensor) -> Tensor:
     """SpectralKD: mean squared error between the real and imaginary parts of rfft2 over rows and columns.
 
-    Orthonormal, in float32 (rfft2 takes no bfloat16). By Parseval it differs from `mse_loss` only in the
-    weights of the half spectrum and in the number of values that the mean divides by.
+    Orthonormal, in float32 (rfft2 does not accept bfloat16). By Parseval's theorem it differs from `mse_loss` only in
+    the weights of the half spectrum and in the number of values that the mean divides by.
     """
     difference = torch.fft.rfft2(student_map.float() - target.float(), norm="ortho")
     return torch.view_as_real(difference).square().mean()

@@ -1,4 +1,4 @@
-"""How far a student's maps are from its teacher's, by each feature loss."""
+"""Distances between a student's and its teacher's maps, by each feature loss."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stages.core.train.losses import FEATURE_LOSSES, feature_target
 
-CHUNK = 64  # images at a time; it decides memory, not results
+CHUNK = 64  # images at a time; affects memory, not results
 
 
 def relative_error(student_maps: Tensor, teacher_maps: Tensor) -> float:
@@ -38,12 +38,12 @@ class SpectralAgainstMse:
 
 
 def ratio_bounds(rows: int, columns: int) -> tuple[float, float]:
-    """Between which values spectral loss / mse loss lies for any maps on a grid.
+    """Lower and upper bound of spectral loss / mse loss for any maps on a grid.
 
-    By Parseval the squares of all rows × columns frequencies sum to those of the values. rfft2 keeps
-    columns // 2 + 1 of the columns of frequencies, and its mean divides by two numbers, real and imaginary, for each.
-    The upper bound is met where all of the difference is in columns that are their own mirror image, the lower one
-    where all of it is in the others: those count once, not twice.
+    By Parseval's theorem the squares of all rows × columns frequencies have the same sum as those of the values. rfft2
+    keeps columns // 2 + 1 of the columns of frequencies, and its mean divides by two numbers for each, real and
+    imaginary. The upper bound is reached if all of the difference is in columns that are their own mirror image, the
+    lower one if all of it is in the other columns, which rfft2 keeps once and the full spectrum has twice.
     """
     upper = columns / (2 * (columns // 2 + 1))
     return (upper / 2 if columns > 2 else upper), upper
@@ -54,18 +54,18 @@ def spectral_against_mse(student_maps: Tensor, teacher_maps: Tensor) -> Spectral
 
     Args:
         student_maps: [images, student channels, rows, columns], not equal to the teacher's.
-        teacher_maps: [images, teacher channels, rows, columns]; pooled to the student's width where that is
+        teacher_maps: [images, teacher channels, rows, columns]; pooled to the student's width if that is
             narrower, as in training.
 
     Raises:
         UserError: the maps cannot be compared.
     """
     losses = torch.zeros(2, dtype=torch.float64)
-    products = torch.zeros(2, 2, dtype=torch.float64)  # of the gradients with each other
+    products = torch.zeros(2, 2, dtype=torch.float64)  # inner products of the two gradients
     for student, teacher in zip(student_maps.split(CHUNK), teacher_maps.split(CHUNK), strict=True):
         tracked = student.detach().clone().requires_grad_()
         target = feature_target(teacher, tracked)
-        # Both are means over the images of a chunk; times their number they add up over chunks.
+        # Both are means over the images of a chunk; multiplied by their number, they add up over chunks.
         values = [len(student) * FEATURE_LOSSES[name](tracked, target) for name in ("spectral", "mse")]
         gradients = torch.stack([torch.autograd.grad(value, tracked)[0].flatten().double() for value in values])
         losses += torch.stack(values).detach()

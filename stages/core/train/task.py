@@ -1,8 +1,8 @@
-"""What a student is trained on: cross-entropy, soft labels, and its feature map against the teacher's.
+"""A student's objective: cross-entropy, soft labels, and its feature map against the teacher's.
 
 L = (1 - α)·CE + α·τ²·KL(teacher ‖ student) + w·L_feature
 
-with the student's and the teacher's last-block patch-token maps in L_feature. Built on `timm.task`.
+L_feature compares the last-block patch-token maps of student and teacher. Built on `timm.task`.
 """
 
 import copy
@@ -28,15 +28,15 @@ from stages.core.train.losses import (
 
 @torch.no_grad()
 def check_compatible(student: nn.Module, teacher: nn.Module, image_size: int, *, feature: bool) -> None:
-    """Refuse, before any training, a student whose map or logits cannot be compared with the teacher's.
+    """Check, before any training, that a student's logits and map can be compared with the teacher's.
 
     Args:
         student, teacher: timm models on one device.
-        image_size: of their input.
-        feature: whether there is a feature loss; without one a student may be wider than its teacher.
+        image_size: height and width of their input.
+        feature: whether there is a feature loss that refuses a student wider than its teacher.
 
     Raises:
-        UserError: grids or classes differ, or there is a feature loss and the teacher is narrower than the student.
+        UserError: grids or classes differ, or there is such a loss and the teacher is narrower than the student.
     """
     outputs = []
     for model in (teacher, student):
@@ -45,7 +45,7 @@ def check_compatible(student: nn.Module, teacher: nn.Module, image_size: int, *,
     (teacher_logits, teacher_map), (student_logits, student_map) = outputs
     if teacher_logits.shape != student_logits.shape:
         raise UserError(
-            f"the teacher tells {teacher_logits.shape[1]} classes apart, the student {student_logits.shape[1]}; "
+            f"the teacher has {teacher_logits.shape[1]} classes, the student {student_logits.shape[1]}; "
             "fit both on one dataset"
         )
     check_grids(teacher_map, student_map)
@@ -69,16 +69,16 @@ class MapDistillationTask(LogitDistillationTask):
     """Distil a teacher's soft labels, its last-block map, or both, in one pass of each model.
 
     Args:
-        student: a timm model that `forward_with_map` takes, on `device`.
-        teacher: likewise; it is frozen.
-        alpha: weight of the soft labels; 1 - alpha is the cross-entropy's.
-        tau: softmax temperature of both.
+        student: a timm model that `forward_with_map` accepts, on `device`.
+        teacher: the same; a frozen copy of it is used.
+        alpha: weight of the soft labels; the cross-entropy has weight 1 - alpha.
+        tau: softmax temperature of both models.
         feature: a key of FEATURE_LOSSES, or None.
-        feature_weight: its weight.
+        feature_weight: weight of the feature loss.
         wider: "pool" averages the channels of a student wider than its teacher for the feature loss; "refuse" does not.
-        teacher_dtype: of the teacher's weights and its input.
-        teacher_autocast: the dtype of its matrix products under autocast; None does without.
-        kwargs: as for timm's LogitDistillationTask.
+        teacher_dtype: type of the teacher's weights and of its input.
+        teacher_autocast: type of its matrix products under autocast; None to do without.
+        kwargs: see timm's LogitDistillationTask.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class MapDistillationTask(LogitDistillationTask):
         teacher_autocast: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
-        frozen = copy.deepcopy(teacher).requires_grad_(False).to(teacher_dtype)  # the caller's stays as it is
+        frozen = copy.deepcopy(teacher).requires_grad_(False).to(teacher_dtype)  # the caller's model is left unchanged
         wrapped = DistillationTeacher(frozen, device=device)
         super().__init__(student, wrapped, task_loss_weight=1 - alpha, temperature=tau, device=device, **kwargs)
         wrapped.model = WithMap(frozen)
@@ -113,17 +113,18 @@ class MapDistillationTask(LogitDistillationTask):
         return None if resolved is None else getattr(unwrap_model(resolved), "model", resolved)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The loss of one batch and its parts.
+        """The loss of one batch, its parts and the logits.
 
         Args:
-            input: [images, 3, height, width], normalised for the student.
+            input: images [images, 3, height, width], normalised for the student.
             target: labels [images].
         """
         device, autocast = input.device.type, self.teacher_autocast
         with torch.inference_mode(), torch.autocast(device, autocast, enabled=autocast is not None):
-            taught = self.teacher(self.renormalize(input).to(self.teacher_dtype))
-        # Copies, since the backward pass takes no tensor of inference mode; pooling must not round again.
-        teacher_logits, teacher_map = (output.to(torch.float32, copy=True) for output in taught)
+            teacher_output = self.teacher(self.renormalize(input).to(self.teacher_dtype))
+        # Copies, because the backward pass does not accept tensors of inference mode; in float32, so that pooling does
+        # not round again.
+        teacher_logits, teacher_map = (output.to(torch.float32, copy=True) for output in teacher_output)
         logits, student_map = self.trainable_module(input)
         parts = {"task_loss": self.criterion(logits, target)}
         loss = self.task_loss_weight * parts["task_loss"]
@@ -136,6 +137,14 @@ class MapDistillationTask(LogitDistillationTask):
             parts["kd_loss"] = soft_label_loss(logits, teacher_logits, self.temperature)
             loss = loss + self.distill_loss_weight * parts["kd_loss"]
         return {"loss": loss, "output": logits, **parts}
+
+
+def bare_model(task: TrainingTask, *, ema: bool = False) -> nn.Module:
+    """The timm model that a task trains, or with `ema` its averaged copy, without the wrappers that timm adds.
+
+    timm's tasks give the averaged weights inside a ModelEmaV3, which cannot be saved as a timm model.
+    """
+    return unwrap_model(task.get_eval_model(ema=ema))
 
 
 def create_task(
@@ -152,14 +161,15 @@ def create_task(
     teacher_dtype: torch.dtype = torch.float32,
     teacher_autocast: torch.dtype | None = None,
 ) -> TrainingTask:
-    """The timm training task of an objective; only the student's parameters are trained.
+    """Make the timm training task of an objective; only the student's parameters are trained.
 
     Args:
         student: the model to train, on `device`.
-        teacher: the model to distil from, on `device`, which is copied; None trains on the labels alone.
-        alpha, tau, feature, feature_weight: see the module; `feature` is a key of FEATURE_LOSSES or None.
+        teacher: the model to distil from, on `device`, which is copied; None to train on the labels alone.
+        alpha, tau, feature, feature_weight: α, τ, L_feature and w of the module's formula; `feature` is a key of
+            FEATURE_LOSSES or None.
         label_smoothing: of the cross-entropy.
-        device: where both models are.
+        device: of both models.
         wider, teacher_dtype, teacher_autocast: see `MapDistillationTask`.
     """
     criterion: dict[str, Any] = {"criterion_kwargs": {"smoothing": label_smoothing}, "verbose": False}

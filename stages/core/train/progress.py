@@ -1,0 +1,52 @@
+"""What a training shows: a progress bar on a terminal; in a log file, the device once and a line per epoch."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+
+import torch
+from tqdm import tqdm
+
+from stages.core.runtime.distributed import World
+
+
+class Progress:
+    """Iterates over the epochs that are left, and shows how far a training is.
+
+    Without a terminal there is a line per epoch, or for the last epoch alone where `CI` is set. Only the process that
+    writes shows anything.
+
+    Args:
+        run: the run's name.
+        done: epochs that are finished.
+        epochs: all of them.
+        world: the processes that train together.
+    """
+
+    def __init__(self, run: str, *, done: int, epochs: int, world: World) -> None:
+        self.run, self.epochs = run, epochs
+        self.left = range(done, epochs)
+        terminal = sys.stderr.isatty()
+        self.prints = world.primary and not terminal
+        name = world.device.type
+        if name == "cuda":
+            name = f"{world.device} ({torch.cuda.get_device_name(world.device)})"
+        processes = f" in {world.size} processes" if world.size > 1 else ""
+        place = f"{run} on {name}{processes}"
+        self.bar = tqdm(
+            self.left, desc=place, initial=done, total=epochs, unit="epoch", disable=not (world.primary and terminal)
+        )
+        if self.prints and self.left:
+            start = f", from epoch {done + 1}" if done else ""
+            print(f"{place}: {epochs} epochs{start}", flush=True)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.bar)
+
+    def finished(self, metrics: Mapping[str, float]) -> None:
+        """Show the metrics of an epoch."""
+        loss, top1 = f"{metrics['train_loss']:.3f}", f"{metrics['top1']:.1f} %"
+        self.bar.set_postfix(loss=loss, top1=top1)
+        epoch = int(metrics["epoch"]) + 1
+        if self.prints and (epoch == self.epochs or not os.environ.get("CI")):
+            print(f"{self.run}: epoch {epoch}/{self.epochs}, training loss {loss}, top-1 {top1}", flush=True)
