@@ -1,4 +1,4 @@
-"""What the command lines of several stages have in common."""
+"""The command-line argument that several stages share."""
 
 import argparse
 from collections.abc import Sequence

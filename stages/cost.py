@@ -1,6 +1,6 @@
 """Count parameters and FLOPs of the paper's students at their own scale: 224×224 images, 1000 classes.
 
-Needs neither data nor weights, so that the published costs can be audited anywhere.
+It needs neither data nor weights, so the published costs can be audited anywhere.
 """
 
 import timm

@@ -1,18 +1,21 @@
 """How the trained students encode the analysis sample, beside their teacher.
 
-All runs in one process, which takes the teacher's maps once; after a further run it measures all of them again, which
-takes less time than the imports of a process for each.
+One process measures all runs, and computes the teacher's maps once. After a further run it measures all of them
+again: that takes less time than starting a process for each.
 """
 
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from stages.core.analysis import last_block
+from stages.core.analysis.cka import block_cka
 from stages.core.analysis.encoding import measure
 from stages.core.analysis.similarity import similarity
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run
-from stages.core.base.files import atomic_folder, prune, write_json
+from stages.core.base.files import atomic_folder, write_json
 from stages.core.base.names import TEACHER, run_name
 from stages.core.config import params
 from stages.core.data.batches import evaluation_batches
@@ -23,14 +26,15 @@ from stages.core.runtime import machine
 from stages.core.train import map_errors
 from stages.core.train.losses import has_target
 from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, TEACH, TRAIN
+from stages.pruning import prune_students
 
 BATCH = 64  # images at a time; it decides memory, not results
 
 
 def main() -> None:
-    """Write the measures of every run that params name and of the teacher, and the teacher's floors."""
-    given = params.load(PARAMS)
-    analysis = given.analysis
+    """Write the measures of every run in params and of the teacher, and the teacher's floors."""
+    project = params.load(PARAMS)
+    analysis = project.analysis
     options: dict[str, Any] = {
         "svd_thresholds": analysis.svd.thresholds,
         "pca_thresholds": analysis.pca.thresholds,
@@ -38,19 +42,20 @@ def main() -> None:
         "permutations": analysis.sep.permutations,
         "seed": analysis.sep.seed,
     }
-    keys = list(product(given.strategy.names, given.objective.names, given.seeds))
+    keys = list(product(project.strategy.names, project.objective.names, project.seeds))
     names = [run_name(*key) for key in keys]
-    prune(TRAIN, names)
+    prune_students(names)
     device = machine.device()
     machine.share_cores(device)
-    sample = image_list(given.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
+    sample = image_list(project.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
     teacher = folders.load(TEACH).to(device)
     first = folders.load(TRAIN / names[0])
-    # Every student sees images by `dataset`, under one transform; the teacher sees the same ones, as in training.
+    # Teacher and students see the same images under one transform, that of `dataset`, as in training.
     batches = evaluation_batches(sample, first, batch=BATCH, workers=machine.workers())
-    target = last_block.last_maps(teacher, batches, device, renormalization(first, teacher, device))
-    taught = last_block.tokens_of(target)
-    own, floors = measure(taught, **options)
+    renormalize = renormalization(first, teacher, device)
+    target = last_block.last_maps(teacher, batches, device, renormalize)
+    teacher_tokens = last_block.tokens_of(target)
+    own, floors = measure(teacher_tokens, **options)
     images, channels, rows, columns = target.shape
     shape = {"images": images, "rows": rows, "columns": columns}
     measured = [
@@ -61,14 +66,16 @@ def main() -> None:
             "rank": last_block.map_rank(teacher),
             **shape,
             **own,
-            "cka": similarity(taught, taught).cka,
+            "cka": similarity(teacher_tokens, teacher_tokens).cka,
         }
     ]
+    by_block: list[np.ndarray] = []
     for name, (strategy, objective, seed) in zip(names, keys, strict=True):
         student = folders.load(TRAIN / name).to(device)
         found = last_block.last_maps(student, batches, device)
         tokens = last_block.tokens_of(found)
-        near = similarity(tokens, taught)
+        by_block.append(block_cka(student, teacher, batches, device, renormalize))
+        near = similarity(tokens, teacher_tokens)
         comparable = has_target(target, found)
         losses = map_errors.spectral_against_mse(found, target) if comparable else None
         least, most = map_errors.ratio_bounds(rows, columns)
@@ -92,7 +99,9 @@ def main() -> None:
             }
         )
     with atomic_folder(ENCODE) as folder:
-        write_npy(folder / "floors.npy", floors)  # [fixed or per image, channels]
+        write_npy(folder / "floors.npy", floors)  # [(one projector, one per image), channels]
+        for name, cka in zip(names, by_block, strict=True):
+            write_npy(folder / f"cka-{name}.npy", cka)  # [student's blocks, teacher's blocks]
         write_json(folder / "metrics.json", {"runs": measured})
 
 

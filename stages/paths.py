@@ -13,8 +13,11 @@ SVD = ARTIFACTS / "svd"
 PCA = ARTIFACTS / "pca"
 SEP = ARTIFACTS / "sep"
 ROTATION = ARTIFACTS / "rotation"
+RANK = ARTIFACTS / "rank"
 TRAIN = ARTIFACTS / "train"  # one folder per run
+ASIDE = ARTIFACTS / "aside"  # students that params no longer name and DVC does not hold
 ENCODE = ARTIFACTS / "encode"
+DYNAMICS = ARTIFACTS / "dynamics"
 COST = ARTIFACTS / "cost"
 HTML = ARTIFACTS / "html"
 

@@ -1,4 +1,4 @@
-"""Dataset PCA of a backbone's last-block features, and how far single tokens spread over its directions."""
+"""Dataset PCA of a backbone's last-block features, and over how many of its directions single tokens spread."""
 
 import numpy as np
 
@@ -16,16 +16,16 @@ from stages.paths import EXTRACT, PARAMS, PCA
 
 
 def main() -> None:
-    """Write dims per image and token in the shared basis, the global dims, participation ratios, and the mean curve."""
-    given = params.load(PARAMS).analysis
-    backbone = arguments.backbone(__doc__, given.backbones)
-    thresholds = given.pca.thresholds
+    """Write dims per image and token in the shared basis, the global dims, participation ratios, and energy curves."""
+    analysis = params.load(PARAMS).analysis
+    backbone = arguments.backbone(__doc__, analysis.backbones)
+    thresholds = analysis.pca.thresholds
     tokens = last_block(EXTRACT / backbone)
     channels = tokens.shape[2]
     eigenvalues, basis = principal_directions(tokens)
     of_images = profile(energies_along(basis, tokens), thresholds)
     drawn = gaussian_spreads(
-        fit_gaussian(tokens), basis, thresholds, tokens=given.pca.gaussian_tokens, seed=given.pca.seed
+        fit_gaussian(tokens), basis, thresholds, tokens=analysis.pca.gaussian_tokens, seed=analysis.pca.seed
     )
     observed, gaussian = (
         count(spreads, channels, thresholds) for spreads in (token_spreads(tokens, basis, thresholds), drawn)
@@ -40,6 +40,7 @@ def main() -> None:
     with atomic_folder(PCA / backbone) as folder:
         write_npy(folder / "dims.npy", of_images.dims.astype(np.int32))  # [images, thresholds]
         write_npy(folder / "curve.npy", of_images.curve)  # mean share of the first d directions
+        write_npy(folder / "captured.npy", of_images.captured)  # [percentiles over images, directions]
         write_npy(folder / "eigenvalues.npy", eigenvalues)
         write_npy(folder / "basis.npy", basis)  # [channels, directions]
         # percentiles 0 … 100 over tokens, [(channels, pca), (observed, gaussian), 101]

@@ -1,4 +1,4 @@
-"""How far the images' subspaces of a backbone's last block turn from one another and from the shared basis."""
+"""Angles between the images' subspaces of a backbone's last block, and between them and the shared basis."""
 
 import math
 
@@ -18,13 +18,13 @@ from stages.paths import EXTRACT, PARAMS, PCA, PREPARE, ROTATION
 
 def main() -> None:
     """Write principal angles and overlaps within and across classes, with the shared basis, and of random subspaces."""
-    given = params.load(PARAMS).analysis
-    backbone = arguments.backbone(__doc__, given.backbones)
-    rotation = given.rotation
+    analysis = params.load(PARAMS).analysis
+    backbone = arguments.backbone(__doc__, analysis.backbones)
+    rotation = analysis.rotation
     tokens = last_block(EXTRACT / backbone)
     classes = [file.partition("/")[0] for file in read_index(index_file(PREPARE, "sample"))]
     if len(classes) != len(tokens):
-        raise UserError(f"the features are of {len(tokens)} images, the sample has {len(classes)}; run `dvc repro`")
+        raise UserError(f"the features are of {len(tokens)} images, but the sample has {len(classes)}; run `dvc repro`")
     energies = svd.energies(tokens)
     k = math.ceil(np.median(dims(shares(energies), [rotation.level])))  # one for all, so that angles can be compared
 

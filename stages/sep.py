@@ -3,7 +3,7 @@
 import numpy as np
 
 from stages import arguments
-from stages.core.analysis import intervals, nulls, sep
+from stages.core.analysis import intervals, nulls, permutation, sep
 from stages.core.analysis.energy import shares
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run
@@ -14,10 +14,10 @@ from stages.paths import EXTRACT, PARAMS, SEP
 
 
 def main() -> None:
-    """Write the patterns of the full and the folded spectrum: curves, nulls, dims per image, bandwidths."""
-    given = params.load(PARAMS).analysis
-    backbone = arguments.backbone(__doc__, given.backbones)
-    settings = given.sep
+    """Write the patterns of the full and the folded spectrum: curves, null models, dims per image, bandwidths."""
+    analysis = params.load(PARAMS).analysis
+    backbone = arguments.backbone(__doc__, analysis.backbones)
+    settings = analysis.sep
     tokens = last_block(EXTRACT / backbone)
     channels = tokens.shape[2]
     images = sep.image_dims(tokens, settings.thresholds)
@@ -33,17 +33,18 @@ def main() -> None:
     for name, of in {"folded": folded, "full": full}.items():
         patterns[name] = sep.pattern(of["mean"], of["permuted"], settings.thresholds)
         expected[name] = {null: shares(of[null]) for null in nulls.EXPECTED}
-        reached, by_chance = (
+        reached, under_null = (
             found[name][images.with_energy] / len(of["mean"]) for found in (images.observed, images.expected)
         )
         metrics[name] = {
             **patterns[name].metrics,
             **nulls.against(patterns[name].curve[0], expected[name], shares(of["permuted"]), settings.thresholds),
             "bandwidth_over_images": intervals.paired(
-                reached, by_chance, settings.thresholds, settings.resamples, settings.seed
+                reached, under_null, settings.thresholds, settings.resamples, settings.seed
             ),
         }
-    told = {
+    shifts = permutation.shifts(tokens, settings.thresholds)
+    recorded = {
         **describe(EXTRACT / backbone),
         "thresholds": settings.thresholds,
         "zero_tokens": images.zero_tokens,
@@ -52,13 +53,18 @@ def main() -> None:
         "interval_level": intervals.LEVEL,
         **metrics["full"],
         "folded": metrics["folded"],
+        "permutation": permutation.shift_metrics(
+            shifts, settings.thresholds, resamples=settings.resamples, seed=settings.seed
+        ),
     }
+    token_std = sep.token_std(tokens)
     with atomic_folder(SEP / backbone) as folder:
         for name, pattern in patterns.items():
             write_npy(folder / f"curve_{name}.npy", pattern.curve)
             write_npy(folder / f"nulls_{name}.npy", np.stack(list(expected[name].values())))  # [nulls.EXPECTED, bins]
+            write_npy(folder / f"std_{name}.npy", token_std[name])  # over tokens, [bins]
             write_npy(folder / f"dims_{name}.npy", images.observed[name].astype(np.int32))
-        write_json(folder / "metrics.json", told)
+        write_json(folder / "metrics.json", recorded)
 
 
 if __name__ == "__main__":

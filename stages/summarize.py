@@ -1,4 +1,4 @@
-"""Collect every stage's metrics in small files that git tracks: reports/results and reports/metrics.json."""
+"""Collect the metrics of all stages in small files tracked by git: reports/results and reports/metrics.json."""
 
 import io
 from itertools import product
@@ -16,12 +16,14 @@ from stages.core.evidence.comparison import comparison_table, correct_prediction
 from stages.core.evidence.statistics import differences_table
 from stages.paths import (
     COST,
+    DYNAMICS,
     ENCODE,
     EXTRACT,
     MANIFEST,
     PARAMS,
     PCA,
     PREPARE,
+    RANK,
     REPORTS,
     RESULTS,
     ROTATION,
@@ -30,17 +32,18 @@ from stages.paths import (
     TEACH,
     TRAIN,
 )
+from stages.pruning import prune_students
 
-OF_THE_MACHINE = ("train_images_per_s", "device")  # what git tracks is the same wherever it was computed
+OF_THE_MACHINE = ("train_images_per_s", "device")  # left out: tracked results are the same on every machine
 
 
 def main() -> None:
-    """Write the results that audit and report read, from the runs and backbones that params name."""
-    given = params.load(PARAMS)
-    keys = list(product(given.strategy.names, given.objective.names, given.seeds))
+    """Write the results that audit and report read, of the runs and backbones in params."""
+    project = params.load(PARAMS)
+    keys = list(product(project.strategy.names, project.objective.names, project.seeds))
     names = [run_name(*key) for key in keys]
-    backbones = list(given.analysis.backbones)
-    prune(TRAIN, names)
+    backbones = list(project.analysis.backbones)
+    prune_students(names)
     for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
         prune(folder, backbones)
 
@@ -69,8 +72,13 @@ def main() -> None:
         "curves": curves[head + [column for column in curves if column not in head]],
         "backbones": analysis_tables.backbones_table(analyses),
         "dims": analysis_tables.dims_table(SVD, PCA, backbones),
+        "ranks": analysis_tables.ranks_table(SVD, backbones),
+        "stage_dims": analysis_tables.stage_dims_table(SVD, backbones),
         "energy": analysis_tables.energy_table(SVD, PCA, backbones),
         "floor": analysis_tables.floor_table(SVD, PCA, ENCODE, backbones),
+        "rank": pd.read_csv(RANK / "curve.csv"),
+        "blocks": pd.read_csv(DYNAMICS / "blocks.csv").astype({"seed": "Int64"}),
+        "cka": analysis_tables.cka_table(ENCODE, runs),
         "encoding": encoding[head + [column for column in encoding if column not in head]],
         "sep_curves": analysis_tables.sep_table(SEP, backbones),
         "participation": analysis_tables.participation_table(PCA, backbones),
@@ -78,7 +86,12 @@ def main() -> None:
         "overlap": analysis_tables.overlap_table(ROTATION, backbones),
     }
     with atomic_folder(RESULTS) as folder:
-        for name, value in {**analyses, "teacher": teacher, "cost": read_json(COST / "metrics.json")}.items():
+        for name, value in {
+            **analyses,
+            "teacher": teacher,
+            "cost": read_json(COST / "metrics.json"),
+            "rank": read_json(RANK / "metrics.json"),
+        }.items():
             write_json(folder / f"{name}.json", value)
         for name, table in tables.items():
             text = io.StringIO()

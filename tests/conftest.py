@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+# Threads of OpenMP that wait for each other sleep instead of spinning, so that tests side by side leave cores to each
+# other; stages that tests start inherit this. It changes no result.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 collect_ignore = [] if find_spec("datasets") else ["data/test_hub.py"]  # the test extra installs it
 MAX_WORKERS = 8  # each holds torch and timm, half a GiB
+LONG = ("train", "runtime", "models", "tools")  # after the pipeline's, the folders whose tests take longest
 
 hypothesis.settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("nightly", max_examples=200, deadline=None, print_blob=True)
@@ -63,13 +67,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-    marks = {mark: {item.path for item in items if item.get_closest_marker(mark)} for mark in ("pipeline", "processes")}
-    items.sort(key=lambda item: (item.path not in marks["pipeline"], item.path not in marks["processes"]))
+    pipeline = {item.path for item in items if item.get_closest_marker("pipeline")}
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        folder = item.path.parent.name
+        return item.path not in pipeline, LONG.index(folder) if folder in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """One thread of torch for each process of tests; and the students are registered with timm."""
+    """One thread of torch for each test, whatever a stage that ran in this process has set; students are registered."""
     import torch
 
     from stages.core.models import students  # noqa: F401

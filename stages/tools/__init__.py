@@ -1,1 +1,1 @@
-"""Commands for people: what is no stage of the pipeline."""
+"""Commands for people, which are not stages of the pipeline."""

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -12,26 +13,36 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import write_text
+from stages.core.config import params
+from stages.paths import PARAMS
+from stages.tools.hydra_plugins import selection  # noqa: F401  registers resolvers of stages/conf
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+SEVERAL = {"strategy", "objective", "experiment"}  # groups of which several options can be chosen
 GROUPS = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
 
 
 def main() -> None:
-    """Write params.yaml for the overrides of the command line; the default's where there are none."""
+    """Write params.yaml for the overrides of the command line, or the default one.
+
+    Raises:
+        UserError: the configuration cannot be composed, or `check` would refuse it; params.yaml is left as it is.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "overrides", nargs="*", metavar="GROUP=OPTION|KEY=VALUE", help="of stages/conf, in Hydra's syntax"
     )
-    write_text(Path("params.yaml"), composed(*parser.parse_args().overrides))
+    text = composed(*parser.parse_args().overrides)
+    params.check(yaml.safe_load(text), PARAMS)
+    write_text(PARAMS, text)
 
 
 def composed(*overrides: str) -> str:
     """The text of params.yaml for some overrides.
 
     Raises:
-        UserError: an override names no option or key, or is none of Hydra's, or a value is still to be given; the
-            text names it and those that there are.
+        UserError: an override has an unknown option or key, or is not in Hydra's syntax, or a required value is
+            missing; the text names it, and the possible ones.
     """
     config = _config(overrides)
     try:
@@ -40,11 +51,15 @@ def composed(*overrides: str) -> str:
     except OmegaConfBaseException as error:
         raise UserError(f"{' '.join(overrides)}: {_line(error)}") from None
     if missing:
-        raise UserError(f"{', '.join(sorted(missing))}: no value yet; give it too, as KEY=VALUE")
+        raise UserError(f"{', '.join(sorted(missing))}: no value yet; add KEY=VALUE for each")
     return OmegaConf.to_yaml(config)
 
 
 def _config(overrides: Sequence[str]) -> DictConfig:
+    for override in overrides:
+        group, _, option = override.partition("=")
+        if group.partition("@")[0] in set(GROUPS) - SEVERAL and option.startswith("["):
+            raise UserError(f"{override}: name one option; only {', '.join(sorted(SEVERAL))} take several")
     try:
         with initialize_config_dir(str(CONF), version_base=None):
             return compose("config", overrides=list(overrides))
@@ -64,12 +79,14 @@ def _config(overrides: Sequence[str]) -> DictConfig:
 
 
 def _no_option(group: str, option: str) -> str:
+    if group in SEVERAL and "," in option.strip("[]"):
+        return f"{group}={option}: several options are written as {group}=[{option}]"
     known = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
     return f"{group}={option}: {group} has no such option; it has {', '.join(known)}"
 
 
 def _no_key(key: str, config: DictConfig) -> str:
-    """What to say of a key that is not in `config`: the keys of the innermost mapping around its place."""
+    """The message for a key that is not in `config`: it lists the keys of the innermost existing mapping around it."""
     place = key
     while place:
         place = place.rpartition(".")[0]

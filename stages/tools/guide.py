@@ -1,11 +1,10 @@
 """How wide a student must be for a teacher, and what that costs: python -m stages.tools.guide --backbone NAME.
 
-A student whose last-block map is d wide, read by one fixed linear projector, cannot come nearer to the teacher's
-features than a relative error of 1 − E(d), the energy beyond the first d directions of the dataset PCA. The guide
-names the smallest width for each share of energy, and what Lift and WideLast to that width cost. WideLast's map can
-fill its width; Lift's keeps the rank of the narrow map that its projector reads (and one more, by its LayerNorm's
-shift), and with it that map's floor. The guide bounds what a student can reach; it does not say that training
-reaches it.
+If one fixed linear projector reads a student's last-block map of width d, its relative error against the teacher's
+features is at least 1 − E(d), the share of energy beyond the first d directions of the dataset PCA. For several
+shares of energy, the guide prints the smallest width that allows them, and the cost of Lift and WideLast at that
+width. WideLast's map can have full rank; Lift's has at most the rank of the narrow map that its projector reads (plus
+one, by its LayerNorm's shift), and therefore that map's error. These are lower bounds; training need not reach them.
 """
 
 import argparse
@@ -40,14 +39,14 @@ class Cost:
 
 
 def read_floors(file: Path, backbone: str) -> np.ndarray:
-    """1 − E(d) of one fixed projector and of one for each image, [2, D].
+    """1 − E(d) for d = 1 … D, of one fixed projector and of one projector per image, [2, D].
 
     Args:
         file: floor.csv of the results.
-        backbone: a backbone in it.
+        backbone: a name in its column `backbone`.
 
     Raises:
-        UserError: the file is missing or is no such table, or has no such backbone.
+        UserError: the file is missing, is not such a table, or does not have the backbone.
     """
     floors: dict[str, list[tuple[float, float]]] = {}
     try:
@@ -57,53 +56,53 @@ def read_floors(file: Path, backbone: str) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{file} is missing; run `dvc repro summarize` to make it") from None
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{file} is no table of floors ({error!r}); run `dvc repro summarize` to make it") from None
+        raise UserError(f"{file} is not a table of floors ({error!r}); run `dvc repro summarize` to make it") from None
     if backbone not in floors:
         raise UserError(
-            f"--backbone {backbone}: none of {file} ({', '.join(floors) or 'which is empty'}); name it in "
-            "analysis.backbones and run `dvc repro summarize`"
+            f"--backbone {backbone}: {file} has {', '.join(floors) or 'no backbone'}; add it to analysis.backbones "
+            "and run `dvc repro summarize`"
         )
     return np.array(floors[backbone]).T
 
 
 def student_of(name: str) -> VisionTransformer:
-    """A student without weights, which takes no memory.
+    """A student without weights, on torch's meta device.
 
     Args:
-        name: of a timm VisionTransformer, or a folder that holds one.
+        name: a timm VisionTransformer's name, or a folder that holds one.
 
     Raises:
-        UserError: timm cannot make it, or it is of a class that Lift and WideLast do not take.
+        UserError: timm cannot create it, or Lift and WideLast do not support its class.
     """
     local = Path(name).is_dir()
     try:
         with torch.device("meta"):
             model = timm.create_model(f"local-dir:{name}" if local else name, pretrained=False)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"--student {name}: timm cannot make it ({' '.join(str(error).split())})") from None
+        raise UserError(f"--student {name}: timm cannot create it ({' '.join(str(error).split())})") from None
     if type(model) is not VisionTransformer:
         raise UserError(
-            f"--student {name} is a {type(model).__name__}; Lift and WideLast take a plain VisionTransformer, "
-            f"as {STUDENT}"
+            f"--student {name} is a {type(model).__name__}; Lift and WideLast need a plain VisionTransformer, "
+            f"such as {STUDENT}"
         )
     return model
 
 
 def cost(model: VisionTransformer) -> Cost:
-    """Count a model at its own input size."""
+    """Parameters and FLOPs of a model at its own input size."""
     image_size = model.pretrained_cfg["input_size"][-1]
     return Cost(model.embed_dim, parameters(model), flops(model, image_size))
 
 
 def lifted(student: str, width: int) -> Cost:
-    """Of the student with a projector to `width` channels."""
+    """The cost of the student with Lift's projector to `width` channels."""
     model = student_of(student)
     with torch.device("meta"):
         return cost(lift(model, width))
 
 
 def widened(student: str, width: int) -> Cost:
-    """Of the student with its last block at least `width` wide: at the next whole number of attention heads."""
+    """The cost of the student with a WideLast block of at least `width` channels, a whole number of attention heads."""
     model = student_of(student)
     head = model.blocks[-1].attn.head_dim
     with torch.device("meta"):
@@ -111,7 +110,13 @@ def widened(student: str, width: int) -> Cost:
 
 
 def guide(backbone: str, student: str, levels: Sequence[int], results: Path) -> str:
-    """The table as text.
+    """The guide as text.
+
+    Args:
+        backbone: the teacher, one of floor.csv.
+        student: a timm name, or a folder.
+        levels: shares of energy in percent.
+        results: the folder with floor.csv.
 
     Raises:
         UserError: the backbone or the student is unknown, or the results are missing.
@@ -122,32 +127,32 @@ def guide(backbone: str, student: str, levels: Sequence[int], results: Path) -> 
     rows: list[tuple[str, ...]] = [HEADER]
     for level, fixed, per_image in zip(levels, *dims(1 - floors, levels), strict=True):
         parts = [f"{level}", f"{fixed}", f"{per_image}"]
-        for of in (lifted, widened):
+        for remedy in (lifted, widened):
             # A map no wider than the student's own needs neither remedy.
-            parts += ["–"] * 3 if fixed <= base.width else _said(of(student, fixed))
+            parts += ["–"] * 3 if fixed <= base.width else _cells(remedy(student, fixed))
         rows.append(tuple(parts))
     sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True)) for row in rows]
     if all(row[3] == "–" for row in rows[1:]):
         table.append("No remedy is needed: the student is wide enough for every share of the energy.")
-    _, parameters, flops = _said(base)
+    _, parameters, flops = _cells(base)
     fixed_floors = floors[0]
     rank = min(base.width + 1, len(fixed_floors))
     return "\n".join(
         [
-            f"{backbone}: width of a student that one fixed linear projector reads, for a share of the energy",
+            f"{backbone}: width that a student needs for a share of the energy, read by one fixed linear projector",
             *table,
-            "per image: were the projector another one for each image. –: wide enough as it is.",
+            "per image: with a projector of its own for each image. –: the student is wide enough.",
             f"{student} is {base.width} wide: {parameters} parameters, {flops} GFLOPs; relative error of the best "
             f"linear projector at least {fixed_floors[min(base.width, len(fixed_floors)) - 1]:.3g}.",
-            f"Lift's map has at most rank {rank}, to whatever width: at least {fixed_floors[rank - 1]:.3g}.",
+            f"Lift's map has at most rank {rank} at any width: relative error at least {fixed_floors[rank - 1]:.3g}.",
             f"WideLast is rounded up to whole heads of {head} channels.",
         ]
     )
 
 
-def _said(of: Cost) -> list[str]:
-    return [f"{of.width}", f"{of.parameters:,}", f"{of.flops / 1e9:.4g}"]
+def _cells(cost: Cost) -> list[str]:
+    return [f"{cost.width}", f"{cost.parameters:,}", f"{cost.flops / 1e9:.4g}"]
 
 
 def main() -> None:
@@ -161,8 +166,8 @@ def main() -> None:
         help="a timm VisionTransformer, or a folder of one such as artifacts/train/baseline-none-0 (%(default)s)",
     )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="(%(default)s)")
-    given = parser.parse_args()
-    print(guide(given.backbone, given.student, LEVELS, given.results))
+    arguments = parser.parse_args()
+    print(guide(arguments.backbone, arguments.student, LEVELS, arguments.results))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
-"""Make reports/performance.md and README's times from the benchmarks' JSON: python -m stages.tools.performance."""
+"""Make reports/performance.md and its figures from the benchmarks' JSON: python -m stages.tools.performance.
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+The page is Markdown that git tracks, so that it reads, and its differences show, without running anything.
+"""
+
+import argparse
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, write_text
-from stages.core.report.style import look, new_figure, save
 from stages.paths import REPORTS
+from stages.tools import performance_figures
+from stages.tools.markdown import table
 
 PERFORMANCE = REPORTS / "performance"
-PAGE, README = PERFORMANCE.with_suffix(".md"), Path("README.md")
-BEGIN, END = "<!-- performance: python -m stages.tools.performance -->\n", "<!-- end of performance -->\n"
+PAGE = PERFORMANCE.with_suffix(".md")
 IMAGES, EPOCHS, GPUS, STUDENT = 1_281_167, 300, 4, "widen"  # of the paper's run
-# What there is to measure, by file name, with the command that measures it.
+# The command that measures each benchmark, by the name of its JSON file.
 BENCHMARKS = {
     "training-imagenet-cuda": "python tests/benchmarks/training.py --scale imagenet",
     "training-cifar100-cuda": "python tests/benchmarks/training.py --scale cifar100",
@@ -32,19 +33,13 @@ def measured() -> dict[str, dict[str, Any]]:
     """The record of every benchmark that was run, by name.
 
     Raises:
-        UserError: a file there is none of the benchmarks'.
+        UserError: a file there has a name that no benchmark has.
     """
     found = {path.stem: read_json(path) for path in sorted(PERFORMANCE.glob("*.json"))}
     for name in found:
         if name not in BENCHMARKS:
-            raise UserError(f"{PERFORMANCE / name}.json is none of the benchmarks ({', '.join(BENCHMARKS)}); rename it")
+            raise UserError(f"{PERFORMANCE / name}.json: its name must be one of {', '.join(BENCHMARKS)}; rename it")
     return found
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
 def spread(value: Mapping[str, Any], digits: int = 1) -> str:
@@ -166,30 +161,6 @@ def growth_table(found: Measured) -> str:
     return table(header, rows)
 
 
-def draw_growth(found: Measured, folder: Path) -> None:
-    """Time against images on logarithmic axes, with the lines through them, and peak memory."""
-    record = found.get("growth-cpu", {"images": [], "results": {}})
-    figure = new_figure(8.0, 3.6)
-    times, memory = figure.subplots(1, 2)
-    images = np.array(record["images"])
-    for position, (stage, one) in enumerate(record["results"].items()):
-        style = look(position)
-        marks = {"color": style.color, "marker": style.marker, "label": stage}
-        times.plot(images, one["seconds"], linestyle="none", **marks)
-        span = np.geomspace(images.min(), images.max())
-        times.plot(span, one["start_s"] + one["s_per_1000_images"] * span / 1000, style.linestyle, color=style.color)
-        memory.plot(images, one["peak_mib"], linestyle=style.linestyle, **marks)
-    times.set(xscale="log", yscale="log", xlabel="images", ylabel="time (s)")
-    memory.set(xscale="log", xlabel="images", ylabel="peak memory (MiB)")
-    for axes in (times, memory):
-        axes.set_xticks(images, [f"{one:,}" for one in images], minor=False)
-        axes.minorticks_off()
-    memory.set_ylim(bottom=0)
-    if record["results"]:
-        times.legend()
-    save(figure, folder, "growth")
-
-
 def default_run(found: Measured) -> str:
     """How long `dvc repro` of the default takes, and how much memory, in words."""
     record = found.get("whole_run-cpu", {})
@@ -222,37 +193,6 @@ def provenance_table(found: Measured) -> str:
         hardware = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {gpus}"
         rows.append([name, f"`{record['command']}`", record["date"], hardware, versions])
     return table(["benchmark", "command", "date", "hardware", "versions"], rows)
-
-
-def draw_roofline(found: Measured, folder: Path) -> None:
-    """Operations per second against operations per byte of the eager step, under the measured peaks."""
-    runs = {name: record for name, record in found.items() if record["benchmark"] == "training"}
-    figure = new_figure(6.4, 4.0)
-    axes = figure.subplots()
-    for position, (name, record) in enumerate(runs.items()):
-        style = look(position)
-        peak, copied = record["matrix_peak_flops_per_s"], record["copy_peak_bytes_per_s"]
-        place = name.removeprefix("training-").replace("-", ", ")
-        ridge = peak / copied
-        axes.plot(
-            [ridge / 100, ridge, ridge * 100], [peak / 100, peak, peak], color=style.color, label=f"{place}: peaks"
-        )
-        for way, filled in (("ours", style.color), ("textbook", "none")):
-            flops = [one["flops_per_image"] for one in record["results"]]
-            moved = [one["eager_bytes_per_image"] for one in record["results"]]
-            rates = [one[way]["images_per_s"]["median"] for one in record["results"]]
-            axes.plot(
-                [one / other for one, other in zip(flops, moved, strict=True)],
-                [one * rate for one, rate in zip(flops, rates, strict=True)],
-                linestyle="none",
-                marker=style.marker,
-                markeredgecolor=style.color,
-                markerfacecolor=filled,
-                label=f"{place}: {way}",
-            )
-    axes.set(xscale="log", yscale="log", xlabel="FLOP per byte of the eager step", ylabel="FLOP per second")
-    axes.legend()
-    save(figure, folder, "roofline")
 
 
 def wall_time(found: Measured) -> str:
@@ -310,9 +250,9 @@ A stage's process from start to end, and its optimizer steps alone. Outside are 
 
 The stages on generated 500×375 JPEGs and a CaiT-S24 cut to one block: 196 tokens of 384 channels an image. Memory is a
 process's largest resident set, pages of mapped files included, and what a stage keeps of each image: its dims, with
-their nulls and differences at most 35 numbers (4.3 MiB of 16,000 images). Time is the stage's own, without imports, and
-its line the one of least relative squares. Peaks of equal runs scatter, those of `extract` by a tenth: runs of few
-images are repeated, and the greatest peak and the median time stand here.
+their nulls and differences at most 35 numbers. Time is the stage's own, without imports; its line is the one of least
+relative squares. Peaks of equal runs scatter, those of `extract` most: runs of few images are repeated, and the table
+shows the greatest peak and the median time.
 
 {growth_table(found)}
 ![Time and peak memory against images](performance/growth.svg)
@@ -323,21 +263,14 @@ images are repeated, and the greatest peak and the median time stand here.
 {wall_time(found)}"""
 
 
-def with_times(text: str, found: Measured) -> str:
-    """README's text with what stands between its two markers replaced."""
-    if BEGIN not in text or END not in text:
-        raise UserError(f"{README} has lost the markers {BEGIN.strip()} and {END.strip()}; put them back")
-    told = f"{default_run(found)}\n{wall_time(found)}"
-    return text[: text.index(BEGIN) + len(BEGIN)] + told + text[text.index(END) :]
-
-
 def main() -> None:
-    """Rewrite the page, its figures and README's paragraphs."""
+    """Rewrite the page and its figures."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found = measured()
-    draw_roofline(found, PERFORMANCE)
-    draw_growth(found, PERFORMANCE)
-    write_text(PAGE, page(found))
-    write_text(README, with_times(README.read_text(encoding="utf-8"), found))
+    text = page(found)
+    performance_figures.roofline(found, PERFORMANCE)
+    performance_figures.growth(found, PERFORMANCE)
+    write_text(PAGE, text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""With what a result was computed: versions of packages and the machine's hardware, and nothing that names it."""
+"""What a result was computed with: versions of packages and the hardware, but no name or path of the machine."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ GIB = 2**30
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The version of Python, of each package that is installed, and of the CUDA that torch is built with."""
+    """Versions of Python, of those packages that are installed, and of the CUDA toolkit that torch is built with."""
     import torch
 
     found = {"python": platform.python_version()}
@@ -27,7 +27,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """This machine: operating system, CPU model, cores that this process may use, memory in GiB, GPUs."""
+    """Operating system, CPU model, cores that this process may use, memory in GiB, and GPUs of this machine."""
     import torch
 
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]

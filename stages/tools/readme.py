@@ -1,37 +1,190 @@
-"""Bring the results table of README.md up to date with the tracked results: python -m stages.tools.readme."""
+"""Bring the generated blocks of the pages up to date with tracked files: python -m stages.tools.readme [BLOCK ...].
 
+A block stands between two markers that name it. No figure in a page is typed by hand: it is read from the files that
+git tracks, or from the composed configuration.
+"""
+
+import argparse
+import ast
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from stages.core.base.errors import UserError, run
-from stages.core.base.files import read_json, write_text
+from stages.core.base.files import read_json, read_yaml, write_text
+from stages.core.config.models import Student, Teacher
+from stages.core.evidence import studies
 from stages.core.evidence.statistics import summary_sentence
 from stages.core.report.notebooks import read_table
-from stages.core.report.tables.distillation import comparison, premise
-from stages.paths import AUDIT, RESULTS
+from stages.core.report.tables.distillation import comparison
+from stages.core.report.tables.encoding import premise
+from stages.paths import AUDIT, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
+from stages.tools import performance
+from stages.tools.markdown import table, with_block
 from stages.tools.record import check_finished
 
 README, PARAMS = Path("README.md"), Path("params.yaml")
-BEGIN, END = "<!-- results: python -m stages.tools.readme -->\n", "<!-- end of results -->\n"
+CORE, TESTS = Path("stages/core"), Path("tests")
+PAPER_TEACHER = "CaiT-S24"
+# From below: a wing imports from itself and from those before it. tests/pipeline/test_dependencies.py holds it so.
+WINGS = ("base", "runtime", "config", "data", "models", "features", "analysis", "train", "evidence", "report")
+PROFILES = ("digits", "cifar100", "imagenet")
+MEASURES = ("top-1, %", "best projector's error")
 
 
-def results_table() -> str:
-    """The comparison of strategies and objectives, and the audit's counts, as Markdown."""
-    table = comparison(read_table(RESULTS / "comparison.csv"))
-    lines = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
-    rows = [f"| {' | '.join(map(str, line))} |" for line in lines]
-    teacher, counts = read_json(RESULTS / "teacher.json"), read_json(AUDIT)["counts"]
+def paper() -> str:
+    """What the paper claims, with its published figures."""
+    published = read_yaml(REFERENCE / "paper.yaml")
+    headline, dims = published["headline"], published["svd_and_pca_dims"][PAPER_TEACHER]
+    top1 = headline["top1"]
+    return (
+        "- **One image is low-rank, all images together are not.** For 99 % of the images "
+        f"{headline['svd_p99_dims'][0.95]} of {PAPER_TEACHER}'s {dims['D']} dimensions hold 95 % of the energy of "
+        f"the last layer's tokens, each image in its own basis; one basis for all images needs {dims['dataset'][95]}.\n"
+        "- **Encoding mismatch.** A single token spreads its energy over nearly all channel frequencies (*Spectral "
+        "Energy Pattern*, SEP), which a narrow student cannot match: its feature distillation fails.\n"
+        "- **Two remedies.** *Lift* keeps a linear projector to the teacher's width at inference; *WideLast* (here "
+        f"`widen`) makes the last block as wide as the teacher. DeiT-Tiny rises from {top1['baseline']:.2f} to "
+        f"{top1['lift']:.2f} and {top1['widen']:.2f} % top-1 on ImageNet-1K.\n"
+    )
+
+
+def time() -> str:
+    """How long the default run takes."""
+    return performance.default_run(performance.measured())
+
+
+def results() -> str:
+    """The comparison of strategies and objectives with its caveats, and the audit's counts."""
+    compared = comparison(read_table(RESULTS / "comparison.csv"))
+    cells = compared.set_index(["strategy", "objective"])
+    objectives = list(dict.fromkeys(compared["objective"]))
+    settings = [(measure, objective) for measure in MEASURES for objective in objectives]
+    header = ["strategy", *(f"{measure}: `{objective}`" for measure, objective in settings)]
+    rows = [
+        [f"`{strategy}`", *(cells[measure].get((strategy, objective), "–") for measure, objective in settings)]
+        for strategy in dict.fromkeys(compared["strategy"])
+    ]
+    runs, images = read_table(RESULTS / "runs.csv"), read_json(MANIFEST)["val"]["images"]
+    counts = read_json(AUDIT)["counts"]
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    rows += ["", f"Mean ± sample standard deviation over seeds; the teacher reaches {teacher['top1']:.2f} %. "]
-    rows[-1] += f"{premise(read_table(RESULTS / 'floor.csv'), read_table(RESULTS / 'encoding.csv'))} "
-    rows[-1] += f"{summary_sentence(read_table(RESULTS / 'differences.csv'))} Published claims: {verdicts}."
-    return "\n".join(rows) + "\n"
+    seeds = compared["seeds"].max()
+    return (
+        f"{table(header, rows)}\n"
+        f"{f'Mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'One seed'}; the teacher reaches "
+        f"{read_json(RESULTS / 'teacher.json')['top1']:.2f} %. Two caveats:\n\n"
+        f"1. **Scale.** {premise(read_table(RESULTS / 'floor.csv'), read_table(RESULTS / 'encoding.csv'))} Top-1 lies "
+        f"between {runs['top1'].min():.2f} and {runs['top1'].max():.2f} %; one validation image is worth "
+        f"{100 / images:.2f} points.\n"
+        f"2. **Seeds.** {summary_sentence(read_table(RESULTS / 'differences.csv'))}\n\n"
+        f"Published claims: {verdicts}.\n"
+    )
 
 
-def with_results(text: str) -> str:
-    """README's text with the table between its two markers replaced."""
-    if BEGIN not in text or END not in text:
-        raise UserError(f"{README} has lost the markers {BEGIN.strip()} and {END.strip()}; put them back")
-    return text[: text.index(BEGIN) + len(BEGIN)] + results_table() + text[text.index(END) :]
+def scales() -> str:
+    """What each profile trains, and whether its results are here."""
+    from stages.tools.compose import composed  # here: no other part of the module needs Hydra
+
+    shown = read_json(MANIFEST)["dataset"]
+    recorded = {study.name: read_yaml(study.folder / "params.yaml")["profile"] for study in studies.read(STUDIES)}
+    rows = []
+    for profile in PROFILES:
+        params = yaml_of(composed(f"profile={profile}"))
+        data, recipe = params["dataset"], params["recipe"]
+        teacher, student = Teacher.model_validate(params["teacher"]), Student.model_validate(params["student"])
+        names = [f"study `{name}`" for name, of in recorded.items() if of == profile]
+        names += ["the results above"] if data["label"] == shown else []
+        rows.append(
+            [
+                f"`{profile}`",
+                f"{data['classes']} classes, {data['image_size']}²",
+                f"`{teacher.architecture}`, "
+                f"{width(teacher.architecture, teacher.model_args.keyword_arguments())} wide, "
+                f"{'fitted' if teacher.weights == 'fit' else teacher.weights}",
+                f"{width(*student.model('baseline'))} wide, {recipe['epochs']} epochs",
+                ", ".join(names) or "no figures yet",
+            ]
+        )
+    return table(["profile", "images", "teacher", "students", "state"], rows)
+
+
+def yaml_of(text: str) -> dict[str, Any]:
+    """YAML as a mapping."""
+    import yaml
+
+    return yaml.safe_load(text)
+
+
+def width(architecture: str, arguments: dict[str, Any]) -> int:
+    """Channels of a timm model, which is made without weights and takes no memory."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        return timm.create_model(architecture, pretrained=False, **arguments).embed_dim
+
+
+def wings() -> str:
+    """Every wing and module of stages/core, by the first line of its docstring."""
+    sections = []
+    for name in WINGS:
+        package = CORE / name
+        files = {file.relative_to(package).with_suffix(""): file for file in package.rglob("*.py")}
+        del files[Path("__init__")]
+        modules = {(f"{path.parent}/" if path.name == "__init__" else str(path)): file for path, file in files.items()}
+        rows = [[f"`{module}`", summary(modules[module])] for module in sorted(modules)]
+        sections.append(
+            f"### {name}\n\n{summary(package / '__init__.py')}\n\n{table(['module', 'what it holds'], rows)}"
+        )
+    return "\n".join(sections)
+
+
+def summary(module: Path) -> str:
+    """The first sentence or line of a module's docstring.
+
+    Raises:
+        UserError: there is none.
+    """
+    text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
+    if not text:
+        raise UserError(f"{module} has no docstring; say in its first line what the module holds")
+    return " ".join(text.split("\n\n")[0].split()).replace("|", "\\|")
+
+
+def promises() -> str:
+    """How often the pipeline was killed, and how memory and time grow with images."""
+    faults, growth = read_json(REPORTS / "faults.json"), read_json(performance.PERFORMANCE / "growth-cpu.json")
+    of_stages = growth["results"].values()
+    memory = max(stage["growth"] for stage in of_stages)
+    line = max(abs(off) for stage in of_stages for off in stage["off_the_line"])
+    images = [f"{count:,}" for count in growth["images"]]
+    return (
+        f"- `reports/faults.json` ({faults['date']}): {faults['kills']} kills, "
+        f"{faults['while_a_checkpoint_was_written']} of them while a checkpoint was written; "
+        f"{faults['recoveries_equal_to_the_reference']} recoveries, all equal to the uninterrupted run bit for bit "
+        "(on a CPU).\n"
+        f"- `reports/performance/growth-cpu.json` ({growth['date']}): {', '.join(images[:-1])} and {images[-1]} "
+        f"images; peak memory within {100 * memory:.1f} %, times within {100 * line:.1f} % of a line.\n"
+    )
+
+
+BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {
+    "paper": (README, paper),
+    "time": (README, time),
+    "results": (README, results),
+    "scales": (README, scales),
+    "wings": (CORE / "README.md", wings),
+    "promises": (TESTS / "README.md", promises),
+}
+
+
+def with_blocks(page: Path, text: str, blocks: list[str]) -> str:
+    """A page's text with those of `blocks` that stand in it made anew."""
+    for block in blocks:
+        place, content = BLOCKS[block]
+        if place == page:
+            text = with_block(page, text, block, content())
+    return text
 
 
 def check_default() -> None:
@@ -51,9 +204,17 @@ def check_default() -> None:
 
 
 def main() -> None:
-    """Rewrite README.md."""
-    check_default()
-    write_text(README, with_results(README.read_text(encoding="utf-8")))
+    """Rewrite the blocks that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("blocks", nargs="*", metavar="BLOCK", help=f"{', '.join(BLOCKS)}; without any, all of them")
+    blocks = parser.parse_args().blocks or list(BLOCKS)
+    for block in blocks:
+        if block not in BLOCKS:
+            raise UserError(f"{block}: no such block; it must be one of {', '.join(BLOCKS)}")
+    if "results" in blocks:
+        check_default()
+    for page in {BLOCKS[block][0] for block in blocks}:
+        write_text(page, with_blocks(page, page.read_text(encoding="utf-8"), blocks))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Freeze a finished reproduction in reports/studies/NAME: python -m stages.tools.record NAME.
 
-Refuses what is not finished: uncommitted changes, or a pipeline of which `dvc status` says that something
-changed. Record on the machine that computed the results: its hardware and versions go into record.json.
+Refuses to record with uncommitted changes, or while `dvc status` reports changes in the pipeline. Run it on the
+machine that computed the results: its hardware and the packages' versions go into record.json.
 """
 
 import argparse
@@ -31,42 +31,42 @@ SOURCES = {
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "safetensors", "dvc")
 
 
-def said(*command: str) -> str:
-    """What a command prints.
+def output_of(*command: str) -> str:
+    """Run a command and return its standard output.
 
     Raises:
-        UserError: it cannot be run, or fails.
+        UserError: the command is not installed, or fails.
     """
-    named = " ".join(command[-3:])
+    shown = " ".join(command[-3:])
     try:
         result = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
-        raise UserError(f"`{named}` cannot be run; install {command[0]}") from None
+        raise UserError(f"`{shown}` cannot be run; install {command[0]}") from None
     if result.returncode:
-        raise UserError(f"`{named}` fails: {' '.join(result.stderr.split())}")
+        raise UserError(f"`{shown}` fails: {' '.join(result.stderr.split())}")
     return result.stdout
 
 
 def commit() -> str:
-    """The commit that the working tree equals.
+    """The commit that is checked out.
 
     Raises:
-        UserError: the tree differs from it.
+        UserError: there are uncommitted changes.
     """
-    changed = said("git", "status", "--porcelain").splitlines()
+    changed = output_of("git", "status", "--porcelain").splitlines()
     if changed:
         shown = ", ".join(line[3:] for line in changed[:5]) + (", …" if len(changed) > 5 else "")
         raise UserError(f"there are uncommitted changes ({shown}); commit them first")
-    return said("git", "rev-parse", "HEAD").strip()
+    return output_of("git", "rev-parse", "HEAD").strip()
 
 
 def check_finished() -> None:
-    """Refuse a pipeline that is not up to date; that a stage runs every time is no change.
+    """Refuse a pipeline that is not up to date; stages that are `always_changed` count as up to date.
 
     Raises:
-        UserError: some stage has changed dependencies, parameters, outputs or command.
+        UserError: a stage's dependencies, parameters, outputs or command have changed.
     """
-    status = json.loads(said(sys.executable, "-m", "dvc", "status", "--json"))
+    status = json.loads(output_of(sys.executable, "-m", "dvc", "status", "--json"))
     stale = [stage for stage, changes in status.items() if changes != ["always changed"]]
     if stale:
         shown = ", ".join(stale[:5]) + (", …" if len(stale) > 5 else "")
@@ -78,12 +78,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help="letters, digits, dots and underscores")
     parser.add_argument("--replace", action="store_true", help="replace the study that has this name")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        name = TypeAdapter(params.Name).validate_python(given.name)
+        name = TypeAdapter(params.Name).validate_python(arguments.name)
     except ValidationError:
-        raise UserError(f"{given.name!r} names no study; use letters, digits, dots and underscores") from None
-    folder = studies.place(STUDIES, name, replace=given.replace)
+        raise UserError(
+            f"{arguments.name!r} cannot be a study's name; use letters, digits, dots and underscores"
+        ) from None
+    folder = studies.place(STUDIES, name, replace=arguments.replace)
     head = commit()
     check_finished()
     record = {

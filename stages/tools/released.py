@@ -1,9 +1,9 @@
 """The authors' released students as folders that timm opens: python -m stages.tools.released convert IN OUT.
 
-Their files hold a state dict, bare or under `model`. Lift wraps a DeiT under `base_model.` and keeps
-`projections.N`, `layer_norms.N` (N: the last block) and `head` beside it; WideLast has `proj_in` and
-`proj_norm` in its last block; a state dict of neither is a plain DeiT's. Widths, depth, image size and
-classes are read off the shapes. Heads are not in them: they have 64 channels each, as DeiT's.
+Their files hold a state dict, bare or under the key `model`. Lift has a DeiT under `base_model.`, and beside it
+`projections.N`, `layer_norms.N` (N: the last block) and `head`; WideLast has `proj_in` and `proj_norm` in its last
+block; any other state dict is taken for a plain DeiT's. Widths, depth, image size and classes follow from the shapes.
+The number of heads does not; each has 64 channels, as in DeiT.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from stages.core.models import folders
 
 HEAD_CHANNELS = 64
 CROP_PCT = 224 / 256  # the authors evaluate on the middle 224 pixels of 256
-SHOWN = 8  # keys of one kind in an error
+SHOWN = 8  # the most keys that an error lists of one kind
 
 
 def convert(checkpoint: Path, folder: Path) -> str:
@@ -40,8 +40,8 @@ def convert(checkpoint: Path, folder: Path) -> str:
         The name of its timm architecture.
 
     Raises:
-        UserError: `folder` holds something, the file cannot be read without executing what it holds, or its
-            keys or shapes are no such student's.
+        UserError: `folder` is not empty, the file cannot be read without executing what it contains, or its keys or
+            shapes are not those of such a student.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists; name a new or an empty folder, or delete it first")
@@ -61,7 +61,7 @@ def convert(checkpoint: Path, folder: Path) -> str:
         )
         fill(model, state, names(model, architecture))
     except UserError as error:
-        raise UserError(f"{checkpoint} is none of the authors' students: {error}") from None
+        raise UserError(f"{checkpoint} is not one of the authors' students: {error}") from None
     try:
         with atomic_folder(folder.resolve()) as temporary:
             folders.save(model, temporary)
@@ -73,15 +73,15 @@ def convert(checkpoint: Path, folder: Path) -> str:
 def read(path: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint, on the CPU, without the prefixes of DDP and torch.compile.
 
-    Nothing that the file names is executed: torch's weights-only unpickler builds tensors and plain
-    containers, and `argparse.Namespace`, in which training scripts keep their arguments. That one is a bag
-    of attributes: it has no `__reduce__`, `__setstate__` or destructor of its own to misuse.
+    Nothing that the file names is executed: torch's weights-only unpickler builds tensors and plain containers, and
+    `argparse.Namespace`, in which training scripts keep their arguments. A namespace has only attributes, and no
+    `__reduce__`, `__setstate__` or destructor that could be misused.
 
     Raises:
-        UserError: the file is missing or damaged, names any other global, or holds no state dict.
+        UserError: the file is missing or damaged, names any other global, or does not hold a state dict.
     """
     if not path.is_file():
-        raise UserError(f"{path} is no file; name a checkpoint that torch.save wrote")
+        raise UserError(f"{path}: no such file; name a checkpoint that torch.save wrote")
     try:
         with safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -92,19 +92,22 @@ def read(path: Path) -> dict[str, Tensor]:
                 f"{path} is refused: it names the global {_plain(refused[1])}, which loading could execute; "
                 "ask for a file that holds the state dict alone"
             ) from None
-        told = re.search(r"WeightsUnpickler error: (.+)", str(error))  # what follows is advice to load unsafely
-        reason = _plain(told[1]) if told else _first_line(error)
-        raise UserError(f"{path} is no checkpoint that can be read safely ({reason})") from None
+        fault = re.search(r"WeightsUnpickler error: (.+)", str(error))  # the rest is advice to load unsafely
+        reason = _plain(fault[1]) if fault else _first_line(error)
+        raise UserError(f"{path} cannot be read safely as a checkpoint ({reason})") from None
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not state or not all(isinstance(key, str) for key in state):
-        raise UserError(f"{path} holds no state dict, neither bare nor under `model`")
+        raise UserError(f"{path} does not hold a state dict, neither bare nor under the key `model`")
     return clean_state_dict(state)
 
 
 def recognise(state: Mapping[str, Any]) -> tuple[str, dict[str, Any], int]:
-    """Which student a state dict is of: timm architecture, its arguments, classes.
+    """The student that a state dict belongs to: timm architecture, its arguments, number of classes.
 
-    A size whose tensor is missing is DeiT-Tiny's, so that `fill` can name all that is wrong.
+    A size whose tensor is missing defaults to DeiT-Tiny's, so that `fill` can report everything that is wrong.
+
+    Raises:
+        UserError: a width is not a whole number of heads.
     """
     lifted = any(key.startswith(("base_model.", "projections.")) for key in state)
     base = "base_model." if lifted else ""
@@ -137,7 +140,7 @@ def recognise(state: Mapping[str, Any]) -> tuple[str, dict[str, Any], int]:
 
 
 def names(model: nn.Module, architecture: str) -> dict[str, str]:
-    """The authors' name of each of a model's tensors."""
+    """The authors' name for each of a model's tensors."""
     own = list(model.state_dict())
     if architecture != "deit_tiny_lift_patch16_224":
         return {key: key for key in own}
@@ -151,19 +154,19 @@ def names(model: nn.Module, architecture: str) -> dict[str, str]:
 
 
 def fill(model: nn.Module, state: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """Load a state dict whose keys are called otherwise, all of it.
+    """Load a whole state dict with the authors' names.
 
     Args:
         model: changed in place.
-        state: by the authors' names; the norm and the head of a lifted DeiT, which nothing reads, may be there.
-        names: see `names`.
+        state: tensors by the authors' names; it may have the norm and head of a lifted DeiT, which are not used.
+        names: the authors' name for each of the model's, see `names`.
 
     Raises:
-        UserError: keys are missing, unknown or of another shape; the text names them.
+        UserError: keys are missing or unknown, or shapes differ; the text names them.
     """
     wanted = {names[key]: list(tensor.shape) for key, tensor in model.state_dict().items()}
     unread = {f"base_model.{part}.{kind}" for part in ("norm", "head") for kind in ("weight", "bias")}
-    shapes = {key: list(value.shape) if isinstance(value, Tensor) else "no tensor" for key, value in state.items()}
+    shapes = {key: list(value.shape) if isinstance(value, Tensor) else "not a tensor" for key, value in state.items()}
     faults = {
         "missing": [key for key in wanted if key not in state],
         "unknown": [key for key in state if key not in wanted and key not in unread],
@@ -183,7 +186,7 @@ def fill(model: nn.Module, state: Mapping[str, Any], names: Mapping[str, str]) -
 
 def _heads(width: int) -> int:
     if width % HEAD_CHANNELS:
-        raise UserError(f"a student {width} wide has no whole number of heads of {HEAD_CHANNELS} channels")
+        raise UserError(f"a student {width} wide does not have a whole number of heads of {HEAD_CHANNELS} channels")
     return width // HEAD_CHANNELS
 
 
@@ -197,7 +200,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _plain(text: str) -> str:
-    """What a file says, on one line and without control characters."""
+    """Text from a file, on one line and without control characters."""
     return (text if text.isprintable() else ascii(text))[:200]
 
 
@@ -207,9 +210,9 @@ def main() -> None:
     command = parser.add_subparsers(required=True).add_parser("convert", help="write a folder that timm opens")
     command.add_argument("checkpoint", type=Path, metavar="IN", help="the authors' file")
     command.add_argument("folder", type=Path, metavar="OUT", help="a new or an empty folder")
-    given = parser.parse_args()
-    architecture = convert(given.checkpoint, given.folder)
-    print(f'{architecture}: timm.create_model("local-dir:{given.folder}", pretrained=True) opens it')
+    arguments = parser.parse_args()
+    architecture = convert(arguments.checkpoint, arguments.folder)
+    print(f'{architecture}: timm.create_model("local-dir:{arguments.folder}", pretrained=True) opens it')
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Run the pipeline without DVC, in pieces of a given length: python -m stages.tools.study --minutes 8.
 
-For machines that have no DVC, or lend themselves for minutes at a time. Takes the stages of dvc.yaml with the
-parameters of params.yaml, several at once if asked, and leaves out what was done with the same command, parameters,
-code and inputs. What the time cuts off goes on from its checkpoint when the same command is given again. Exit status:
-0 when nothing is left, 75 when something is, 1 after a failure.
+For machines without DVC, or on which a session lasts minutes. Runs the stages of dvc.yaml with the parameters of
+params.yaml, several at once if asked, and skips those that are done with the same command, parameters, code and
+inputs. Training that the time limit interrupts goes on from its checkpoint when the command is given again. Exit
+status: 0 when nothing is left, 75 when something is, 1 after a failure.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from stages.core.base.files import read_json, read_yaml, sha256, write_json
 from stages.core.runtime import machine
 
 PIPELINE, PARAMS = Path("dvc.yaml"), Path("params.yaml")
-GRACE_S = 15.0  # of the time, in which what is running may stop by itself
-LOOK_S = 0.1  # between two looks at what is running
+GRACE_S = 15.0  # at the end of the time, for running stages to stop by themselves
+POLL_S = 0.1  # between two looks at the running stages
 LEFT = 75  # exit status when something is left: EX_TEMPFAIL
 
 
@@ -38,11 +38,11 @@ class Step:
     """One run of a stage.
 
     Attributes:
-        name: the stage, or STAGE@ITEM, as DVC calls it.
-        command: as dvc.yaml gives it.
-        deps, outs: files and folders.
-        params: values by their dotted keys.
-        always: whether it runs every time.
+        name: STAGE, or STAGE@ITEM, as in DVC.
+        command: the shell command in dvc.yaml.
+        deps, outs: the files and folders that it reads and writes.
+        params: the parameters that it reads, by dotted key.
+        always: whether it runs every time (`always_changed`).
     """
 
     name: str
@@ -53,18 +53,18 @@ class Step:
     always: bool
 
     def follows(self, other: "Step") -> bool:
-        """Whether it reads what another writes."""
+        """Whether this step reads what another one writes."""
         return any(_overlap(dep, out) for dep in self.deps for out in other.outs)
 
     def fingerprint(self) -> str:
-        """SHA-256 of command, parameters and the contents of what it reads."""
+        """SHA-256 of the command, the parameters, and the contents of all dependencies."""
         contents = {dep: [[str(file), sha256(file)] for file in _files(Path(dep))] for dep in self.deps}
         return hashlib.sha256(json.dumps([self.command, self.params, contents], sort_keys=True).encode()).hexdigest()
 
     def done(self, stamps: Mapping[str, str]) -> bool:
-        """Whether its outputs are there, from the very same command, parameters and inputs."""
-        there = all(Path(out).exists() for out in self.outs)
-        return there and not self.always and self.name in stamps and stamps[self.name] == self.fingerprint()
+        """Whether its outputs exist, made by the same command from the same parameters and dependencies."""
+        exist = all(Path(out).exists() for out in self.outs)
+        return exist and not self.always and self.name in stamps and stamps[self.name] == self.fingerprint()
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -75,17 +75,25 @@ def _files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
-def steps(pipeline: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Step]:
-    """The steps of a pipeline, as dvc.yaml has it, with the parameters of params.yaml.
+def steps(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[Step]:
+    """The steps of a pipeline, in the order of dvc.yaml.
 
-    The last key of a matrix changes slowest: of strategies, objectives and seeds, whole grids come seed by seed.
+    The last key of a matrix changes slowest, so that the whole grid of strategies and objectives is trained with one
+    seed before the next.
+
+    Args:
+        pipeline: `stages` of dvc.yaml.
+        params: the content of params.yaml.
+
+    Raises:
+        UserError: params.yaml lacks a key that the pipeline names, or has one value where a matrix needs a list.
     """
     for stage, entry in pipeline.items():
-        matrix = {key: _resolved(values, {"": given}) for key, values in entry.get("matrix", {}).items()}
+        matrix = {key: _listed(values, params) for key, values in entry.get("matrix", {}).items()}
         for values in itertools.product(*reversed(matrix.values())):
             item = dict(zip(matrix, reversed(values), strict=True))
             key = "-".join(map(str, item.values()))
-            scope = {"": given, "item": item, "key": key}
+            scope = {"": params, "item": item, "key": key}
 
             def named(entries: Sequence[Any], scope: Mapping[str, Any] = scope) -> tuple[str, ...]:
                 plain = (next(iter(one)) if isinstance(one, dict) else one for one in entries)
@@ -96,19 +104,30 @@ def steps(pipeline: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Ste
                 command=_filled(entry["cmd"], scope),
                 deps=named(entry.get("deps", ())),
                 outs=named(entry.get("outs", ())),
-                params={name: _at(given, name) for name in named(entry.get("params", ()))},
+                params={name: _at(params, name) for name in named(entry.get("params", ()))},
                 always=entry.get("always_changed", False),
             )
 
 
 def _at(values: Any, path: str) -> Any:
     for part in path.split("."):
-        values = values[part]
+        try:
+            values = values[part]
+        except (KeyError, TypeError):
+            raise UserError(f"{PARAMS}: {path}: is missing, and {PIPELINE} reads it") from None
     return values
 
 
+def _listed(values: Any, params: Mapping[str, Any]) -> list[Any]:
+    """The values of one key of a matrix."""
+    found = _resolved(values, {"": params})
+    if not isinstance(found, list):
+        raise UserError(f"{PARAMS}: {values[2:-1]}: must be a list, as [{found}]")
+    return found
+
+
 def _resolved(value: Any, scope: Mapping[str, Any]) -> Any:
-    """A value, or what the one ${…} that it consists of stands for."""
+    """A value of dvc.yaml; if it is one ${…}, the value that this stands for."""
     if not isinstance(value, str) or not value.startswith("${"):
         return value
     name = value[2:-1]
@@ -122,11 +141,11 @@ def _filled(text: str, scope: Mapping[str, Any]) -> str:
 
 
 class Running:
-    """A step that runs in processes of its own, and prints into a file.
+    """A step that runs in a process group of its own, with its output in a file.
 
     Args:
-        step: to run.
-        log: the file.
+        step: the step to run.
+        log: the file for its output.
     """
 
     def __init__(self, step: Step, log: Path) -> None:
@@ -141,11 +160,11 @@ class Running:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 
     def ask(self) -> None:
-        """Tell it to end, as a training does once it has saved."""
+        """Ask it to end (SIGTERM); training saves a checkpoint first."""
         self.process.terminate()
 
     def end(self, wait_s: float) -> None:
-        """Give it `wait_s` seconds to end, then kill what there still is of it."""
+        """Wait up to `wait_s` seconds for its end, then kill what is left of its process group."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(max(0.0, wait_s))
         with suppress(ProcessLookupError):
@@ -154,17 +173,17 @@ class Running:
 
 
 def execute(waiting: list[Step], stamps: dict[str, str], folder: Path, *, at_once: int, until: float) -> list[str]:
-    """Run steps in an order in which each finds what it reads.
+    """Run steps, each after those whose outputs it reads.
 
     Args:
-        waiting: the steps, those that write before those that read.
-        stamps: fingerprints of finished steps by name; changed in place, and kept in `folder`.
-        folder: of the stamps and of what the steps print.
-        at_once: how many may run side by side.
-        until: when to be done, on the clock of `time.monotonic`.
+        waiting: the steps; each comes after those whose outputs it reads.
+        stamps: fingerprints of finished steps by name; changed in place, and saved in `folder`.
+        folder: for the stamps and the steps' output.
+        at_once: how many steps may run at the same time.
+        until: when to end, on the clock of `time.monotonic`.
 
     Returns:
-        The names of the steps that are left.
+        The names of the steps that are not done.
 
     Raises:
         UserError: a step failed.
@@ -188,7 +207,7 @@ def execute(waiting: list[Step], stamps: dict[str, str], folder: Path, *, at_onc
                 stamps[one.step.name] = one.fingerprint
                 write_json(folder / "stamps.json", stamps)
                 print(f"{one.step.name}: {time.monotonic() - one.started:.0f} s", flush=True)
-            time.sleep(LOOK_S if running else 0)
+            time.sleep(POLL_S if running else 0)
     finally:
         for one in running:
             one.ask()
@@ -207,24 +226,24 @@ def _last_line(log: Path) -> str:
 
 
 def main() -> None:
-    """Run what is left, for as long as the command line allows."""
+    """Run the steps that are not done, for as long as the command line allows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop before so many have passed")
-    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="run up to N stages side by side")
-    parser.add_argument("--without", nargs="*", default=[], metavar="STAGE", help="leave these stages out")
-    asked = parser.parse_args()
-    until = time.monotonic() + 60 * asked.minutes
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="end within this time")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="run up to N stages at the same time")
+    parser.add_argument("--without", nargs="*", default=[], metavar="STAGE", help="skip these stages")
+    arguments = parser.parse_args()
+    until = time.monotonic() + 60 * arguments.minutes
     pipeline = read_yaml(PIPELINE)["stages"]
-    for name in asked.without:
+    for name in arguments.without:
         if name not in pipeline:
-            raise UserError(f"--without {name}: none of the stages in {PIPELINE} ({', '.join(pipeline)})")
-    if asked.at_once < 1 or 60 * asked.minutes <= GRACE_S:
+            raise UserError(f"--without {name}: must be one of the stages in {PIPELINE} ({', '.join(pipeline)})")
+    if arguments.at_once < 1 or 60 * arguments.minutes <= GRACE_S:
         raise UserError(f"--at-once must be at least 1, and --minutes more than {GRACE_S / 60:g}")
-    given = read_yaml(PARAMS)
-    everything = list(steps({name: entry for name, entry in pipeline.items() if name not in asked.without}, given))
+    chosen = {name: entry for name, entry in pipeline.items() if name not in arguments.without}
+    everything = list(steps(chosen, read_yaml(PARAMS)))
     folder = machine.checkpoints() / "study"
     stamps = read_json(folder / "stamps.json") if (folder / "stamps.json").is_file() else {}
-    left = execute(everything, stamps, folder, at_once=asked.at_once, until=until)
+    left = execute(everything, stamps, folder, at_once=arguments.at_once, until=until)
     print(f"{len(everything) - len(left)} of {len(everything)} steps are done" + ("; left:" if left else ""), *left)
     if left:
         sys.exit(LEFT)

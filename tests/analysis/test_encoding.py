@@ -10,7 +10,7 @@ from stages.core.analysis.encoding import measure
 from stages.core.base.errors import UserError
 from stages.core.models.students import forward_with_map
 from stages.core.report.figures import encoding as figures_encoding
-from stages.core.report.tables import distillation as tables
+from stages.core.report.tables import encoding as tables
 from stages.core.train import map_errors
 
 LEVELS = (80, 95)

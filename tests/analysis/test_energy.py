@@ -11,6 +11,7 @@ from stages.core.analysis.energy import (
     profile,
     shares,
     statistics,
+    statistics_of,
     summary,
     summary_of_counts,
 )
@@ -74,6 +75,12 @@ def test_statistics_equal_numpys(rng):
         np.testing.assert_allclose(list(found[name].values()), of_thresholds, atol=5e-7)
 
 
+def test_statistics_of_one_number_per_image_are_those_of_a_column(rng):
+    values = rng.integers(1, 50, size=37)
+    column = statistics(values[:, None], [80])
+    assert statistics_of(values) == {name.removeprefix("dims_"): of["80"] for name, of in column.items()}
+
+
 def test_by_threshold_keeps_whole_numbers_whole():
     found = by_threshold(np.array([3.0, 1 / 3]), [80, 90])
     assert found == {"80": 3, "90": 0.333333}
@@ -123,6 +130,7 @@ def test_a_profile_of_a_few_at_a_time_is_that_of_all(rng):
     np.testing.assert_array_equal(found.dims, dims(shares(energies), [50, 90]))
     np.testing.assert_allclose(found.curve, shares(energies).mean(axis=0), rtol=1e-14)
     np.testing.assert_allclose(found.spectrum, energies.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(found.captured, np.percentile(shares(energies), [50, 10, 1], axis=0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("numbers", [[0], [3, 3], [1, 4, 4, 9], range(50)], ids=len)

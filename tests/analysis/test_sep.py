@@ -9,6 +9,7 @@ from stages.core.analysis.sep import (
     pattern,
     permuted_spectra,
     spectrum_of_moment,
+    token_std,
     unfold,
 )
 from stages.core.base.errors import UserError
@@ -46,6 +47,15 @@ def test_mean_curve_is_the_mean_of_the_tokens_curves(tokens):
     curves = np.cumsum(full_spectra(tokens), axis=-1)
     found = shares(unfold(mean_spectra(tokens).mean(), tokens.shape[2]))
     np.testing.assert_allclose(found, curves.mean(axis=(0, 1)), atol=1e-12)
+
+
+def test_the_deviation_over_tokens_is_that_of_the_tokens_curves(tokens):
+    full = full_spectra(tokens)
+    with_silent = np.concatenate([tokens, np.zeros_like(tokens[:1])])
+    found = token_std(with_silent)
+    np.testing.assert_allclose(found["full"], np.cumsum(full, axis=-1).std(axis=(0, 1)), atol=1e-6)
+    np.testing.assert_allclose(found["folded"], np.cumsum(fold(full), axis=-1).std(axis=(0, 1)), atol=1e-6)
+    assert found["full"][-1] == found["folded"][-1] == 0
 
 
 def test_folded_and_full_agree(tokens):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stages.core.analysis.energy import dims, shares
-from stages.core.analysis.svd import energies
+from stages.core.analysis.svd import energies, numerical_rank
 from stages.core.base.errors import UserError
 from stages.core.features import store
 
@@ -44,8 +44,17 @@ def test_zeros_need_one_dimension():
     np.testing.assert_array_equal(dims(shares(found), THRESHOLDS), np.ones((2, len(THRESHOLDS))))
 
 
+@pytest.mark.parametrize("shape", [(9, 24), (24, 9), (12, 12)])
+@pytest.mark.parametrize("rank", [0, 1, 4, 9])
+def test_the_numerical_rank_is_numpys_in_float32(rng, shape, rank):
+    images = (rng.normal(size=(3, shape[0], rank)) @ rng.normal(size=(3, rank, shape[1]))).astype(np.float32)
+    found = numerical_rank(energies(images), tokens=shape[0], channels=shape[1])
+    np.testing.assert_array_equal(found, [np.linalg.matrix_rank(image) for image in images])
+    np.testing.assert_array_equal(found, [rank] * 3)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_dims_do_not_hang_on_scale(features, scale):
+def test_dims_do_not_depend_on_scale(features, scale):
     scaled = (features * np.float32(scale)).astype(np.float32)
     expected = dims(shares(energies(features)), THRESHOLDS)
     np.testing.assert_array_equal(dims(shares(energies(scaled)), THRESHOLDS), expected)

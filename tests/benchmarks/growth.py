@@ -3,8 +3,8 @@
 Runs the stages as DVC does, each in a process of its own, in an empty folder: a CaiT-S24 cut to one block, whose
 features are [196, 384] an image as the whole one's, on generated JPEGs. Memory is the peak of the process's resident
 set (VmHWM), pages of mapped files included. Time is that of the stage's `main`, without imports. A run of few images is
-repeated: the greatest peak counts, and the median time. Ends with exit status 1 if a peak is more than a tenth above
-the least one, or a time more than that off a straight line.
+repeated: the maximum peak and the median time count. The exit status is 1 if a peak is more than a tenth above the
+least one, or a time deviates from a straight line by more than that.
 """
 
 import argparse
@@ -48,7 +48,7 @@ print(json.dumps({"seconds": round(taken, 2), "peak_mib": round(int(status["VmHW
 
 
 def children_peak(process: int) -> float:
-    """The largest peak of a process's children up to now, in MiB; 0 without any."""
+    """The largest peak of a process's children so far, in MiB; 0 if it has none."""
     peak = 0.0
     try:
         for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
@@ -61,7 +61,7 @@ def children_peak(process: int) -> float:
 
 
 def measured(folder: Path, stage: str, *arguments: str) -> dict[str, float]:
-    """Run one stage: seconds, its peak, and the largest peak of the processes that load its images, in MiB."""
+    """Run one stage: seconds, peak MiB of its process, and of the largest of its loading processes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DATA_ROOT": str(folder / "images")}
     environment.pop("DVC_ROOT", None)
     command = [sys.executable, "-c", STAGE, stage, *arguments]
@@ -74,14 +74,14 @@ def measured(folder: Path, stage: str, *arguments: str) -> dict[str, float]:
             except subprocess.TimeoutExpired:
                 continue
         assert process.stdout is not None
-        told = process.stdout.read().splitlines()
+        printed = process.stdout.read().splitlines()
     if process.returncode:
         raise SystemExit(f"{stage} failed with {process.returncode}")
-    return json.loads(told[-1]) | {"loaders_peak_mib": round(loaders, 1)}
+    return json.loads(printed[-1]) | {"loaders_peak_mib": round(loaders, 1)}
 
 
-def middle(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """The greatest peaks of some rounds, and their median time."""
+def combined(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Maximum peaks and median time over some rounds."""
     columns = {name: [one[name] for one in rounds] for name in rounds[0]}
     return {
         name: round(statistics.median(values), 2) if name == "seconds" else max(values)
@@ -90,7 +90,7 @@ def middle(rounds: list[dict[str, float]]) -> dict[str, float]:
 
 
 def lay_out(folder: Path, images: int) -> None:
-    """The images of a dataset of two classes, under as many names as there are to be images, and the teacher."""
+    """Lay out a dataset of two classes, few files under `images` names, and the teacher."""
     made = folder / "files"
     made.mkdir()
     files = jpegs(made, CLASSES + FILES).files
@@ -105,7 +105,7 @@ def lay_out(folder: Path, images: int) -> None:
 
 
 def write_params(folder: Path, images: int) -> None:
-    """The default's analyses, of so many generated images."""
+    """Write the default parameters with the generated dataset, and `images` images to analyse."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["dataset"] |= {"val_images": None, **DATASET}
     for arguments in (params["teacher"]["model_args"], params["student"]["base"]):
@@ -115,7 +115,7 @@ def write_params(folder: Path, images: int) -> None:
 
 
 def line(images: list[int], seconds: list[float]) -> dict[str, Any]:
-    """The straight line of least relative squares through times: its start, its slope, and how far off they are."""
+    """The line of least relative squares through the times: intercept, slope, and relative residuals."""
     slope, start = np.polyfit(images, seconds, 1, w=1 / np.array(seconds))
     off = np.array(seconds) / (start + slope * np.array(images)) - 1
     return {
@@ -129,24 +129,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[1_000, 4_000, 16_000])
     parser.add_argument("--out", type=Path, help="JSON file")
-    given = parser.parse_args()
+    options = parser.parse_args()
     taken: dict[str, list[dict[str, float]]] = {stage: [] for stage in STAGES}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        lay_out(folder, max(given.images))
-        for images in given.images:
+        lay_out(folder, max(options.images))
+        for images in options.images:
             write_params(folder, images)
             measured(folder, "prepare")
             for stage in STAGES:
                 rounds = range(max(1, REPEATED // images))
-                taken[stage].append(middle([measured(folder, stage, "--backbone", "teacher") for _ in rounds]))
+                taken[stage].append(combined([measured(folder, stage, "--backbone", "teacher") for _ in rounds]))
                 print(images, stage, taken[stage][-1], file=sys.stderr, flush=True)
         blocks = json.loads((folder / "artifacts/extract/teacher/features.json").read_text())["blocks"]
     results = {}
     failed = []
     for stage, found in taken.items():
         columns = {name: [one[name] for one in found] for name in found[0]}
-        fit = line(given.images, columns["seconds"])
+        fit = line(options.images, columns["seconds"])
         growth = max(columns["peak_mib"]) / min(columns["peak_mib"]) - 1
         results[stage] = {**columns, "growth": round(growth, 4), **fit}
         if growth > MEMORY:
@@ -157,7 +157,7 @@ def main() -> None:
         if max(map(abs, fit["off_the_line"])) > TIME:
             failed.append(f"{stage}: time is off a straight line by {max(map(abs, fit['off_the_line'])):.1%}")
     features = [blocks[-1]["tokens"], blocks[-1]["channels"]]
-    measuring.save(given.out, "growth", {"features": features, "images": given.images, "results": results})
+    measuring.save(options.out, "growth", {"features": features, "images": options.images, "results": results})
     if failed:
         raise SystemExit("; ".join(failed))
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: times, peaks, and the record that reports/performance.md is made from."""
+"""Shared by the benchmarks: times, peak rates, and the record from which reports/performance.md is made."""
 
 import statistics
 import sys
@@ -19,13 +19,13 @@ COPIED_BYTES = {"cuda": 2**32, "cpu": 2**28}
 
 
 def wait(device: torch.device) -> None:
-    """Return once the device has done all its work."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(function: Callable[[], Any], device: torch.device, *, rounds: int, warmup: int = 1) -> list[float]:
-    """The time of each of some calls, the device's work included."""
+    """Seconds of each of `rounds` calls, the device's work included."""
     taken = []
     for number in range(warmup + rounds):
         wait(device)
@@ -52,7 +52,7 @@ def copy_peak(device: torch.device) -> float:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> dict[str, Any]:
-    """Median, least and greatest of repeated measurements."""
+    """Median, minimum and maximum of repeated measurements."""
     return {
         "median": round(statistics.median(values), digits),
         "min": round(min(values), digits),
@@ -62,7 +62,7 @@ def spread(values: Sequence[float], digits: int = 2) -> dict[str, Any]:
 
 
 def save(out: Path | None, kind: str, measured: dict[str, Any]) -> None:
-    """Write or print what was measured, with the command, the date, the hardware and the versions."""
+    """Print a measurement, and write it with command, date, hardware and versions where `out` is a path."""
     script = Path(sys.argv[0]).resolve()
     name = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else Path(script.name)
     record = {

@@ -1,8 +1,8 @@
 """How long a default run takes, and how much of it is training: python tests/benchmarks/whole_run.py --out FILE.
 
-Runs `dvc repro` in a fresh clone of the last commit, from nothing and again with nothing changed. Then runs `teach` and
-one `train` of the default parameters as DVC does, each in a process of its own, in an empty folder, and compares the
-time of the whole process with the time that its steps took by its own account.
+Runs `dvc repro` in a fresh clone of the last commit, without a cache and then with nothing changed. Then runs `teach`
+and one `train` of the default parameters as DVC does, each in a process of its own in an empty folder, and compares the
+duration of the process with the time that it reports for its training steps.
 """
 
 import argparse
@@ -72,16 +72,16 @@ def main() -> None:
         folder = Path(made) / "stages"
         folder.mkdir()
         shutil.copy(ROOT / "params.yaml", folder)
-        given = params.load(folder / "params.yaml")
-        assert given.teacher.recipe is not None
+        composed = params.load(folder / "params.yaml")
+        assert composed.teacher.recipe is not None
         timed(folder, "prepare")
         images = read_json(folder / "reports/data.json")["train"]["images"]
         options = ("--strategy", strategy, "--objective", objective, "--seed", str(seed))
         run = folder / f"artifacts/train/{strategy}-{objective}-{seed}"
         for _ in range(asked.rounds):
             for stage, arguments, out, recipe in (
-                ("teach", (), folder / "artifacts/teach", given.teacher.recipe),
-                ("train", options, run, given.recipe),
+                ("teach", (), folder / "artifacts/teach", composed.teacher.recipe),
+                ("train", options, run, composed.recipe),
             ):
                 seconds = timed(folder, stage, *arguments)
                 steps = stepping(out / "metrics.json", recipe, images)
@@ -92,7 +92,7 @@ def main() -> None:
         stage: {name: measuring.spread(values, 3) for name, values in found.items()} for stage, found in taken.items()
     }
     measuring.save(
-        asked.out, "whole_run", {"profile": given.profile, "run": "-".join(map(str, RUN)), **whole, **measured}
+        asked.out, "whole_run", {"profile": composed.profile, "run": "-".join(map(str, RUN)), **whole, **measured}
     )
 
 

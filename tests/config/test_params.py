@@ -1,10 +1,13 @@
 import copy
+import re
 from functools import partial
 from pathlib import Path
 
 import pytest
 import timm
 import yaml
+from dvc.utils.serialize import parse_yaml
+from omegaconf import OmegaConf
 
 from stages.core.base.errors import UserError
 from stages.core.config import models, params
@@ -13,7 +16,7 @@ from stages.tools.compose import composed
 
 GIVEN = yaml.safe_load((Path(__file__).resolve().parents[2] / "params.yaml").read_text())
 OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
-OPEN = {"strategies", "definitions"}  # mappings whose keys are names of the user's
+OPEN = {"strategies", "definitions", "options"}  # mappings whose keys are names of the user's
 
 
 def keys(value, path=()):
@@ -31,8 +34,8 @@ def dotted(path):
 
 
 @pytest.fixture
-def load(tmp_path):
-    """Load params.yaml after one change: the value at a dotted key is replaced."""
+def load():
+    """Check params.yaml after one change: the value at a dotted key is replaced."""
 
     def load_changed(path, value):
         changed = copy.deepcopy(GIVEN)
@@ -41,7 +44,7 @@ def load(tmp_path):
         for key in outer:
             section = section[key]
         section[last] = value
-        return load_text(tmp_path, yaml.safe_dump(changed))
+        return params.check(changed, Path("params.yaml"))
 
     return load_changed
 
@@ -64,9 +67,9 @@ def test_overrides_are_composed():
 @pytest.mark.parametrize("group", ["objective", "strategy"])
 def test_every_option_composes_to_valid_params(root, tmp_path, group):
     options = sorted(path.stem for path in (root / "stages/conf" / group).glob("[a-z]*.yaml"))
-    assert len(options) > 2
-    for option in options:
-        assert load_text(tmp_path, composed(f"{group}={option}")).model_dump()[group]["names"]
+    chosen = load_text(tmp_path, composed(f"{group}=[{','.join(options)}]")).model_dump()[group]
+    assert [*chosen["options"]] == options and all(chosen["options"].values())
+    assert set(chosen["names"]) == {name for names in chosen["options"].values() for name in names}
 
 
 @pytest.mark.parametrize("weights", ["pretrained", "random"])
@@ -117,16 +120,33 @@ def test_loading_round_trips(root, tmp_path):
     assert load_text(tmp_path, yaml.safe_dump(dumped)) == loaded
 
 
-@pytest.mark.parametrize("path", list(keys(GIVEN)), ids=dotted)
-def test_a_missing_key_is_named(path, tmp_path):
-    changed = copy.deepcopy(GIVEN)
-    section = changed
-    for key in path[:-1]:
-        section = section[key]
-    del section[path[-1]]
-    with pytest.raises(UserError) as caught:
-        load_text(tmp_path, yaml.safe_dump(changed))
-    assert f"{dotted(path)}: is missing" in str(caught.value)
+def test_a_missing_key_is_named():
+    for path in keys(GIVEN):
+        changed = copy.deepcopy(GIVEN)
+        section = changed
+        for key in path[:-1]:
+            section = section[key]
+        del section[path[-1]]
+        with pytest.raises(UserError, match=rf"(^params.yaml: |; ){re.escape(dotted(path))}: is missing"):
+            params.check(changed, Path("params.yaml"))
+
+
+def test_numbers_are_read_as_dvc_and_hydra_read_them(tmp_path):
+    def load_lr(text):
+        return load_text(tmp_path, yaml.safe_dump(GIVEN).replace("lr: 0.003", f"lr: {text}")).recipe.lr
+
+    for text, value in {
+        "3e-3": 0.003,
+        "3E-3": 0.003,
+        "3.0e-3": 0.003,
+        "3.e-3": 0.003,
+        "+1e0": 1.0,
+        "1_0e-1": 1.0,
+    }.items():
+        assert load_lr(text) == parse_yaml(text, "params.yaml") == OmegaConf.create(f"lr: {text}").lr == value
+    for text in ("'3e-3'", "3e", "e-3", "3e-3x"):
+        with pytest.raises(UserError, match=r"recipe\.lr: must be a valid number \(got '"):
+            load_lr(text)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +164,7 @@ def test_a_missing_key_is_named(path, tmp_path):
     ],
 )
 def test_an_unknown_key_is_named(path, load):
-    with pytest.raises(UserError, match=f"{path}: is no key of params.yaml".replace(".", r"\.")):
+    with pytest.raises(UserError, match=f"{path}: is not a key of params.yaml".replace(".", r"\.")):
         load(path, 1)
 
 
@@ -323,20 +343,20 @@ def test_an_impossible_value_is_named(path, value, load):
         ("recipe.min_lr", 0.1, "recipe: min_lr and warmup_lr must not exceed lr"),
         ("teacher.recipe.warmup_lr", 0.1, "teacher.recipe: min_lr and warmup_lr must not exceed lr"),
         ("objective.definitions.none.feature_weight", 1, "objective.definitions.none: feature_weight is set"),
-        ("strategy.names", ["lift", "narrow"], "strategy.names: 'narrow' is none of student.strategies: "),
-        ("objective.names", ["cosine"], "objective.names: 'cosine' is none of objective.definitions: "),
-        ("student.ablations", ["narrow"], "student.ablations: 'narrow' is none of student.strategies: "),
-        ("strategy.names", ["lift", "lift"], "strategy.names: ['lift', 'lift'] names one value twice"),
-        ("seeds", [1, 1], "seeds: [1, 1] names one value twice"),
+        ("strategy.names", ["lift", "narrow"], "strategy.names: 'narrow' must be one of student.strategies: "),
+        ("objective.names", ["cosine"], "objective.names: 'cosine' must be one of objective.definitions: "),
+        ("student.ablations", ["narrow"], "student.ablations: 'narrow' must be one of student.strategies: "),
+        ("strategy.names", ["lift", "lift"], "strategy.names: ['lift', 'lift'] has the same value twice"),
+        ("seeds", [1, 1], "seeds: [1, 1] has the same value twice"),
         (
             "analysis.backbones",
             ["teacher", "teacher"],
-            "analysis.backbones: ['teacher', 'teacher'] names one value twice",
+            "analysis.backbones: ['teacher', 'teacher'] has the same value twice",
         ),
-        ("analysis.layerwise", ["vit_tiny"], "analysis: layerwise: 'vit_tiny' is none of backbones: teacher"),
-        ("analysis.img_size", {"teacher": 8}, "analysis: img_size: the teacher's is teacher.model_args.img_size"),
+        ("analysis.layerwise", ["vit_tiny"], "analysis: layerwise: 'vit_tiny' is not one of backbones: teacher"),
+        ("analysis.img_size", {"teacher": 8}, "analysis: img_size: set the teacher's by teacher.model_args.img_size"),
         ("teacher.recipe", None, "teacher: weights fit needs a recipe, but recipe is null"),
-        ("analysis.sep.thresholds", [50, 50], "analysis.sep.thresholds: [50, 50] names one value twice"),
+        ("analysis.sep.thresholds", [50, 50], "analysis.sep.thresholds: [50, 50] has the same value twice"),
     ],
 )
 def test_inconsistent_values_are_explained(path, value, reason, load):

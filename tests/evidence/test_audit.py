@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -587,21 +586,3 @@ def test_every_verdict_names_its_evidence_and_scale():
 def test_a_wrong_register_is_named(change, message):
     with pytest.raises(UserError, match=message):
         expand([{**FAMILIES[0], **change}], PAPER)
-
-
-def test_strict_fails_for_what_is_not_known(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(audit, "AUDIT", tmp_path / "audit.json")
-    monkeypatch.setattr(audit, "STUDIES", tmp_path)
-    known = ["cost_params/widen/params", "consistent_parameters/widen/params"]
-    known.append("consistent_distilled_baseline/top1/baseline")
-    monkeypatch.setattr(sys, "argv", ["audit", "--strict", "--known", known[0]])
-    with pytest.raises(UserError, match=rf"^contradicted: {known[1]}, {known[2]};"):
-        audit.main()
-    monkeypatch.setattr(sys, "argv", ["audit", "--strict", *(part for name in known for part in ("--known", name))])
-    audit.main()
-    written = json.loads((tmp_path / "audit.json").read_text())
-    assert [claim["id"] for claim in written["claims"] if claim["verdict"] == CONTRADICTED] == known
-    monkeypatch.setattr(sys, "argv", ["audit", "--known", "nonsense"])
-    with pytest.raises(UserError, match="no such claim"):
-        audit.main()

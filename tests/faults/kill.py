@@ -1,12 +1,12 @@
-"""Kill `dvc repro` at random moments of every stage, again and again, and see that nothing is lost.
+"""Kill `dvc repro` at random moments of every stage, repeatedly, and check that nothing is lost.
 
     python -m tests.faults.kill --kills 100 --seed 0 --out reports/faults.json
 
-In a copy of the repository one uninterrupted `dvc repro` is the reference. A round makes one stage compute anew, kills
-the process group of `dvc repro` a few times, some of them while a checkpoint is written, fills the disk under the
-stage, and then gives `dvc repro` once more: it has to finish, and all outputs to equal the reference bit for bit.
-Besides: a checkpoint of other parameters is not used, and two commands at once do no harm. Nothing is recorded when
-anything fails.
+One uninterrupted `dvc repro` in a copy of the repository is the reference. A round makes one stage run again, kills the
+process group of `dvc repro` a few times, sometimes while a checkpoint is being written, simulates a full disk for the
+stage, and then runs `dvc repro` to its end: it must succeed, and all outputs must equal the reference bit for bit.
+It also checks that a checkpoint of other parameters is not used, and that two commands at the same time do no harm.
+Nothing is recorded if any check fails.
 """
 
 import argparse
@@ -32,8 +32,8 @@ SMALL = (*SMALL, "analysis.sep.resamples=20")
 TRAIN, OTHER = "train@lift-mse-0", "train@lift-none-0"
 TRAINING = ("teach", TRAIN)
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-EARLY = 0.1  # share of the kills before the stage starts, while DVC looks for what to do
-REMEDIES = {  # what DVC says when it was killed while it wrote its own files or git's index, and what helps
+EARLY = 0.1  # share of the kills before the stage starts, while DVC decides what to run
+REMEDIES = {  # DVC's message when it was killed while writing its own files or git's index: the command that helps
     r"dvc\.lock' (is invalid|validation failed)": ("git", "restore", "dvc.lock"),
     r"Unable to read RWLock-file": ("rm", ".dvc/tmp/rwlock"),
     r"index\.lock'": ("rm", ".git/index.lock"),
@@ -44,7 +44,7 @@ PACKAGES = ("dvc", "torch", "timm", "numpy")
 
 
 class Harness:
-    """Kills `dvc repro`, of the whole pipeline or of a target, in a project, and counts what was seen."""
+    """Kills `dvc repro` of the whole pipeline or of one target in a project, and counts what happened."""
 
     def __init__(self, project: Project, seed: int, *target: str) -> None:
         self.project, self.random = project, random.Random(seed)
@@ -56,7 +56,7 @@ class Harness:
 
     @property
     def total(self) -> int:
-        """Kills that met a running process group."""
+        """Number of kills that hit a running process group."""
         return sum(counts.total() for counts in self.kills.values())
 
     def kill(
@@ -64,9 +64,12 @@ class Harness:
     ) -> None:
         """Start `dvc repro` and kill its process group at a random moment of a stage, or while a checkpoint is saved.
 
-        `at` is the moment as a share of the stage's usual time, or the one from which on a checkpoint is waited for.
-        A stage's time ends when DVC has saved its outputs and written dvc.lock. Where an earlier kill came after that,
-        the moment is one of the next stage that runs.
+        Args:
+            stage: the stage to kill; the next one that runs, where an earlier kill came after this one was complete.
+            sent: the signal; default: a random one.
+            at: the moment, as a share of the stage's duration in the reference, which includes DVC's saving of its
+                outputs; with `saving`, the moment from which on a checkpoint is waited for. Default: random.
+            saving: whether to kill while a checkpoint is being written.
         """
         command = self.project.start(*self.repro)
         stages = list(self.project.span_s)
@@ -87,9 +90,9 @@ class Harness:
         command.send(sent)
         command.send(signal.SIGCONT)
         command.finish()
-        self.stopped += STOPPED in command.said
+        self.stopped += STOPPED in command.output
         half_written = self.project.half_written()
-        assert not half_written, f"{stage}: {half_written} half-written after {sent.name}:\n{command.said}"
+        assert not half_written, f"{stage}: {half_written} half-written after {sent.name}:\n{command.output}"
 
     def _frozen_while_saving(self, command: Command) -> bool:
         if not self.project.saving():
@@ -101,14 +104,14 @@ class Harness:
         return False
 
     def _note(self, command: Command, sent: signal.Signals) -> None:
-        """Freeze the processes, and count where the signal finds them."""
+        """Freeze the processes, and count in which state the signal finds them."""
         command.send(signal.SIGSTOP)
         self.saving += self.project.saving()
         self.kills.setdefault(command.stage() or "before any stage", Counter())[sent.name] += 1
         self.moments["a stage computes" if command.computing() else "DVC looks, saves or records"] += 1
 
     def _ended(self, command: Command, stage: str) -> None:
-        """A command that ended before it was killed: all was complete already, or DVC's own files are damaged."""
+        """Handle a command that ended before the kill: everything was complete, or DVC's own files are damaged."""
         if command.finish() == 0:
             self.project.forget(stage)
         else:
@@ -116,77 +119,76 @@ class Harness:
 
     def _mend(self, command: Command) -> None:
         for pattern, words in REMEDIES.items():
-            if re.search(pattern, command.said):
+            if re.search(pattern, command.output):
                 self.needed[" ".join(words)] += 1
                 self.project.run(*words)
                 return
-        raise AssertionError(command.said)
+        raise AssertionError(command.output)
 
     def recover(self) -> None:
-        """Give `dvc repro` once more, and compare everything with the reference."""
+        """Run `dvc repro` to its end, and compare everything with the reference."""
         for _ in range(1 + len(REMEDIES)):
             command = self.project.start(*self.repro)
             if command.finish() == 0:
                 break
             self._mend(command)
-        assert command.process.returncode == 0, command.said
+        assert command.process.returncode == 0, command.output
         self.compare()
 
     def compare(self) -> None:
-        """Check that outputs equal the reference, and that nothing is left of what was killed."""
+        """Check that outputs equal the reference, and that killed processes have left no files behind."""
         found, reference = self.project.contents(), self.project.reference
         wrong = [name for name in {**found, **reference} if found.get(name) != reference.get(name)]
-        assert not wrong, f"other than in an uninterrupted run: {sorted(wrong)}"
+        assert not wrong, f"differs from an uninterrupted run: {sorted(wrong)}"
         assert not self.project.temporaries(), self.project.temporaries()
         assert not self.project.strange_checkpoints(), self.project.strange_checkpoints()
         self.compared += 1
 
     def fill_the_disk(self, stage: str) -> str:
-        """What a stage says when no file may have more than half of the bytes of its largest output."""
-        alone = (
-            {} if stage in TRAINING else {"WORKERS": "0"}
-        )  # their shared memory is files, too: too small for a batch
-        command = self.project.start(*self.repro, **alone)
-        assert command.wait(lambda: command.stage() == stage), command.said
+        """The error line of a stage when no file may exceed half the size of its largest output."""
+        # Loading processes share memory through files as well, and a batch exceeds the limit of a small output.
+        variables = {} if stage in TRAINING else {"WORKERS": "0"}
+        command = self.project.start(*self.repro, **variables)
+        assert command.wait(lambda: command.stage() == stage), command.output
         command.limit_files(self.project.largest[stage] // 2)
-        assert command.finish() != 0, command.said
-        assert "Traceback" not in command.said, command.said
+        assert command.finish() != 0, command.output
+        assert "Traceback" not in command.output, command.output
         assert not self.project.half_written(), self.project.half_written()
         assert not self.project.temporaries(), self.project.temporaries()
         return command.line(FULL)
 
     def two_repros(self, stage: str) -> str:
-        """What a second `dvc repro` says while a first runs a stage that is due; the first ends well."""
+        """The error line of a second `dvc repro` while the first runs `stage`; the first must succeed."""
         first = self.project.start(*self.repro)
-        assert first.wait(lambda: first.stage() == stage), first.said
+        assert first.wait(lambda: first.stage() == stage), first.output
         second = self.project.start(*self.repro)
-        assert second.finish() != 0, second.said
-        assert first.finish() == 0, first.said
+        assert second.finish() != 0, second.output
+        assert first.finish() == 0, first.output
         self.compare()
         return second.line("is busy").rpartition("/")[2]
 
     def two_trainings(self) -> str:
-        """What the second of two processes that train the same run says; the first ends well."""
+        """The error line of the second of two processes that train the same run; the first must succeed."""
         _, strategy, objective, seed = TRAIN.replace("@", "-").split("-")
         words = (sys.executable, "-m", "stages.train", "--strategy", strategy, "--objective", objective, "--seed", seed)
         both = [self.project.start(*words) for _ in range(2)]
         statuses = [command.finish() for command in both]
-        assert sorted(statuses) == [0, 1], [command.said for command in both]
+        assert sorted(statuses) == [0, 1], [command.output for command in both]
         self.recover()
         return both[statuses.index(1)].line("error: ")
 
     def two_runs(self) -> list[str]:
-        """How two `dvc repro` of different runs end that are started at once; then `dvc repro` makes the rest."""
+        """How two `dvc repro` of different runs end when started at the same time; `dvc repro` then makes the rest."""
         both = [self.project.start("dvc", "repro", stage) for stage in (TRAIN, OTHER)]
-        said = [
+        outcomes = [
             "finished" if command.finish() == 0 else command.line("ERROR: ").replace(str(self.project.folder), "")
             for command in both
         ]
         self.recover()
-        return said
+        return outcomes
 
     def change_parameters(self) -> None:
-        """Stop a training, which saves first, and see that one of another learning rate does not go on from there."""
+        """Check that a training of another learning rate does not resume from the checkpoint of a stopped one."""
         changed = ("recipe.lr=0.001",)
         self.project.compose(*changed)
         self.project.run("dvc", "repro", TRAIN)
@@ -205,7 +207,7 @@ class Harness:
 
 
 def watch(harness: Harness, kills: int) -> dict[str, Any]:
-    """Kill as often as asked, over all stages in turn; on the first turn fill the disk under each, too."""
+    """Kill `kills` times, all stages in turn, and once simulate a full disk for each; the error line of each stage."""
     full: dict[str, str] = {}
     while harness.total < kills:
         for stage in harness.project.span_s:
@@ -218,14 +220,14 @@ def watch(harness: Harness, kills: int) -> dict[str, Any]:
                 harness.kill(stage, saving=saving)
             harness.recover()
             print(
-                f"{harness.total} kills, {harness.saving} in the saving of a checkpoint, the last of {stage}",
+                f"{harness.total} kills, {harness.saving} of them while a checkpoint was written; last stage: {stage}",
                 flush=True,
             )
     return full
 
 
 def main() -> None:
-    """Kill as often as asked, over all stages, and write what was seen."""
+    """Run all checks, and record what happened."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

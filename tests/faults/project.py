@@ -1,4 +1,4 @@
-"""A copy of the repository, with git and DVC, in which `dvc repro` is started, frozen, killed and looked at."""
+"""A copy of the repository, with git and DVC, in which `dvc repro` is started, stopped, killed and inspected."""
 
 import hashlib
 import json
@@ -23,13 +23,13 @@ import yaml
 from stages.core.base.files import TEMPORARY
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIMIT_S = 300  # that any command may take
+LIMIT_S = 1200  # that any command may take, on a busy machine too
 KNOWN = {"lock", "run.json", "checkpoint.pt", "previous.pt", "live"}  # of a run in .ckpt
 OF_THE_CLOCK = re.compile(rb'"train_images_per_s": [\d.]+|^\d{13}(?=\t)', re.M)  # speed; DVCLive's times
 
 
 class Command:
-    """A command in a process group of its own, and what it says."""
+    """A command in a process group of its own, and its output."""
 
     def __init__(self, words: tuple[str, ...], folder: Path, variables: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -52,14 +52,14 @@ class Command:
             self.lines.append((time.monotonic(), line.rstrip()))
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """All lines so far, and the exit status."""
         return "\n".join([*(line for _, line in list(self.lines)), f"exit status: {self.process.poll()}"])
 
     def line(self, text: str) -> str:
-        """The first line that holds `text`."""
+        """The first line that contains `text`."""
         found = [line for _, line in self.lines if text in line]
-        assert found, f"nothing says {text!r}:\n{self.said}"
+        assert found, f"nothing says {text!r}:\n{self.output}"
         return found[0]
 
     def stages(self) -> list[tuple[str, float]]:
@@ -72,11 +72,11 @@ class Command:
         return ([""] + [name for name, _ in self.stages()])[-1]
 
     def running(self) -> bool:
-        """Whether the command has not ended."""
+        """Whether the command is still running."""
         return self.process.poll() is None
 
     def wait(self, condition: Callable[[], object], limit_s: float = LIMIT_S) -> bool:
-        """Whether `condition` comes to hold before the command ends and the time is over."""
+        """Wait until `condition` holds, the command ends or the time is over; whether the condition holds."""
         until = time.monotonic() + limit_s
         while self.running() and time.monotonic() < until:
             if condition():
@@ -87,27 +87,27 @@ class Command:
         return bool(condition())
 
     def sleep(self, seconds: float) -> None:
-        """Let the command go on for a time, or to its end."""
+        """Let the command run for some seconds, or to its end."""
         self.wait(lambda: False, seconds)
 
     def children(self) -> list[psutil.Process]:
-        """The processes that the command has started, and theirs."""
+        """All descendant processes of the command."""
         try:
             return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
 
     def computing(self) -> bool:
-        """Whether the process of a stage runs, and not DVC alone."""
+        """Whether a stage's process is running, not only DVC."""
         return bool(self.children())
 
     def send(self, sent: signal.Signals) -> None:
-        """Send a signal to the whole process group, if any of it is left."""
+        """Send a signal to the process group, if it still exists."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, sent)
 
     def limit_files(self, limit: int) -> None:
-        """Until the command ends, refuse what its stages write beyond `limit` bytes of a file: a quota on writes."""
+        """Until the command ends, limit the files that its stages write to `limit` bytes each."""
         while self.running():
             for child in self.children():
                 try:
@@ -117,11 +117,11 @@ class Command:
             time.sleep(0.01)
 
     def finish(self) -> int:
-        """Wait until all processes of the group have ended, and return the exit status of the first."""
+        """Wait until all processes of the group have ended; the exit status of the first."""
         try:
             status = self.process.wait(LIMIT_S)
             self._reader.join(60)  # of every process that can write to the pipe
-            assert not self._reader.is_alive(), f"a process outlives its group's end:\n{self.said}"
+            assert not self._reader.is_alive(), f"a process outlives its group's end:\n{self.output}"
         except BaseException:
             self.process.poll() is None and self.send(signal.SIGKILL)
             raise
@@ -129,7 +129,7 @@ class Command:
 
 
 class Project:
-    """A copy of the repository of few epochs and images, and what one uninterrupted `dvc repro` makes there."""
+    """A copy of the repository with small parameters, and the results of one uninterrupted `dvc repro` in it."""
 
     def __init__(self, folder: Path, parameters: tuple[str, ...], **variables: str) -> None:
         self.folder, self.parameters = folder, parameters
@@ -152,7 +152,7 @@ class Project:
         self.span_s: dict[str, float] = {}  # of each stage, DVC's saving of its outputs included
 
     def copy(self) -> None:
-        """Copy what git knows, recorded studies apart, compose the small parameters, and commit."""
+        """Copy the files that git tracks or would add, except recorded studies; compose the parameters; commit."""
         names = subprocess.run(
             ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
         )
@@ -167,7 +167,7 @@ class Project:
             self.run("git", *identity, *words)
 
     def compose(self, *parameters: str) -> None:
-        """Compose params.yaml, with some parameters other than the small ones."""
+        """Compose params.yaml from the project's parameters and further ones."""
         self.run(sys.executable, "-m", "stages.tools.compose", *self.parameters, *parameters)
 
     def start(self, *words: str, **variables: str) -> Command:
@@ -175,13 +175,13 @@ class Project:
         return Command(words, self.folder, {**self.variables, **variables})
 
     def run(self, *words: str) -> Command:
-        """Run a command that has to end well."""
+        """Run a command that must succeed."""
         command = self.start(*words)
-        assert command.finish() == 0, command.said
+        assert command.finish() == 0, command.output
         return command
 
     def refer(self, *targets: str) -> None:
-        """Run `dvc repro` to its end, and remember what it makes and how long each stage takes."""
+        """Run `dvc repro` to its end, and keep digests of its outputs and the duration of each stage."""
         command = self.run("dvc", "repro", *targets)
         moments = [*command.stages(), ("", time.monotonic())]
         self.span_s = {name: after - at for (name, at), (_, after) in pairwise(moments)}
@@ -190,8 +190,21 @@ class Project:
         self.largest = {stage: max(path.stat().st_size for path in self.files(stage)) for stage in self.records}
         assert set(self.span_s) <= set(self.records)
 
+    def rerun(self) -> set[str]:
+        """Run `dvc repro`; the stages that it runs, or takes from its cache of runs."""
+        return self._due(self.run("dvc", "repro"))
+
+    def due(self) -> set[str]:
+        """The stages whose own dependencies or parameters have changed; those after them are not among these."""
+        return self._due(self.run("dvc", "repro", "--dry"))
+
+    def _due(self, command: Command) -> set[str]:
+        lines = [line for _, line in command.lines]
+        named = {line.split("'")[1] for line in lines if line.startswith(("Running stage", "Stage"))}
+        return named - {line.split("'")[1] for line in lines if "didn't change" in line}
+
     def locked(self) -> dict[str, Any]:
-        """What dvc.lock says of each stage."""
+        """The entry of each stage in dvc.lock."""
         stages = yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
         return {name: record for name, record in stages.items() if name in self.span_s}
 
@@ -200,12 +213,12 @@ class Project:
         return [self.folder / out["path"] for out in self.records[stage]["outs"]]
 
     def files(self, stage: str) -> list[Path]:
-        """The files of a stage's outputs that are there."""
+        """The existing files among a stage's outputs."""
         tops = self.outputs(stage)
         return [path for top in tops for path in ([top] if top.is_file() else sorted(top.rglob("*"))) if path.is_file()]
 
     def contents(self, *stages: str) -> dict[str, str]:
-        """Digest of every file of the outputs of some stages, or all; speed and DVCLive's times apart."""
+        """SHA-256 of every output file of some stages, or of all, without measured speeds and DVCLive's times."""
         found = {}
         for path in (path for stage in stages or self.records for path in self.files(stage)):
             content = OF_THE_CLOCK.sub(b"", path.read_bytes())
@@ -215,7 +228,7 @@ class Project:
     def forget(self, stage: str) -> None:
         """Remove a stage's outputs, DVC's copies of them, its entries in the cache of runs, and its checkpoints.
 
-        So that `dvc repro` has nothing to take its results from, and computes them.
+        `dvc repro` then has no source for its results, and must compute them.
         """
         cache = self.folder / ".dvc/cache"
         locked = self.locked()
@@ -231,7 +244,7 @@ class Project:
             shutil.rmtree(checkpoints)
 
     def half_written(self) -> list[str]:
-        """The files of all outputs that are there, are no process's temporary ones, and not as in the reference."""
+        """Existing output files that differ from the reference, temporary files excepted."""
         return [
             name
             for name, digest in self.contents().items()
@@ -239,29 +252,29 @@ class Project:
         ]
 
     def temporaries(self) -> list[Path]:
-        """Temporary files and folders, the stages' and DVC's, that are among outputs and checkpoints."""
+        """Temporary files and folders, of stages or of DVC, among outputs and checkpoints."""
         tops = [self.folder / name for name in ("artifacts", "reports", ".ckpt")]
         return [path for top in tops for path in top.rglob(".*.tmp")]
 
     def left_elsewhere(self) -> dict[str, int]:
-        """How much killed processes have left that is not this project's: DVC's temporary files, and the system's."""
+        """Number of temporary files that killed processes have left in .dvc and in the system's temporary folder."""
         return {"in .dvc": len([*self.folder.glob(".dvc/**/.*.tmp")]), "in TMPDIR": len([*self.temporary.iterdir()])}
 
     def strange_checkpoints(self) -> list[Path]:
-        """What is among the checkpoints and should not be: more than one folder of a run, or more files in it."""
+        """Unexpected files among the checkpoints: a second folder of the same run, or an unknown file in one."""
         folders = sorted(path for path in self.folder.glob(".ckpt/*") if path.is_dir())
         runs = [path.name.rpartition("-")[0] for path in folders]
         twice = [path for path, run in zip(folders, runs, strict=True) if runs.count(run) > 1]
         return twice + [path for folder in folders for path in folder.iterdir() if path.name not in KNOWN]
 
     def saving(self) -> bool:
-        """Whether a process is writing a checkpoint at this moment."""
+        """Whether a process is writing a checkpoint right now."""
         found = [TEMPORARY.fullmatch(path.name) for path in self.folder.glob(".ckpt/*/.*.tmp")]
         return any(match and _runs(int(match["process"])) for match in found)
 
 
 def _runs(process: int) -> bool:
-    """Whether a process is there and was not killed."""
+    """Whether a process exists and is not a zombie."""
     try:
         return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -269,7 +282,7 @@ def _runs(process: int) -> bool:
 
 
 def _objects(cache: Path, records: Iterable[dict[str, Any]]) -> set[Path]:
-    """The files of DVC's cache that hold the outputs of some stages."""
+    """The files in DVC's cache that hold the outputs of some stages."""
     found = set()
     for out in (out for record in records for out in record["outs"]):
         digests = [out["md5"]]

@@ -311,7 +311,9 @@ def test_folders_without_a_model_are_named(tmp_path):
         folders.load(tmp_path)
 
 
-@pytest.mark.parametrize("strategy", ["baseline", "lift", "widen", "uniform"])
+@pytest.mark.parametrize(
+    "strategy", ["lift", "widen", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("baseline", "uniform"))]
+)
 def test_students_compile_whole_and_export(make_student, images, strategy):
     model = make_student(strategy).eval()
     compiled = torch.compile(WithMap(model), fullgraph=True, backend="aot_eager")

@@ -1,58 +1,22 @@
-"""The real pipeline, in a temporary clone."""
+"""The real pipeline at its smallest, in a temporary copy: without a network, killed, changed, with bad parameters.
+
+All tests share the copy, and the results of one uninterrupted `dvc repro` in it.
+"""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+import signal
 
-import numpy as np
 import pytest
-from PIL import Image
+from faults.kill import Harness
+from faults.project import Project
 
 pytestmark = pytest.mark.pipeline
 
-SMALL = ("recipe.epochs=2", "teacher.recipe.epochs=2", "analysis.images_per_class=2", "seeds=[0]")
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
-    folder = tmp_path_factory.mktemp("clone") / "project"
-    files = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=root,
-        check=True,
-        capture_output=True,
-    ).stdout
-    for name in files.decode().split("\0"):
-        if name and (root / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, folder / name)
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        subprocess.run(["git", *identity, *command], cwd=folder, check=True)
-    return folder
-
-
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    """A generated tree of 240 JPEGs of odd sizes: colour, grey, CMYK, one with a broken EXIF."""
-    rng = np.random.default_rng(0)
-    for split, images in (("train", 48), ("val", 12)):
-        for name in ("n01440764", "n01443537", "n01484850", "n01491361"):
-            (tmp_path / split / name).mkdir(parents=True)
-            for index in range(images):
-                mode = ("RGB", "RGB", "L", "CMYK")[index % 4]
-                width, height = (int(side) for side in rng.integers(60, 500, 2))
-                pixels = rng.integers(
-                    0, 256, (height // 8, width // 8, len(mode) if mode != "L" else 1), dtype=np.uint8
-                )
-                image = Image.merge(mode, [Image.fromarray(band) for band in np.moveaxis(pixels, 2, 0)])
-                options = {"exif": b"Exif\0\0MM\0*broken"} if index == 5 else {}
-                image.resize((width, height)).save(tmp_path / split / name / f"{index}.JPEG", **options)
-    return tmp_path
-
+SHORT = ("epochs=1", "epoch_steps=4", "warmup_epochs=0")
+SMALL = tuple(f"{recipe}.{option}" for recipe in ("teacher.recipe", "recipe") for option in SHORT)
+SMALL = (*SMALL, "strategy.names=[baseline,widen]", "seeds=[0]")
+SMALL = (*SMALL, "analysis.images_per_class=2", "analysis.sep.permutations=50", "analysis.sep.resamples=50")
+TRAIN = "train@widen-mse-0"
 
 NO_NETWORK = """
 import socket
@@ -74,107 +38,75 @@ socket.getaddrinfo = lookup
 
 
 @pytest.fixture(scope="module")
-def no_network(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder that, on PYTHONPATH, cuts every Python process off all but its own machine."""
-    folder = tmp_path_factory.mktemp("guard")
-    (folder / "sitecustomize.py").write_text(NO_NETWORK)
-    return str(folder)
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy in which every stage has run once, and every Python process is cut off from all but its own machine."""
+    guard = tmp_path_factory.mktemp("guard")
+    (guard / "sitecustomize.py").write_text(NO_NETWORK)
+    folder = tmp_path_factory.mktemp("pipeline") / "project"
+    made = Project(folder, SMALL, PYTHONPATH=f"{folder}:{guard}", WORKERS="0")
+    made.copy()
+    made.refer()
+    return made
 
 
-def run(folder: Path, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
-    paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join(paths),
-        "DVC_NO_ANALYTICS": "1",
-        "PYTHONPATH": str(folder),
-        **variables,
-    }
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert not check or result.returncode == 0, result.stdout + result.stderr
-    return result
+def read(project: Project, name: str) -> dict:
+    return json.loads((project.folder / name).read_text())
 
 
-def test_every_stage_runs_without_a_network_and_reruns_only_for_cause(clone: Path, no_network: str) -> None:
-    run(clone, "python", "-m", "stages.tools.compose", *SMALL)
-    cut_off = {"PYTHONPATH": os.pathsep.join([str(clone), no_network])}
-    reach = "import socket; socket.create_connection(('192.0.2.1', 80), 1)"
-    assert "no network here" in run(clone, "python", "-c", reach, check=False, **cut_off).stderr
-    run(clone, "dvc", "repro", **cut_off)
-    metrics = json.loads((clone / "reports/metrics.json").read_text())
-    assert set(metrics["top1"]) == {"teacher", "baseline", "lift", "widen"}
+def test_every_stage_runs_without_a_network(project: Project) -> None:
+    reach = project.start("python", "-c", "import socket; socket.create_connection(('192.0.2.1', 80), 1)")
+    assert reach.finish() == 1 and "no network here" in reach.output
+    metrics, audit = read(project, "reports/metrics.json"), read(project, "reports/audit.json")
+    assert set(metrics["top1"]) == {"teacher", "baseline", "widen"}
     assert set(metrics["probe_error"]["widen"]) == {"none", "mse"}
-    audit = json.loads((clone / "reports/audit.json").read_text())
     contradicted = [claim["id"] for claim in audit["claims"] if claim["verdict"] == "contradicted"]
     assert contradicted == [
         "cost_params/widen/params",
         "consistent_parameters/widen/params",
         "consistent_distilled_baseline/top1/baseline",
     ]
-    shown = run(clone, "dvc", "metrics", "show", "--json", "reports/audit.json")
-    assert json.loads(shown.stdout)[""]["data"]["reports/audit.json"]["data"] == {"counts": audit["counts"]}
     assert sum(audit["counts"].values()) == len(audit["claims"])
+    shown = json.loads(project.run("dvc", "metrics", "show", "--json", "reports/audit.json").lines[0][1])
+    assert shown[""]["data"]["reports/audit.json"]["data"] == {"counts": audit["counts"]}
     for page in ("index", "representation", "distillation", "audit"):
-        html = (clone / f"artifacts/html/{page}.html").read_text()
+        html = (project.folder / f"artifacts/html/{page}.html").read_text()
         assert 'src="http' not in html and 'href="http' not in html.replace('href="https://arxiv.org', "")
 
-    assert running(clone) == set()
-    run(clone, "python", "-m", "stages.tools.compose", *SMALL, "analysis.sep.permutations=20")
-    assert running(clone) == {"check", "sep@teacher", "encode", "summarize", "audit", "report"}
-    run(clone, "python", "-m", "stages.tools.compose", *SMALL, "strategy=lift")
-    assert running(clone) == {"check", "sep@teacher", "encode", "summarize", "audit", "report"}
-    assert sorted(path.name for path in (clone / "artifacts/train").iterdir()) == [
-        "lift-mse-0",
-        "lift-none-0",
+
+def test_nothing_is_lost_by_a_full_disk_kills_and_a_second_command(project: Project) -> None:
+    """The short form of tests.faults.kill."""
+    harness = Harness(project, 0, TRAIN)
+    project.compose()
+    project.forget(TRAIN)
+    harness.kill(TRAIN, signal.SIGINT, at=0.2)
+    error = harness.fill_the_disk(TRAIN)
+    assert error.startswith("error: no space left on the disk for ") and error.endswith("give the command again")
+    harness.kill(TRAIN, signal.SIGKILL, at=0.0, saving=True)
+    harness.kill(TRAIN, signal.SIGTERM, at=0.0, saving=True)
+    assert (harness.total, harness.saving, harness.stopped) == (3, 2, 1)
+    assert harness.two_repros(TRAIN).endswith("is busy, it is being blocked by:")
+    assert harness.compared == 1 and not harness.needed
+
+
+def test_a_change_reruns_what_it_touches_alone(project: Project) -> None:
+    project.compose()
+    assert project.due() == set()
+    project.compose("student.strategies.widen.model_args.widen_blocks=2")
+    assert project.due() == {"check", "train@widen-none-0", "train@widen-mse-0"}
+    project.compose("analysis.rotation.pairs=100")
+    assert project.due() == {"check", "rotation@teacher"}
+    project.compose("analysis.sep.permutations=20", "strategy.names=[widen]")
+    assert project.rerun() == {"check", "sep@teacher", "encode", "summarize", "audit", "report"}
+    assert sorted(path.name for path in (project.folder / "artifacts/train").iterdir()) == [
+        "widen-mse-0",
+        "widen-none-0",
     ]
 
 
-def test_the_papers_scale_runs_dry(clone: Path, photographs: Path) -> None:
-    small = ("objective=softkd_mse", "strategy=widen", "recipe.global_batch=32", "dataset.classes=4")
-    backbones = "analysis.backbones=[teacher,swin_tiny_patch4_window7_224,vit_small_patch14_dinov2.lvd142m]"
-    size = "analysis.img_size={vit_small_patch14_dinov2.lvd142m: 224}"
-    run(
-        clone,
-        "python",
-        "-m",
-        "stages.tools.compose",
-        "profile=imagenet",
-        "experiment=dry_run",
-        *small,
-        backbones,
-        f"++{size}",
-    )
-    run(clone, "dvc", "repro", DATA_ROOT=str(photographs), DEVICE_BATCH="16", HF_HUB_OFFLINE="1")
-    outputs = ["artifacts/teach/model.safetensors", "artifacts/train/widen-softkd_mse-0/ema/model.safetensors"]
-    outputs += ["reports/audit.json", "artifacts/html/index.html", "artifacts/extract/teacher/layer_23.npy"]
-    for name in outputs:
-        assert (clone / name).is_file(), name
-    trained = json.loads((clone / "artifacts/train/widen-softkd_mse-0/metrics.json").read_text())
-    assert (trained["parameters"], trained["teacher_weights"]) == (7_313_896 - 996 * 385, "random")
-    results = {name: json.loads((clone / f"reports/results/{name}.json").read_text()) for name in ("svd", "pca", "sep")}
-    for found in results.values():
-        assert {of["weights"] for of in found.values()} == {"random"}
-        shapes = {name: (of["images"], of["tokens"], of["channels"]) for name, of in found.items()}
-        assert shapes == {
-            "teacher": (4, 196, 384),
-            "swin_tiny_patch4_window7_224": (4, 49, 768),
-            "vit_small_patch14_dinov2.lvd142m": (4, 256, 384),
-        }
-    audit = json.loads((clone / "reports/audit.json").read_text())
-    assert {claim["verdict"] for claim in audit["claims"] if claim["scale"] != "any run"} == {"not measured"}
-    assert running(clone, DATA_ROOT=str(photographs)) == {"watch@images"}
-
-
-def running(clone: Path, **variables: str) -> set[str]:
-    """The stages that a `dvc repro` runs or takes from its cache of runs."""
-    lines = run(clone, "dvc", "repro", **variables).stdout.splitlines()
-    named = {line.split("'")[1] for line in lines if line.startswith(("Running stage", "Stage"))}
-    return named - {line.split("'")[1] for line in lines if "didn't change" in line}
-
-
-def test_wrong_parameters_end_in_one_line(clone: Path) -> None:
-    run(clone, "python", "-m", "stages.tools.compose", *SMALL)
-    (clone / "params.yaml").write_text((clone / "params.yaml").read_text().replace("epochs: 2", "epochs: two", 1))
-    result = run(clone, "dvc", "repro", check=False)
-    assert result.returncode != 0
-    assert "recipe.epochs" in result.stderr and "Traceback" not in result.stderr
+def test_wrong_parameters_end_in_one_line(project: Project) -> None:
+    project.compose()
+    params = project.folder / "params.yaml"
+    params.write_text(params.read_text().replace("epochs: 1", "epochs: one", 1))
+    command = project.start("dvc", "repro")
+    assert command.finish() != 0
+    assert "recipe.epochs" in command.output and "Traceback" not in command.output

@@ -7,6 +7,8 @@ import pytest
 from stages.core.analysis import nulls
 from stages.core.analysis.energy import shares
 from stages.core.analysis.sep import mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
+from stages.core.report.figures import blocks as block_figures
+from stages.core.report.figures import rank as rank_figures
 from stages.core.report.figures import rotation as rotation_figures
 from stages.core.report.figures import sep as sep_figures
 from stages.core.report.tables import representation as tables
@@ -48,7 +50,7 @@ def test_the_gap_drawn_is_the_gap_reported(sep):
         assert f"{of['largest_gap']:+.4f}" in caption
 
 
-@pytest.mark.parametrize(("p", "text"), [(0.5, "cannot be told from"), (0.001, "differs from")])
+@pytest.mark.parametrize(("p", "text"), [(0.5, "indistinguishable from"), (0.001, "differs from")])
 def test_the_caption_says_what_the_test_found(sep, p, text):
     curves, metrics = sep
     assert text in sep_figures.sep_gap(curves, metrics | {"p_value": p}, "teacher")[1]
@@ -83,3 +85,35 @@ def test_intervals_stand_beside_their_means():
     assert [row["spectrum"] for row in rows] == ["full", "folded"]
     assert rows[0]["observed"] == "0.5000 (0.4000 to 0.6250)"
     assert rows[1]["difference"] == "+0.5000 (+0.4000 to +0.6250)"
+
+
+RANK = {
+    **{"architecture": "cait_s24_224", "weights": "fit", "block": 4, "last_block": 5, "channels": 16, "top1": 80.0},
+    "shares": [90, 99],
+    "bases": {"shared": {"dims": {"90": 4, "99": None}, "knee": 3}, "own": {"dims": {"90": 2, "99": 8}, "knee": None}},
+}
+
+
+def test_the_rank_figure_says_which_block_was_projected_and_what_is_not_reached():
+    curve = pd.DataFrame({"dims": [1, 4, 16], "shared": [10.0, 72.0, 79.0], "own": [30.0, 79.0, 80.0]})
+    energy = {"own": {"95": 3.5}}
+    figure, caption = rank_figures.accuracy_by_dims(curve, RANK, energy)
+    assert "block 5 of 6, the last whose patch tokens the logits depend on" in caption
+    assert "4 for 90 %, more than 16 for 99 %, knee at 3" in caption
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert "95 % of the energy, own: 3.5" in labels and len(labels) == 3
+    table = tables.dims_needed(RANK, energy)
+    assert table["top-1, shared basis"].tolist() == ["4", "–"] and table["energy, own basis"].tolist() == ["–", "–"]
+
+
+def test_heat_maps_show_the_mean_over_seeds():
+    rows = [
+        {"strategy": "lift", "objective": "none", "seed": seed, "block": b, "teacher_block": t, "cka": 0.1 * b + seed}
+        for seed in (0, 0.5)
+        for b in range(2)
+        for t in range(3)
+    ]
+    figure, caption = block_figures.cka(pd.DataFrame(rows))
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown, [[0.25] * 3, [0.35] * 3])
+    assert "mean over 2 seeds" in caption and "lift with none 0.35" in caption

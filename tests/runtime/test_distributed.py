@@ -1,7 +1,10 @@
 """Several processes train, evaluate and fail as one would."""
 
+import functools
 import itertools
 import json
+import math
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -19,7 +22,8 @@ from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
 from stages.core.features.extraction import extract
 from stages.core.features.store import blocks
-from stages.core.models import students  # noqa: F401  registers the students with timm
+from stages.core.models import students
+from stages.core.runtime import distributed
 from stages.core.runtime.distributed import World, claim, joined, launch, refuse_shared
 from stages.core.runtime.machine import gpu_claims, processes, workers
 from stages.core.train import loop as training_module
@@ -43,7 +47,7 @@ def small_model(architecture: str, **arguments: object) -> torch.nn.Module:
     return timm.create_model(architecture, pretrained_cfg_overlay={"input_size": (3, 8, 8)}, **SMALL, **arguments)
 
 
-def train(data: Path, out: Path, die: bool, drop_path: float = 0.0) -> None:
+def train(data: Path, out: Path, die: bool, drop_path: float = 0.0, terminated_after: float = math.inf) -> None:
     """Train a small student and write what came of it; with `die`, rank 1 is killed once, in its second epoch."""
     torch.set_num_threads(1)
     with joined() as world:
@@ -70,7 +74,7 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0) -> None:
         asked = itertools.count()
 
         def terminated() -> bool:  # one of the two processes is, after a word with the other at each step and batch
-            return world.rank == 1 and next(asked) >= float(os.environ.get("TERMINATED_AFTER", "inf"))
+            return world.rank == 1 and next(asked) >= terminated_after
 
         training_module.SYNC_EVERY = 1
         with CheckpointFolder(out, "run", {}, writes=world.primary) as checkpoints:
@@ -96,6 +100,16 @@ def write_features(data: Path, out: Path) -> None:
 
 
 @pytest.fixture
+def quick_start(monkeypatch):
+    """Workers are forked from a process that has imported torch and timm, instead of importing both themselves."""
+    multiprocessing.set_forkserver_preload(
+        [training_module.__name__, students.__name__, "torch.distributed.launcher.api"]
+    )
+    quick = functools.partial(distributed.LaunchConfig, start_method="forkserver")
+    monkeypatch.setattr(distributed, "LaunchConfig", quick)
+
+
+@pytest.fixture
 def trained(tmp_path, tree, monkeypatch):
     """Run `train` with some processes; returns what it found and the epochs each rank logged."""
 
@@ -111,6 +125,7 @@ def trained(tmp_path, tree, monkeypatch):
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("quick_start")
 def test_two_processes_equal_one_even_if_a_worker_is_killed(trained):
     alone, weights, _ = trained("alone", 1)
     together, shared_weights, epochs = trained("together", 2, die=True)
@@ -124,6 +139,7 @@ def test_two_processes_equal_one_even_if_a_worker_is_killed(trained):
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("quick_start")
 def test_two_processes_extract_what_one_does(tmp_path, tree, monkeypatch):
     found = []
     for count in (1, 2):
@@ -273,15 +289,14 @@ def test_processes_on_one_device_are_refused():
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("quick_start")
 def test_a_terminated_world_saves_together_and_goes_on(trained, tmp_path, tree, monkeypatch):
     (tree / "val/cat/001.png").unlink()  # one process has a batch to evaluate on that the other has not
     monkeypatch.setenv("PROCESSES", "2")
     (out := tmp_path / "stopped").mkdir()
     for asked in (4, 1):  # after the second step, then while the average is evaluated
-        monkeypatch.setenv("TERMINATED_AFTER", str(asked))
         with pytest.raises(UserError, match=r"^stopped by SIGTERM; the same command resumes at step 2$"):
-            launch(train, tree, out, False, 0.2)
-    monkeypatch.delenv("TERMINATED_AFTER")
+            launch(train, tree, out, False, 0.2, asked)
     launch(train, tree, out, False, 0.2)
     whole, weights, _ = trained("whole", 2, drop_path=0.2)
     assert json.loads((out / "found.json").read_text()) == whole

@@ -1,5 +1,7 @@
 """params.yaml is composed whole, or left as it is with one line that says why."""
 
+import configparser
+import os
 import subprocess
 import sys
 
@@ -38,6 +40,42 @@ def test_a_fault_is_one_line_and_leaves_the_file(call, tmp_path):
     assert (tmp_path / "params.yaml").read_text() == "old: true\n"
 
 
+def test_impossible_parameters_are_not_written(call, tmp_path):
+    for override, reason in {
+        "seeds=0": "seeds: must be a list, as [0]",
+        "analysis.backbones=teacher": "analysis.backbones: must be a list, as [teacher]",
+        "+recipe.momentum=1": "recipe.momentum: is not a key of params.yaml; correct its spelling or remove it",
+    }.items():
+        ended = call(override)
+        assert (ended.returncode, ended.stderr) == (1, f"error: params.yaml: {reason}\n")
+    assert (tmp_path / "params.yaml").read_text() == "old: true\n"
+
+
+@pytest.mark.parametrize("group", ["strategy", "objective"])
+def test_several_options_select_what_each_of_them_selects(group):
+    options = sorted(path.stem for path in (compose.CONF / group).glob("[a-z]*.yaml"))
+    alone = {option: yaml.safe_load(compose.composed(f"{group}={option}"))[group] for option in options}
+    assert [chosen["label"] for chosen in alone.values()] == options
+    for chosen in (options, options[::-1]):
+        together = yaml.safe_load(compose.composed(f"{group}=[{','.join(chosen)}]"))[group]
+        names = [name for option in chosen for name in alone[option]["names"]]
+        assert together["names"] == sorted(set(names), key=names.index)
+        assert together["label"] == "+".join(chosen)
+
+
+@pytest.mark.processes
+def test_dvc_composes_several_options_as_compose_does(root, tmp_path):
+    output = tmp_path / "params.yaml"
+    overrides = ["strategy=[baseline,lift]", "objective=[none,mse]", "recipe.lr=1e-3"]
+    configured = configparser.ConfigParser()
+    configured.read_string("".join(line.lstrip() for line in (root / ".dvc/config").open()))
+    folder, plugins = (str(root / configured["hydra"][key]) for key in ("config_dir", "plugins_path"))
+    arguments = [str(output), folder, None, "config", plugins, overrides]
+    program = f"from dvc.utils.hydra import compose_and_dump\ncompose_and_dump(*{arguments})"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
+    assert output.read_text() == compose.composed(*overrides)
+
+
 def test_help_says_in_one_line_what_it_does(call, tmp_path):
     ended = call("--help")
     assert ended.returncode == 0 and "Compose stages/conf into params.yaml" in ended.stdout
@@ -54,6 +92,9 @@ def test_help_says_in_one_line_what_it_does(call, tmp_path):
         (["recipe=5"], "recipe=5: recipe has no such option; it has cifar100, digits, imagenet"),
         (["profile=null"], "profile=null: profile has no such option; it has cifar100, digits, imagenet"),
         (["profile=digits,imagenet"], "profile=digits,imagenet: profile has no such option; it has cifar100"),
+        (["profile=[digits,imagenet]"], "profile=[digits,imagenet]: name one option; only experiment, objective, "),
+        (["recipe@teacher.recipe=[digits]"], "recipe@teacher.recipe=[digits]: name one option; only experiment"),
+        (["strategy=lift,widen"], "strategy=lift,widen: several options are written as strategy=[lift,widen]"),
         (["profil=digits"], "profil: no such key; params.yaml has analysis, dataset, experiment, objective, profile"),
         (["recipe.augment.vflip=1"], "recipe.augment.vflip: no such key; recipe.augment has auto_augment, "),
         (["recipe.lr.x=1"], "recipe.lr.x: no such key; recipe has augment, "),
@@ -67,7 +108,7 @@ def test_help_says_in_one_line_what_it_does(call, tmp_path):
         (["~nope"], "~nope: Could not delete from config. 'nope' does not exist."),
         (["recipe.lr=${nope.x}"], "recipe.lr=${nope.x}: Interpolation key 'nope.x' not found"),
         (["recipe.lr=${nope:1}"], "recipe.lr=${nope:1}: Unsupported interpolation type nope"),
-        (["dataset=folder"], "dataset.classes, dataset.image_size: no value yet; give it too, as KEY=VALUE"),
+        (["dataset=folder"], "dataset.classes, dataset.image_size: no value yet; add KEY=VALUE for each"),
     ],
 )
 def test_what_cannot_be_composed_is_named_with_what_there_is(overrides, reason):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from stages.core.base.errors import UserError
-from stages.tools import performance
+from stages.tools import performance, performance_figures
 
 TRAINING = {
     "benchmark": "training",
@@ -39,12 +39,10 @@ TRAINING = {
 GREW = {"seconds": [1.0, 2.1], "peak_mib": [9.0, 9.1], "start_s": 0.0, "s_per_1000_images": 1.0}
 
 
-def test_the_page_and_the_readme_show_the_tracked_measurements(root, monkeypatch):
+def test_the_page_shows_the_tracked_measurements(root, monkeypatch):
     monkeypatch.chdir(root)
     found = performance.measured()
     assert performance.PAGE.read_text() == performance.page(found), "run: python -m stages.tools.performance"
-    text = performance.README.read_text()
-    assert text == performance.with_times(text, found), "run: python -m stages.tools.performance"
 
 
 def cells(page: str, title: str) -> dict[str, list[str]]:
@@ -83,7 +81,7 @@ def test_only_what_was_measured_is_shown_as_such():
     assert rows["imagenet, cuda"][0] == "widen" and rows["training-imagenet-cuda"][1] == "2026-01-01"
 
 
-def test_a_measured_default_run_is_told_in_words():
+def test_a_measured_default_run_is_described_in_words():
     record = {"repro_s": 321.0, "unchanged_s": 1.44, "largest_process_gib": 1.03}
     record |= {"hardware": {"cores": 2, "cpu": "A CPU"}}
     assert performance.default_run({"whole_run-cpu": record}) == (
@@ -133,7 +131,7 @@ def test_the_figure_of_growth_is_drawn_the_same_every_time(records, tmp_path):
     records = {name: {"images": [1, 2], "results": {"sep": GREW}} for name in records}
     for folder in ("one", "other"):
         (tmp_path / folder).mkdir()
-        performance.draw_growth(records, tmp_path / folder)
+        performance_figures.growth(records, tmp_path / folder)
     for name in ("growth.svg", "growth.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
@@ -141,5 +139,5 @@ def test_the_figure_of_growth_is_drawn_the_same_every_time(records, tmp_path):
 def test_an_unknown_measurement_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(performance, "PERFORMANCE", tmp_path)
     (tmp_path / "training-tpu.json").write_text(json.dumps(TRAINING))
-    with pytest.raises(UserError, match=r"training-tpu\.json is none of the benchmarks"):
+    with pytest.raises(UserError, match=r"training-tpu\.json: its name must be one of training-imagenet-cuda, "):
         performance.measured()

@@ -1,4 +1,4 @@
-"""README's table of results: what is tracked, of the default run, and of nothing else."""
+"""The generated blocks of the pages: what is tracked, of the default run, and of nothing else."""
 
 import re
 import shutil
@@ -14,12 +14,6 @@ from stages.core.report.notebooks import read_table
 from stages.tools import readme
 
 
-def test_the_readme_shows_the_tracked_results(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(root)
-    text = readme.README.read_text(encoding="utf-8")
-    assert text == readme.with_results(text), "run: python -m stages.tools.readme"
-
-
 def test_one_seed_has_no_deviation_and_a_wider_student_no_error(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -28,11 +22,33 @@ def test_one_seed_has_no_deviation_and_a_wider_student_no_error(
     runs = runs[(runs["objective"] == "none") & (runs["seed"] == 0) & (runs["strategy"] == "lift")]
     runs = runs.assign(top1=75.25, relative_feature_error=float("nan"))
     encoding = read_table(root / readme.RESULTS / "encoding.csv").assign(probe_error=0.125)
+    runs.to_csv(tmp_path / "results/runs.csv", index=False)
     comparison_table(runs, encoding).to_csv(tmp_path / "results/comparison.csv", index=False)
     differences_table(runs, {}).to_csv(tmp_path / "results/differences.csv", index=False)
     monkeypatch.setattr(readme, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(readme, "AUDIT", root / readme.AUDIT)
-    assert "\n| lift | none | 1 | 75.25 | 0.125 | – |\n" in readme.results_table()
+    for name in ("AUDIT", "MANIFEST"):
+        monkeypatch.setattr(readme, name, root / getattr(readme, name))
+    text = readme.results()
+    assert "\n| `lift` | 75.25 | 0.125 |\n" in text
+    assert "\nOne seed; the teacher" in text and "between 75.25 and 75.25 %" in text
+
+
+def test_every_setting_has_its_cell(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    rows = [line.strip("| ").split(" | ") for line in readme.results().splitlines() if line.startswith("|")]
+    table = {(row[0].strip("`"), name): cell for row in rows[2:] for name, cell in zip(rows[0], row, strict=True)}
+    for one in read_table(readme.RESULTS / "comparison.csv").to_dict("records"):
+        cell = table[one["strategy"], f"top-1, %: `{one['objective']}`"]
+        assert cell == f"{one['top1_mean']:.2f} ± {one['top1_std']:.2f}"
+
+
+def test_a_setting_that_was_not_trained_is_a_dash(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    complete = readme.comparison
+    monkeypatch.setattr(readme, "comparison", lambda rows: complete(rows)[1:])  # without baseline-none
+    (row,) = (line for line in readme.results().splitlines() if line.startswith("| `baseline` |"))
+    cells = row.strip("| ").split(" | ")
+    assert [cell == "–" for cell in cells] == [False, False, True, False, True]
 
 
 @pytest.fixture
@@ -41,6 +57,7 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     for name in ("README.md", "params.yaml"):
         shutil.copy(root / name, tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["readme"])
     return tmp_path
 
 
@@ -66,16 +83,51 @@ def test_results_that_are_not_up_to_date_are_not_written(project: Path, monkeypa
     assert (project / "README.md").read_text() == before
 
 
-def test_the_promises_name_tests_that_are_there_and_figures_that_were_recorded(root: Path) -> None:
-    section = (root / "README.md").read_text(encoding="utf-8").partition("## What it promises")[2].partition("\n## ")[0]
-    named = re.findall(r"`((?:tests|reports)/[\w/]+\.\w+)`", section)
+def test_a_page_without_its_markers_is_not_written(project: Path) -> None:
+    page = Path("README.md")
+    text = page.read_text().replace("<!-- end of time -->", "")
+    with pytest.raises(UserError, match=r"^README\.md lacks the marker .*<!-- end of time -->; put it back$"):
+        readme.with_blocks(page, text, ["time"])
+
+
+def test_an_unknown_block_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["readme", "result"])
+    with pytest.raises(UserError, match=r"^result: no such block; it must be one of paper, time, results"):
+        readme.main()
+
+
+def test_the_promises_name_tests_that_exist_and_enough_was_measured(root: Path) -> None:
+    section = (root / "tests/README.md").read_text(encoding="utf-8").partition("## What is promised")[2]
+    promises = section.partition("\n## ")[0]
+    named = re.findall(r"`((?:tests|reports)/[\w/]+\.\w+)`", promises)
     assert len(named) > 10 and [name for name in named if not (root / name).is_file()] == []
     faults = read_json(root / "reports/faults.json")
     assert faults["kills"] >= 100 and faults["while_a_checkpoint_was_written"] >= 10
-    assert (
-        f"{faults['kills']} kills, {faults['while_a_checkpoint_was_written']} of them while a checkpoint was written; "
-        f"{faults['recoveries_equal_to_the_reference']} recoveries, all equal to the uninterrupted run bit for bit"
-    ) in section
-    growth = read_json(root / "reports/performance/growth-cpu.json")["results"].values()
-    memory, time = max(one["growth"] for one in growth), max(abs(off) for one in growth for off in one["off_the_line"])
-    assert f"peak memory within {memory:.1%}, times within {time:.1%} of a line".replace("%", " %") in section
+    assert faults["recoveries_equal_to_the_reference"] >= 10
+
+
+def test_measured_promises_are_those_of_the_records(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    growth = read_json(Path("reports/performance/growth-cpu.json"))
+    farthest = max(abs(off) for one in growth["results"].values() for off in one["off_the_line"])
+    text = readme.promises()
+    assert f" {read_json(Path('reports/faults.json'))['kills']} kills, " in text
+    assert f"times within {farthest:.1%} of a line".replace("%", " %") in text
+    page = Path("tests/README.md")
+    written = page.read_text(encoding="utf-8")
+    assert written == readme.with_blocks(page, written, ["promises"]), "run: python -m stages.tools.readme promises"
+
+
+def test_published_figures_are_those_of_the_reference(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    text = readme.paper()
+    assert "61 of CaiT-S24's 384 dimensions" in text and "all images needs 302." in text
+    assert "from 74.86 to 77.53 and 78.23 %" in text  # the abstract of arXiv 2511.15572
+
+
+def test_scales_are_the_profiles_with_their_widths(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    rows = {line.split(" | ")[0]: line for line in readme.scales().splitlines()[2:]}
+    assert set(rows) == {f"| `{path.stem}`" for path in (root / "stages/conf/profile").glob("*.yaml")}
+    for profile in ("cifar100", "imagenet"):  # the paper's widths
+        assert "`cait_s24_224`, 384 wide" in rows[f"| `{profile}`"] and "| 192 wide" in rows[f"| `{profile}`"]

@@ -77,9 +77,24 @@ def test_only_what_a_change_touches_runs_again(toy):
     assert toy(given=GIVEN | {"of": {"p": 1, "q": 2}}) == (["third"], 0)
 
 
+def test_parameters_that_do_not_fit_the_pipeline_are_named(toy):
+    faults = [
+        ("seeds: must be a list, as [0]", GIVEN | {"seeds": 0}),
+        ("names: must be a list, as [p]", GIVEN | {"names": "p"}),
+        ("one: is missing, and dvc.yaml reads it", {key: value for key, value in GIVEN.items() if key != "one"}),
+        ("of.q: is missing, and dvc.yaml reads it", GIVEN | {"of": {"p": 1}}),
+        ("one: is missing, and dvc.yaml reads it", [1]),
+    ]
+    for reason, given in faults:
+        with pytest.raises(UserError) as caught:
+            toy(given=given)
+        assert str(caught.value) == f"params.yaml: {reason}"
+    assert not Path("a").exists()
+
+
 def test_stages_can_be_left_out(toy):
     assert "third" not in toy("--without", "third")[0]
-    with pytest.raises(UserError, match="--without fourth: none of the stages"):
+    with pytest.raises(UserError, match="--without fourth: must be one of the stages"):
         toy("--without", "fourth")
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import pickle
 import resource
@@ -9,6 +10,7 @@ import threading
 from collections import Counter
 from importlib.metadata import version
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -100,6 +102,9 @@ def train(tmp_path, splits, make_student, make_teacher):
         stop_after=None,
         poison=None,
         fresh=False,
+        adopt=False,
+        adopted=None,
+        depth=2,
         logged=None,
         augment=ERASING,
         device_batch=None,
@@ -110,7 +115,7 @@ def train(tmp_path, splits, make_student, make_teacher):
         images=None,
         **changes,
     ):
-        student = make_student("lift", drop_path_rate=drop_path)
+        student = make_student("lift", drop_path_rate=drop_path, depth=depth)
         teacher = make_teacher() if distil else None
         objective = {"alpha": 0.5, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
         task = create_task(student, teacher, **objective, label_smoothing=0.1, device=CPU)
@@ -127,7 +132,7 @@ def train(tmp_path, splits, make_student, make_teacher):
             if metrics["epoch"] == stop_after:
                 raise InterruptedTrainingError
 
-        with CheckpointFolder(tmp_path / root, "lift", {"of": identity}, fresh=fresh) as checkpoints:
+        with CheckpointFolder(tmp_path / root, "lift", {"of": identity}, fresh=fresh, adopt=adopt) as checkpoints:
             fitted = fit(
                 task,
                 training if poison is None else Poisoned(training, poison),
@@ -140,6 +145,8 @@ def train(tmp_path, splits, make_student, make_teacher):
                 terminated=terminated,
                 log=log,
             )
+        if adopted is not None:
+            adopted += checkpoints.adopted
         return fitted.history, {name: value.clone() for name, value in student.state_dict().items()}
 
     return run
@@ -195,6 +202,67 @@ def test_a_fresh_run_ignores_the_checkpoint(train):
     train()
     with pytest.raises(UserError, match="not finite at step 0"):
         train(poison=0, fresh=True)
+
+
+@pytest.fixture
+def changed_libraries(monkeypatch):
+    """Have checkpoints written by another timm until the returned function is called."""
+    monkeypatch.setattr(fingerprints, "version", lambda name: "0.9" if name == "timm" else version(name))
+    return lambda: monkeypatch.setattr(fingerprints, "version", version)
+
+
+def test_a_checkpoint_of_other_code_is_adopted_on_request(train, changed_libraries, tmp_path, capsys):
+    whole = train(root="whole")
+    with pytest.raises(UserError, match=STOPPED.format(6)):
+        train(terminated=after(asked(1, 1)))
+    (theirs,) = (tmp_path / "checkpoints").iterdir()
+    written = theirs.joinpath("checkpoint.pt").read_bytes()
+    changed_libraries()
+    with pytest.raises(UserError, match="not finite at step 0"):
+        train(poison=0)
+    capsys.readouterr()
+    with pytest.raises(UserError, match=STOPPED.format(7)):
+        train(adopt=True, terminated=lambda: True)
+    line = f"ADOPT=1: lift resumes from {theirs}/checkpoint.pt, written before timm changed\n"
+    assert capsys.readouterr().err == line
+    adopted = []
+    assert_equal(train(adopted=adopted), whole)  # by now the checkpoint is this code's own, which says whence it came
+    assert adopted == [json.loads((theirs / "run.json").read_text())["fingerprint"]]
+    assert theirs.joinpath("checkpoint.pt").read_bytes() == written
+
+
+def test_no_checkpoint_of_other_parameters_is_adopted(train, changed_libraries, tmp_path, capsys):
+    assert_equal(train({"recipe": {"lr": 1}}, adopt=True), train(root="whole"))
+    assert capsys.readouterr().err == "ADOPT=1: there is no checkpoint of lift; it starts from the beginning\n"
+    changed_libraries()
+    with pytest.raises(UserError, match=r"no checkpoint with these parameters, .* differs in of\.recipe\.lr; unset"):
+        train({"recipe": {"lr": 2}}, adopt=True)
+    with pytest.raises(UserError, match="FRESH=1 ignores checkpoints, ADOPT=1 asks for one"):
+        train({"recipe": {"lr": 1}}, adopt=True, fresh=True)
+
+
+def test_an_adopted_checkpoint_of_another_model_is_one_line(train, changed_libraries):
+    train()
+    changed_libraries()
+    with pytest.raises(UserError, match=r"^ADOPT=1: .*checkpoint\.pt does not fit this code's lift \(.*unset ADOPT"):
+        train(adopt=True, depth=3)
+    with pytest.raises(UserError, match="not finite at step 0"):  # what does not fit is not taken over
+        train(poison=0)
+
+
+def test_only_the_projects_loaded_files_make_the_fingerprint():
+    modules = [module for module in sys.modules.values() if isinstance(getattr(module, "__file__", None), str)]
+    resolved = {Path(module.__file__).resolve() for module in modules}
+    project = Path(fingerprints.__file__).resolve().parents[2]
+    assert fingerprints.loaded_files() == sorted(file for file in resolved if project in file.parents)
+    assert project / "core/train/loop.py" in fingerprints.loaded_files()
+
+
+def test_differences_are_named_by_their_keys():
+    one = {"a": 1, "b": {"c": [1], "d": {"e": None}}, "f": None}
+    assert fingerprints.differing(one, one) == []
+    other = {"a": 1, "b": {"c": [2], "d": {}}, "g": None}
+    assert fingerprints.differing(one, other) == ["b.c", "b.d.e", "f", "g"]
 
 
 def test_another_identity_never_resumes(train):

@@ -1,6 +1,8 @@
 """What token matrices look like: dimensions, shared directions, spectra, and what chance makes of them."""
 
 __all__ = [
+    "cka",
+    "dynamics",
     "encoding",
     "energy",
     "intervals",
@@ -8,6 +10,8 @@ __all__ = [
     "nulls",
     "participation",
     "pca",
+    "permutation",
+    "rank",
     "sep",
     "similarity",
     "subspaces",

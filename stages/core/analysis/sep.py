@@ -4,8 +4,8 @@ For a token x of D channels, F = |DFT(x)|² and SEP(d) = Σ_{k≤d} F_k / Σ F i
 tokens. Two spectra:
 
 * full: all D bins, as the authors' release computes it. For real x, F_k = F_{D-k}: the curve is symmetric
-  and reaches one half near D/2 whatever x is.
-* folded: the ⌊D/2⌋+1 distinct bins, mirrored ones added up, so that the total energy is the same.
+  and reaches one half near D/2 for any x.
+* folded: the ⌊D/2⌋+1 distinct bins; F_k and F_{D-k} are added, so that the total energy is the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
-from stages.core.analysis.energy import by_threshold, dims, shares
+from stages.core.analysis.energy import TIE, by_threshold, dims, shares
 from stages.core.analysis.nulls import permutation_expectation
 from stages.core.features.store import chunks
 
@@ -25,10 +25,10 @@ class MeanSpectra:
     """Normalised power spectra, averaged over the tokens of each image.
 
     Attributes:
-        folded: each image's mean folded spectrum, summing to 1, or 0 without a token of any energy;
-            [images, ⌊D/2⌋+1].
-        tokens: tokens with energy of each image, [images].
-        zero_tokens: tokens of no energy, which are left out.
+        folded: each image's mean folded spectrum, [images, ⌊D/2⌋+1]; it sums to 1, or to 0 for an image all of whose
+            tokens are 0.
+        tokens: non-zero tokens of each image, [images].
+        zero_tokens: tokens that are 0, which are left out.
     """
 
     folded: np.ndarray
@@ -36,15 +36,15 @@ class MeanSpectra:
     zero_tokens: int
 
     def mean(self) -> np.ndarray:
-        """The mean folded spectrum over all tokens with energy, [⌊D/2⌋+1]."""
+        """The mean folded spectrum over all non-zero tokens, [⌊D/2⌋+1]."""
         return self.tokens @ self.folded / max(1, self.tokens.sum())
 
 
 def mean_spectra(features: np.ndarray) -> MeanSpectra:
     """Average the tokens' normalised power spectra |DFT(x)|² / Σ|DFT(x)|² over each image.
 
-    By Parseval Σ F = D ‖x‖², so that dividing by the token's own energy normalises its spectrum, and
-    the sum over tokens is one matrix product.
+    By Parseval's theorem Σ F = D ‖x‖²: dividing by the token's energy normalises its spectrum, and the sum over
+    tokens is one matrix product.
 
     Args:
         features: [images, tokens, channels].
@@ -64,9 +64,9 @@ def mean_spectra(features: np.ndarray) -> MeanSpectra:
 
 
 def moment(features: np.ndarray) -> np.ndarray:
-    """M = mean of x xᵀ / ‖x‖² over all tokens with energy, [D, D], with trace 1.
+    """M = mean of x xᵀ / ‖x‖² over all non-zero tokens, [D, D], with trace 1.
 
-    The mean spectrum of all tokens, under any order of their channels, follows from it.
+    It determines the mean spectrum of all tokens under any order of their channels.
 
     Raises:
         UserError: a feature is not finite.
@@ -83,7 +83,7 @@ def moment(features: np.ndarray) -> np.ndarray:
 def spectrum_of_moment(moment: np.ndarray) -> np.ndarray:
     """The mean folded spectrum of tokens with moment M: diag(W M Wᴴ) / D with W the DFT matrix.
 
-    diag(W M Wᴴ) is the DFT of M's sums along cyclic diagonals, so that it costs O(D²), not O(D³).
+    diag(W M Wᴴ) is the DFT of the sums along M's cyclic diagonals, which costs O(D²) instead of O(D³).
 
     Args:
         moment: [D, D].
@@ -101,7 +101,7 @@ def spectrum_of_moment(moment: np.ndarray) -> np.ndarray:
 def permuted_spectra(moment: np.ndarray, permutations: int, seed: int) -> np.ndarray:
     """Mean folded spectra of the same tokens under random orders of their channels.
 
-    The order of a network's channels means nothing; what a curve shows beyond these shows an order.
+    The order of a network's channels is arbitrary: only what differs from these spectra is a property of the order.
 
     Args:
         moment: M of the tokens, [D, D].
@@ -118,14 +118,14 @@ def permuted_spectra(moment: np.ndarray, permutations: int, seed: int) -> np.nda
 
 @dataclass(frozen=True)
 class ImageDims:
-    """What is kept of each image's own mean spectrum, and the mean over all tokens.
+    """The mean spectrum of all tokens, and the dims of each image's mean spectrum.
 
     Attributes:
-        mean: folded spectrum over all tokens with energy, [⌊D/2⌋+1].
-        zero_tokens: tokens of no energy, which are left out.
-        with_energy: whether an image has any, [images].
+        mean: folded spectrum over all non-zero tokens, [⌊D/2⌋+1].
+        zero_tokens: tokens that are 0, which are left out.
+        with_energy: whether an image has a non-zero token, [images].
         observed: by spectrum (folded, full): dims of each image's mean spectrum, [images, thresholds].
-        expected: the same of what it would be on average under random orders of the channels.
+        expected: the same of its expected spectrum under random orders of the channels.
     """
 
     mean: np.ndarray
@@ -166,6 +166,32 @@ def image_dims(features: np.ndarray, thresholds: Sequence[int]) -> ImageDims:
     return ImageDims(total / max(1, used.sum()), zero_tokens, used > 0, observed, expected)
 
 
+def token_std(features: np.ndarray) -> dict[str, np.ndarray]:
+    """Standard deviation (population) of SEP(d) over all non-zero tokens.
+
+    Args:
+        features: [images, tokens, channels].
+
+    Returns:
+        By spectrum: folded [⌊D/2⌋+1] and full [D]. All 0 without a non-zero token.
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    channels, used = features.shape[2], 0
+    sums = {"folded": np.zeros((2, channels // 2 + 1)), "full": np.zeros((2, channels))}  # of SEP and of its square
+    for tokens, energies in _images(features):
+        half = scipy.fft.rfft(tokens[energies > 0], axis=-1)
+        folded = _add_mirrored(half.real**2 + half.imag**2, channels)
+        for name, of in (("folded", folded), ("full", unfold(folded, channels))):
+            cumulative = shares(of)
+            sums[name] += cumulative.sum(axis=0), np.square(cumulative).sum(axis=0)
+        used += len(half)
+    moments = {name: of / max(1, used) for name, of in sums.items()}
+    variances = {name: square - mean**2 for name, (mean, square) in moments.items()}
+    return {name: np.sqrt(np.where(of > TIE, of, 0.0)) for name, of in variances.items()}  # below it is rounding
+
+
 @dataclass(frozen=True)
 class Pattern:
     """The Spectral Energy Pattern of a set of tokens under one spectrum.
@@ -173,8 +199,8 @@ class Pattern:
     Attributes:
         metrics: bins; dims and bandwidth (dims / bins) at each threshold, and the mean bandwidth under
             permuted channels.
-        curve: mean energy share of the first d frequencies: observed, then the mean and the 5 % and 95 %
-            percentiles under permuted channels, [4, bins].
+        curve: mean energy share of the first d frequencies: observed, then the mean, the 5th and the 95th
+            percentile under permuted channels, [4, bins].
     """
 
     metrics: dict[str, Any]
@@ -182,7 +208,7 @@ class Pattern:
 
 
 def pattern(mean: np.ndarray, permuted: np.ndarray, thresholds: Sequence[int]) -> Pattern:
-    """Read a pattern off mean spectra: b(α) is the smallest d with SEP(d) ≥ α, over the number of bins.
+    """The pattern of mean spectra: b(α) is the smallest d with SEP(d) ≥ α, divided by the number of bins.
 
     Args:
         mean: over all tokens, [bins].
@@ -204,7 +230,7 @@ def pattern(mean: np.ndarray, permuted: np.ndarray, thresholds: Sequence[int]) -
 
 
 def unfold(folded: np.ndarray, channels: int) -> np.ndarray:
-    """The full spectrum of D bins from its folded form, [..., ⌊D/2⌋+1] to [..., D]."""
+    """The full spectrum of D bins from the folded one, [..., ⌊D/2⌋+1] to [..., D]."""
     mirrored = folded[..., 1 : (channels + 1) // 2]
     half = folded.copy()
     half[..., 1 : (channels + 1) // 2] = mirrored / 2
@@ -212,7 +238,7 @@ def unfold(folded: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _add_mirrored(half: np.ndarray, channels: int) -> np.ndarray:
-    """The folded spectrum from the bins 0 … ⌊D/2⌋: those with a mirror image count twice."""
+    """The folded spectrum from the bins 0 … ⌊D/2⌋: a bin with a mirror image counts twice."""
     folded = half.copy()
     folded[..., 1 : (channels + 1) // 2] *= 2
     return folded

@@ -1,4 +1,4 @@
-"""How near one set of token vectors is to another: linear CKA, and what a fixed linear projector leaves over."""
+"""How similar two sets of token vectors are: linear CKA, and the error of the best fixed linear projector."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,20 @@ import numpy as np
 from stages.core.base.errors import UserError
 from stages.core.features.store import chunks
 
-# Of squared singular values against the largest. Tokens are float32: a direction below 1e-6 of the largest is their
-# rounding, and least squares must not read a teacher out of it.
+# Relative to the largest squared singular value. Tokens are float32: a direction below 1e-6 of the largest singular
+# value is rounding noise, from which least squares must not predict a teacher.
 RESOLUTION = 1e-12
+FOLDS = 2  # halves of the images: every second image, and the others
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """How near a student's tokens S are to a teacher's tokens T.
+    """How similar a student's tokens S are to a teacher's tokens T.
 
     Attributes:
-        cka: linear CKA, from 0 to 1; blind to rotation, to one common scale, and to the mean.
-        probe_error: min over W of ‖S W − T‖² / ‖T‖², the relative error of the best fixed linear projector, fitted
-            and measured on these tokens. S W has at most the rank of S, so that by Eckart–Young it is no smaller than
-            the share of T's energy beyond that many principal directions.
+        cka: linear CKA, from 0 to 1; invariant to rotation, to one common scale, and to the mean.
+        probe_error: ‖S W − T‖² / ‖T‖² of the best fixed linear projector W on images that it was not fitted on. See
+            `probe_error`.
     """
 
     cka: float
@@ -28,25 +28,70 @@ class Similarity:
 
 
 def similarity(student: np.ndarray, teacher: np.ndarray) -> Similarity:
-    """Compare two sets of tokens in one pass, through their second moments.
+    """Compare two sets of tokens of the same images.
 
     Args:
         student: [images, tokens, student channels].
         teacher: [images, tokens, teacher channels].
 
     Raises:
-        UserError: the images or tokens differ in number, or a feature is not finite.
+        UserError: the images or tokens differ in number, there are fewer than two images, or a feature is not finite.
     """
     if student.shape[:2] != teacher.shape[:2]:
         raise UserError(f"{student.shape[:2]} and {teacher.shape[:2]} images and tokens cannot be compared")
-    width, count = student.shape[2], student.shape[0] * student.shape[1]
-    total = np.zeros(width + teacher.shape[2])
-    moment = np.zeros((len(total), len(total)))
-    for both in chunks(np.concatenate([student, teacher], axis=2)):
-        flat = both.reshape(-1, len(total))
+    if len(student) < FOLDS:
+        raise UserError(f"a projector is fitted on one half of the images: {len(student)} image has none")
+    width, both = student.shape[2], np.concatenate([student, teacher], axis=2)
+    halves = [both[fold::FOLDS] for fold in range(FOLDS)]
+    sums, moments = zip(*(_sum_and_moment(half) for half in halves), strict=True)
+    total, count = np.sum(sums, axis=0), student.shape[0] * student.shape[1]
+    centred = np.sum(moments, axis=0) - np.outer(total, total) / count
+    return Similarity(cka=_cka(centred, width), probe_error=probe_error(halves, moments, width))
+
+
+def probe_error(halves: list[np.ndarray], moments: tuple[np.ndarray, ...], width: int) -> float:
+    """The relative error of linear projectors on images that they were not fitted on, by two-fold cross-validation.
+
+    The projector for one half of the images is fitted by least squares (without a bias, of minimum norm) on the other
+    half; the squared errors of both halves together are divided by the teacher's energy in both. The halves are every
+    second image of the sample and the others. The sample is sorted by class: with several images per class each class
+    is in both halves, with one image per class the halves hold different classes.
+
+    An error on the very images of the fit falls with every channel of the student, related or not: by width / tokens
+    for a student that has nothing to do with the teacher. This error does not; such a student has an error of about
+    1 + width / (tokens of a half − width − 1), slightly above 1, the error of predicting zero.
+
+    The error is never below that of one projector fitted and measured on all images, because the residual of a
+    held-out half is (1 − H)⁻¹ times its residual in the fit on all images, with H its part of the hat matrix. So it is
+    never below the share of T's energy beyond rank(S) principal directions either (Eckart–Young).
+
+    Args:
+        halves: the tokens of student and teacher side by side, [images, tokens, width + teacher channels] each.
+        moments: of each half, Σ over its tokens, [width + teacher channels, width + teacher channels].
+        width: of the student, in channels.
+
+    Returns:
+        From 0; 0 where the teacher has no energy, 1 where the student has none.
+    """
+    error = 0.0
+    for fold, half in enumerate(halves):
+        projector = _least_squares(np.sum([m for other, m in enumerate(moments) if other != fold], axis=0), width)
+        for chunk in chunks(half):
+            flat = chunk.reshape(-1, chunk.shape[2])
+            error += np.square(flat[:, :width] @ projector - flat[:, width:]).sum()
+    energy = sum(moment[width:, width:].trace() for moment in moments)
+    return float(error / energy) if energy > 0 else 0.0
+
+
+def _sum_and_moment(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Σ x [channels] and Σ x xᵀ [channels, channels] over all tokens."""
+    channels = tokens.shape[2]
+    total, moment = np.zeros(channels), np.zeros((channels, channels))
+    for chunk in chunks(tokens):
+        flat = chunk.reshape(-1, channels)
         total += flat.sum(axis=0)
         moment += flat.T @ flat
-    return Similarity(cka=_cka(moment - np.outer(total, total) / count, width), probe_error=_left_by(moment, width))
+    return total, moment
 
 
 def _cka(centred: np.ndarray, width: int) -> float:
@@ -56,12 +101,9 @@ def _cka(centred: np.ndarray, width: int) -> float:
     return float(np.square(cross).sum() / norms) if norms > 0 else 0.0
 
 
-def _left_by(moment: np.ndarray, width: int) -> float:
-    """The share of T's energy that no linear map of S reaches, from the joint second moment of S and T."""
-    energy = moment[width:, width:].trace()
+def _least_squares(moment: np.ndarray, width: int) -> np.ndarray:
+    """W of minimum norm that minimises ‖S W − T‖², [width, teacher channels], from the joint second moment."""
     values, vectors = np.linalg.eigh(moment[:width, :width])
     kept = values > max(values[-1], 0.0) * RESOLUTION
-    if energy == 0:
-        return 0.0
-    reached = np.square(vectors[:, kept].T @ moment[:width, width:]).sum(axis=1) / values[kept]
-    return float(max(0.0, 1 - reached.sum() / energy))
+    axes = vectors[:, kept]
+    return axes @ ((axes.T @ moment[:width, width:]) / values[kept, None])

@@ -1,42 +1,24 @@
 """Sample-wise SVD: how many dimensions one image's token matrix needs (paper, section on per-image rank)."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from stages.core.features.store import chunks
-from stages.core.runtime.machine import cores
+from stages.core.features.singular_values import squared_singular_values as energies
 
-SOLVED = 8  # images at a time in one thread; it decides memory and speed
+__all__ = ["energies", "numerical_rank"]
 
 
-def energies(features: np.ndarray) -> np.ndarray:
-    """Squared singular values of each image's tokens X, not centred, largest first.
+def numerical_rank(energies: np.ndarray, *, tokens: int, channels: int) -> np.ndarray:
+    """Singular values of each image's float32 tokens that are larger than rounding alone would leave.
 
-    They are the eigenvalues of the smaller Gram matrix, XXᵀ or XᵀX, in float64: the same numbers of
-    dimensions as a full SVD, at about a tenth of its time.
+    The threshold is that of `numpy.linalg.matrix_rank`: max(tokens, channels) · ε of float32 · the largest singular
+    value. The release counts σ > 1e-10 instead, which counts rounding too.
 
     Args:
-        features: [images, tokens, channels].
+        energies: squared singular values, [images, min(tokens, channels)].
+        tokens, channels: of each image.
 
     Returns:
-        [images, min(tokens, channels)], not negative.
-
-    Raises:
-        UserError: a feature is not finite.
+        [images], 0 for an image without energy.
     """
-    # A few matrices per core at a time, each solved in one thread: one matrix is too small to share out.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores()) as pool:
-        found = [
-            part
-            for chunk in chunks(features)
-            for part in pool.map(_gram_eigenvalues, np.array_split(chunk, -(-len(chunk) // SOLVED)))
-        ]
-    return np.concatenate(found)
-
-
-def _gram_eigenvalues(images: np.ndarray) -> np.ndarray:
-    """Eigenvalues of each image's smaller Gram matrix, largest first: [images, tokens, channels] to [images, n]."""
-    short = images if images.shape[1] <= images.shape[2] else images.transpose(0, 2, 1)
-    return np.maximum(np.linalg.eigvalsh(short @ short.transpose(0, 2, 1))[:, ::-1], 0.0)
+    resolution = max(tokens, channels) * np.finfo(np.float32).eps
+    return np.count_nonzero(energies > resolution**2 * energies.max(axis=1, keepdims=True), axis=1)

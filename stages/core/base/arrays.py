@@ -1,4 +1,4 @@
-"""Reading and writing .npy files, whole or not at all, and without pickle."""
+"""Reading and writing .npy files without pickle; a file is written completely or not at all."""
 
 import mmap
 from pathlib import Path
@@ -23,7 +23,7 @@ def read_npy(path: Path) -> np.ndarray:
         UserError: the file is missing, truncated, or holds Python objects.
     """
     try:
-        return np.lib.format.open_memmap(path, mode="r")  # which, other than np.load, takes nothing but .npy
+        return np.lib.format.open_memmap(path, mode="r")  # unlike np.load, it opens .npy files only
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
     except (ValueError, TypeError, EOFError, SyntaxError, OverflowError, TokenError) as error:
@@ -32,9 +32,9 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def release(array: np.ndarray) -> None:
-    """Give the pages of a whole mapped file back to the system, which would count them as this process's memory.
+    """Free the memory of a memory-mapped file's pages, which count as this process's memory.
 
-    What was written stays in the file; what is read again comes from there. Other arrays are left as they are.
+    Written values stay in the file, and are read from there again. Other arrays are left unchanged.
     """
     if isinstance(array.base, mmap.mmap):
         array.base.madvise(mmap.MADV_DONTNEED)

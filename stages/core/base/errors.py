@@ -1,6 +1,9 @@
-"""What a user can mend is one clear line and a non-zero exit, never a traceback."""
+"""Whatever a user can mend ends in one clear line and a non-zero exit status, never in a traceback."""
 
 import errno
+import getpass
+import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -8,9 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: beyond a limit on the size of files
-FULL_TEXT = re.compile(  # Rust; numpy, of a contiguous array and of another
+FULL_TEXT = re.compile(  # from Rust; from numpy, of a contiguous array and of another
     rf"os error ({'|'.join(map(str, sorted(FULL)))})\)|requested and \d+ written|problem writing element \d+ to file"
 )
+REMEDIES = {  # for errors of the operating system that are no fault of the program
+    errno.EACCES: "change its permissions, or its owner",
+    errno.EPERM: "change its permissions, or its owner",
+    errno.EROFS: "make it writable, or work on another file system",
+    errno.EMFILE: "raise the limit on open files with `ulimit -n`",
+    errno.ENFILE: "close other programs, or raise the system's limit on open files",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "the network file system lost it; give the command again",
+}
+COMPILER_ERRORS = {"torch._dynamo.exc", "torch._inductor.exc"}  # modules of torch.compile's exceptions
 
 
 class UserError(Exception):
@@ -24,7 +37,7 @@ class UserError(Exception):
 
 
 class UnreadableImageError(UserError):
-    """An image file is there, but its content cannot be decoded."""
+    """An image file exists, but its content cannot be decoded."""
 
 
 @contextmanager
@@ -39,12 +52,57 @@ def full_disk_reported(place: Path | str) -> Iterator[None]:
         raise
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a stage's `main`; a `UserError` ends the process with its one line and exit status 1."""
+@contextmanager
+def known_errors_reported() -> Iterator[None]:
+    """Turn errors of the system and of torch.compile that a user can mend into `UserError`."""
     try:
         with full_disk_reported("this stage's files"):
+            yield
+    except MemoryError as error:
+        raise UserError(f"not enough memory ({_line(error)}); close other programs, or use a smaller scale") from None
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        raise UserError(f"{_file(error)}: {error.strerror}; {REMEDIES[error.errno]}") from None
+    except Exception as error:
+        if not any(kind.__module__ in COMPILER_ERRORS for kind in type(error).__mro__):
+            raise
+        raise UserError(f"torch.compile fails ({_line(error)}); set COMPILE=0 to go without it") from None
+
+
+def _file(error: OSError) -> str:
+    name = error.filename2 or error.filename
+    return "the system" if name is None else os.fsdecode(name) if isinstance(name, str | bytes) else f"file {name}"
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's text that is more than a heading."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run the `main` of a stage or tool; a `UserError` ends the process with its one line and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what latin-1 or ASCII cannot hold is escaped, instead of an error
+            stream.reconfigure(errors="backslashreplace")
+    _name_user()
+    try:
+        with known_errors_reported():
             main()
+            sys.stdout.flush()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _name_user() -> None:
+    """Name a user whom the system does not know, as in containers: libraries name caches by user, and fail without."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid_{os.getuid()}"

@@ -1,7 +1,7 @@
-"""Reading and writing files so that nothing is half-written and nothing that can execute is loaded.
+"""Reading and writing files: none is half-written, and nothing is loaded that can execute.
 
-Every write goes to a temporary name in the same folder and is renamed once complete. What a killed process has left
-there is removed by the next one that writes beside it.
+Every write goes to a temporary name in the same folder, and is renamed once it is complete. What a killed process
+left is removed by the next one that writes to the folder.
 """
 
 import csv
@@ -108,7 +108,7 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8; a file that already holds it is left alone."""
+    """Write `text` as UTF-8; a file with the same content is left unchanged."""
     if path.is_file() and path.read_bytes() == text.encode():
         sweep(path.parent)
         return
@@ -117,12 +117,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON; a NaN or an infinity in it raises ValueError."""
+    """Write `value` as indented JSON.
+
+    Raises:
+        ValueError: it contains a NaN or an infinity.
+    """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write `rows` under a header line: `columns`, or the keys of the first row."""
+    """Write `rows` with a header line of `columns`, by default the keys of the first row."""
     header = list(columns if columns is not None else rows[0])
     text = io.StringIO()
     writer = csv.DictWriter(text, header, lineterminator="\n")
@@ -132,7 +136,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
 
 
 class JsonObject(dict[str, Any]):
-    """An object of a JSON file, which says so when it lacks a key: the file is from another version of the project."""
+    """An object of a JSON file. A missing key raises UserError: another version of the project wrote the file."""
 
     def __init__(self, content: Mapping[str, Any], path: Path) -> None:
         super().__init__(content)
@@ -146,10 +150,10 @@ class JsonObject(dict[str, Any]):
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a key that is looked up in it and is not there raises UserError too.
+    """Read a JSON file that holds an object.
 
     Raises:
-        UserError: the file is missing, is not JSON, or holds something else than an object.
+        UserError: the file is missing, is not JSON, or does not hold an object; later, where a missing key is read.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"), object_hook=lambda content: JsonObject(content, path))
@@ -158,8 +162,17 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run `dvc repro`") from None
     if not isinstance(found, JsonObject):
-        raise UserError(f"{path} holds no object but {type(found).__name__}; delete it and run `dvc repro`")
+        raise UserError(f"{path} must hold an object, not {type(found).__name__}; delete it and run `dvc repro`")
     return found
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C one is only faster
+    """The safe loader, with numbers such as 3e-3, which YAML 1.1 takes for text, but YAML 1.2, DVC and Hydra do not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def read_yaml(path: Path) -> Any:
@@ -168,9 +181,8 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UserError: the file is missing or is not YAML.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # a safe loader, only faster
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -184,7 +196,10 @@ def sha256(path: Path) -> str:
 
 
 def prune(folder: Path, keep: Sequence[str]) -> None:
-    """Remove what is not in `keep` (what params no longer name), so that dvc.lock says the same in every clone."""
+    """Remove from `folder` what is not in `keep`, such as runs that params no longer name.
+
+    Leftovers would enter dvc.lock, which must be the same in every clone.
+    """
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name not in keep:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

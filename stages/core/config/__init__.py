@@ -1,3 +1,3 @@
-"""params.yaml, typed: unknown keys, wrong types and impossible values end here, before any work."""
+"""The schema of params.yaml: unknown keys, wrong types and impossible values are refused before any work."""
 
 __all__ = ["models", "params", "policies", "schema"]

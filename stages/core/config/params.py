@@ -1,7 +1,7 @@
-"""params.yaml, read and checked whole, before any work.
+"""Reading and checking params.yaml as a whole, before any work.
 
-Unknown keys, wrong types and impossible values end in one line that names the key. Importing this module takes about
-0.1 s: it must not import torch.
+Unknown keys, wrong types and impossible values end in one line that names the key. This module must not import torch,
+so that a check takes a fraction of a second.
 """
 
 import re
@@ -18,7 +18,7 @@ from stages.core.config.schema import Analysis, Dataset, Name, Objectives, Recip
 
 
 class Params(Section):
-    """All of params.yaml."""
+    """The whole of params.yaml."""
 
     profile: Name
     dataset: Dataset
@@ -40,7 +40,7 @@ class Params(Section):
         for key, (names, entries, place) in known.items():
             for name in names:
                 if name not in entries:
-                    raise ValueError(f"{key}: '{name}' is none of {place}: {', '.join(entries)}")
+                    raise ValueError(f"{key}: '{name}' must be one of {place}: {', '.join(entries)}")
         repeatable: dict[str, Sequence[Any]] = {key: names for key, (names, _, _) in known.items()} | {
             "seeds": self.seeds,
             "analysis.backbones": self.analysis.backbones,
@@ -51,7 +51,7 @@ class Params(Section):
         }
         for key, values in repeatable.items():
             if len(set(values)) != len(values):
-                raise ValueError(f"{key}: {values} names one value twice")
+                raise ValueError(f"{key}: {values} has the same value twice")
         for strategy in self.student.strategies:
             try:
                 ModelArgs(**self.student.model(strategy)[1])
@@ -61,9 +61,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
-        """Teacher and students take the dataset's images, and a feature loss can compare their maps.
+        """Require that teacher and students take the dataset's images, and that feature losses can compare their maps.
 
-        What params leave to the architecture is checked before a training, by `stages.core.train.task`.
+        Sizes that params leave to the architecture are checked before training, by `stages.core.train.task`.
         """
         pixels, teacher = self.dataset.image_size, self.teacher.model_args
         students = {strategy: ModelArgs(**self.student.model(strategy)[1]) for strategy in self.strategy.names}
@@ -103,33 +103,50 @@ class Params(Section):
             )
 
 
-def _reason(error: Any) -> str:
-    if error["type"] == "missing":
-        return "is missing"
-    if error["type"] == "extra_forbidden":
-        return "is no key of params.yaml; mend its spelling or remove it"
-    return error["msg"].removeprefix("Value error, ")
-
-
 def load(path: Path) -> Params:
     """Read and check a parameter file.
 
     Raises:
-        UserError: the file is missing or not YAML, a key is unknown or missing, a type is wrong, a
-            value is impossible; the text names every such key.
+        UserError: the file is missing or not YAML, or as `check` says.
     """
-    raw = read_yaml(path)
-    if not isinstance(raw, dict):
+    return check(read_yaml(path), path)
+
+
+def check(content: Any, path: Path) -> Params:
+    """Check the content of a parameter file.
+
+    Args:
+        content: as read from YAML.
+        path: the file, for messages.
+
+    Raises:
+        UserError: a key is unknown or missing, a type is wrong, a value is impossible; the text names every such key.
+    """
+    if not isinstance(content, dict):
         raise UserError(f"{path} holds no parameters; compose it with `python -m stages.tools.compose`")
     try:
-        return Params.model_validate(raw)
+        return Params.model_validate(content)
     except ValidationError as invalid:
         faults = []
         for error in invalid.errors(include_url=False):
             key = ".".join(str(part) for part in error["loc"])
-            value = error.get("input")
-            shown = f" (got {value!r})" if key and isinstance(value, str | int | float | bool | None) else ""
-            if error["type"] in ("missing", "extra_forbidden"):
-                shown = ""
-            faults.append(f"{key + ': ' if key else ''}{_reason(error)}{shown}")
+            faults.append(f"{key + ': ' if key else ''}{_reason(error)}{_shown(error) if key else ''}")
         raise UserError(f"{path}: " + "; ".join(faults)) from None
+
+
+def _reason(error: Any) -> str:
+    """Pydantic's message of one fault in plain words."""
+    if error["type"] == "missing":
+        return "is missing"
+    if error["type"] == "extra_forbidden":
+        return "is not a key of params.yaml; correct its spelling or remove it"
+    if error["type"] == "list_type" and isinstance(error["input"], str | int | float):
+        return f"must be a list, as [{error['input']}]"
+    return re.sub(r"^(Input|[A-Z][a-z]+) should ", "must ", error["msg"].removeprefix("Value error, "))
+
+
+def _shown(error: Any) -> str:
+    value = error.get("input")
+    if error["type"] in ("missing", "extra_forbidden", "list_type") or not isinstance(value, str | int | float | None):
+        return ""
+    return f" (got {value!r})"

@@ -1,12 +1,13 @@
-"""timm's augmentation policies as text (timm/data/auto_augment.py), checked without torch and before any image.
+"""Checking timm's augmentation policies, such as rand-m9-mstd0.5 (timm/data/auto_augment.py), without torch.
 
-timm itself passes over some sections that it does not understand, and learns of others at the first image.
+timm's own errors are not enough: it silently ignores sections that it does not know (rand-m9-foo), and finds faults in
+others only at the first image.
 """
 
 import re
 
 NUMBER = r"\d{1,3}(\.\d{1,6})?"
-SECTIONS = {  # of each policy: a pattern and an example
+SECTIONS = {  # for each policy: a pattern that its sections match, and an example of all of them
     "rand": (
         rf"m\d{{1,3}}|n([1-9]|1[0-4])|p(0(\.\d{{1,6}})?|1(\.0)?)|mstd{NUMBER}|mmax[1-9]\d{{0,2}}|inc[01]|t(weights|3aw?)",
         "rand-m9-n2-p0.5-mstd0.5-mmax10-inc1-tweights",
@@ -17,20 +18,20 @@ SECTIONS = {  # of each policy: a pattern and an example
 
 
 def check_policy(text: str) -> str:
-    """Return a policy that timm takes and that works on every image.
+    """Return `text` if timm understands all of it, and the policy works on every image.
 
     Raises:
-        ValueError: it is none; the text says why.
+        ValueError: otherwise; the text says why.
     """
     policy, *sections = text.split("-")
     if policy not in SECTIONS:
-        raise ValueError(f"begins with none of timm's policies {', '.join(SECTIONS)}; null for none")
+        raise ValueError(f"must begin with one of timm's policies, {', '.join(SECTIONS)}, or be null")
     pattern, example = SECTIONS[policy]
     keys = []
     for section in sections:
         if not re.fullmatch(pattern, section, re.ASCII):
-            raise ValueError(f"{section!r} is no section of timm's {policy}; it takes those of {example}")
+            raise ValueError(f"{section!r} is not a section of timm's {policy}; its sections are as in {example}")
         keys.append("t" if section.startswith("t") else section.rstrip("0123456789."))
     if len(set(keys)) < len(keys):
-        raise ValueError("says one section twice")
+        raise ValueError("has the same section twice")
     return text

@@ -190,9 +190,13 @@ class Objective(Section):
 
 
 class Selection(Section):
-    """Which strategies to train; `label` is what `dvc exp show` prints."""
+    """What to train: the names that the chosen options of a group select together.
+
+    `label` is what `dvc exp show` prints: the options' own names.
+    """
 
     label: str
+    options: Annotated[dict[Name, list[Name]], Field(min_length=1)]
     names: Annotated[list[Name], Field(min_length=1)]
 
 
@@ -209,14 +213,14 @@ class Levels(Section):
 
 
 class Pca(Levels):
-    """Dataset PCA, and single tokens in its basis beside tokens of a Gaussian."""
+    """Dataset PCA, and single tokens in its basis beside Gaussian tokens."""
 
     gaussian_tokens: Count
     seed: Seed
 
 
 class Sep(Levels):
-    """Spectral Energy Pattern, with its null model of random channel orders and bootstrap intervals over images."""
+    """Spectral Energy Pattern, its null model of random channel orders, and bootstrap intervals over images."""
 
     permutations: Count
     resamples: Count
@@ -224,19 +228,26 @@ class Sep(Levels):
 
 
 class Rotation(Section):
-    """Angles between the subspaces that hold `level` percent of an image's energy, of at most `pairs` pairs a kind."""
+    """Angles between subspaces that hold `level` percent of an image's energy, for at most `pairs` pairs per kind."""
 
     level: Percent
     pairs: Count
     seed: Seed
 
 
+class Rank(Section):
+    """Dims that accuracy needs: `points` counts of dimensions, and shares of the whole top-1, in percent."""
+
+    points: Annotated[int, Field(ge=2)]
+    shares: Annotated[list[Percent], Field(min_length=1)]
+
+
 class Analysis(Section):
     """Which features are analysed, and how.
 
-    A backbone is "teacher" or a timm name, whose weights are as `weights` says. `img_size` replaces a timm model's own
+    A backbone is "teacher" or a timm name; `weights` applies to the timm models. `img_size` replaces a timm model's own
     input size; it may name models that are not analysed. The backbones in `layerwise` are analysed block by block, the
-    others in their last block.
+    others only in their last block.
     """
 
     backbones: Annotated[list[Name], Field(min_length=1)]
@@ -248,12 +259,13 @@ class Analysis(Section):
     pca: Pca
     sep: Sep
     rotation: Rotation
+    rank: Rank
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name in self.layerwise:
             if name not in [TEACHER, *self.backbones]:
-                raise ValueError(f"layerwise: '{name}' is none of backbones: {', '.join(self.backbones)}")
+                raise ValueError(f"layerwise: '{name}' is not one of backbones: {', '.join(self.backbones)}")
         if TEACHER in self.img_size:
-            raise ValueError("img_size: the teacher's is teacher.model_args.img_size")
+            raise ValueError("img_size: set the teacher's by teacher.model_args.img_size")
         return self

@@ -8,6 +8,7 @@ __all__ = [
     "hub",
     "image_list",
     "listing",
+    "loader",
     "readers",
     "splits",
     "unreadable",

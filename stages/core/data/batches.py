@@ -1,23 +1,18 @@
 """Batches of images under a model's own evaluation transform, in the order of the files."""
 
-import ctypes
-import os
-import signal
-import sys
 from typing import Any
 
 import torch
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from stages.core.base.errors import UserError
 from stages.core.data.image_list import ImageList
+from stages.core.data.loader import Loader
 from stages.core.runtime.distributed import World
 
 Batch = tuple[Tensor, Tensor]
-
-PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
 HELD_BYTES = 256 * 2**20  # evaluation batches up to this size are decoded once and held on the device
 
@@ -41,19 +36,9 @@ class Images(Dataset[tuple[Tensor, int]]):
         return self.transform(image), label
 
 
-def follow_parent(_: int) -> None:
-    """Make a loading process end when its parent does, not when a signal comes to the parent's whole group.
-
-    So a training process that is told to end can save first.
-    """
-    os.setpgid(0, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def evaluation_batches(
     images: ImageList, model: nn.Module, *, batch: int, workers: int, world: World | None = None
-) -> DataLoader[Any] | list[Batch]:
+) -> Loader | list[Batch]:
     """This process's batches in the order of the files, under the model's own evaluation transform.
 
     A small split is decoded once and held on the device.
@@ -65,13 +50,7 @@ def evaluation_batches(
         raise UserError(f"{len(images.files)} images are too few for {world.size} processes; set PROCESSES to less")
     whole = Images(images, create_transform(**resolve_model_data_config(model)))
     dataset = whole if world is None or world.size == 1 else Subset(whole, world.share(len(whole)))
-    loader = DataLoader(
-        dataset,
-        batch_size=batch,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        worker_init_fn=follow_parent,
-    )
+    loader = Loader(dataset, workers=workers, batch_size=batch, persistent_workers=workers > 0)
     sample, _ = whole[0]
     held = sample.numel() * sample.element_size() * len(dataset) <= HELD_BYTES
     if not held:

@@ -1,6 +1,6 @@
-"""Tables of what the analyses found, from the folders in which they leave it.
+"""Tables of the analyses' results, from the folders of the stages svd, pca, sep and rotation.
 
-The folders are those of the stages of the same names; each holds a folder for every backbone.
+Each of these folders holds one folder per backbone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from stages.core.analysis import nulls, participation
-from stages.core.analysis.energy import PERCENTILES, floors
+from stages.core.analysis.energy import CAPTURED, PERCENTILES, floors
 from stages.core.base.arrays import read_npy
 from stages.core.base.files import read_json
 from stages.core.base.names import TEACHER
@@ -24,7 +24,7 @@ def by_backbone(folder: Path, backbones: Sequence[str]) -> dict[str, Any]:
 
 
 def dims_table(svd: Path, pca: Path, backbones: Sequence[str]) -> pd.DataFrame:
-    """Dims of each image's last block: in its own basis (svd) and in the shared one (pca)."""
+    """Dims of each image's last block, in its own basis (svd) and in the shared one (pca): a row per threshold."""
     parts = []
     for backbone in backbones:
         thresholds = read_json(svd / backbone / "metrics.json")["thresholds"]
@@ -40,22 +40,61 @@ def dims_table(svd: Path, pca: Path, backbones: Sequence[str]) -> pd.DataFrame:
 
 
 def energy_table(svd: Path, pca: Path, backbones: Sequence[str]) -> pd.DataFrame:
-    """Mean cumulative energy share of the first `dims` dimensions, per image (svd) and shared (pca)."""
+    """Cumulative energy share of the first `dims` dimensions, in each image's own basis (svd) and a shared one (pca).
+
+    The mean over images, its percentiles (svd_p1: 99 % of the images have at least this share), and the share that
+    the shared direction of this number has of all images' energy (eigenvalue).
+    """
     parts = []
     for backbone in backbones:
-        curves = {
-            name: pd.Series(np.array(read_npy(folder / backbone / "curve.npy")))
-            for name, folder in (("svd", svd), ("pca", pca))
-        }
-        table = pd.DataFrame(curves)
-        parts.append(table.assign(backbone=backbone, dims=table.index + 1))
-    return pd.concat(parts)[["backbone", "dims", "svd", "pca"]]
+        columns: dict[str, np.ndarray] = {}
+        for name, folder in (("svd", svd), ("pca", pca)):
+            columns[name] = read_npy(folder / backbone / "curve.npy")
+            captured = read_npy(folder / backbone / "captured.npy")
+            columns |= {f"{name}_p{percent}": of for percent, of in zip(CAPTURED, captured, strict=True)}
+        eigenvalues = np.array(read_npy(pca / backbone / "eigenvalues.npy"))
+        columns["eigenvalue"] = eigenvalues / (eigenvalues.sum() or 1.0)
+        # fewer dimensions in an image's own basis, where it has fewer tokens than channels: their cells stay empty
+        table = pd.DataFrame({name: pd.Series(np.array(of)) for name, of in columns.items()})
+        table.insert(0, "dims", table.index + 1)
+        table.insert(0, "backbone", backbone)
+        parts.append(table)
+    return pd.concat(parts)
+
+
+def ranks_table(svd: Path, backbones: Sequence[str]) -> pd.DataFrame:
+    """How many images have each numerical rank of their last block's tokens."""
+    parts = []
+    for backbone in backbones:
+        ranks, images = np.unique(read_npy(svd / backbone / "ranks.npy"), return_counts=True)
+        parts.append(pd.DataFrame({"backbone": backbone, "rank": ranks, "images": images}))
+    return pd.concat(parts)
+
+
+def stage_dims_table(svd: Path, backbones: Sequence[str]) -> pd.DataFrame:
+    """How many images need each number of dims, for every block of the backbones whose blocks differ in shape.
+
+    Those are models of stages (Swin, convolutional networks); of the others svd.json has each block's statistics.
+    """
+    columns = ["backbone", "block", "threshold", "dims", "images"]
+    rows: list[tuple[str, int, int, int, int]] = []
+    for backbone in backbones:
+        metrics = read_json(svd / backbone / "metrics.json")
+        if len({(block["tokens"], block["channels"]) for block in metrics["blocks"]}) == 1:
+            continue
+        of_blocks = read_npy(svd / backbone / "dims.npy")  # [blocks, images, thresholds]
+        for (place, block), (column, threshold) in product(
+            enumerate(metrics["blocks"]), enumerate(metrics["thresholds"])
+        ):
+            dims, images = np.unique(of_blocks[place, :, column], return_counts=True)
+            rows += [(backbone, block["block"], threshold, *pair) for pair in zip(dims, images, strict=True)]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def floor_table(svd: Path, pca: Path, encode: Path, backbones: Sequence[str]) -> pd.DataFrame:
-    """The smallest relative error of a rank-d approximation: of one fixed projector, and of one for each image.
+    """The least relative error of a rank-d approximation: of one fixed projector, and of one for each image.
 
-    The teacher's is of its tokens on the images as the students see them, so that what `encode` measures is above it.
+    The teacher's is of its tokens under the students' transform of images, so that it bounds what `encode` measures.
     """
     found = {TEACHER: read_npy(encode / "floors.npy")} | {
         backbone: floors(read_npy(pca / backbone / "eigenvalues.npy"), read_npy(svd / backbone / "spectrum.npy"))
@@ -69,12 +108,29 @@ def floor_table(svd: Path, pca: Path, encode: Path, backbones: Sequence[str]) ->
     return pd.concat(parts)[["backbone", "dims", "fixed", "per_image"]]
 
 
+def cka_table(encode: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """CKA of every block of each student with every block of the teacher; blocks count from 0.
+
+    Args:
+        encode: the folder of the stage of that name.
+        runs: runs.csv.
+    """
+    parts = []
+    for row in runs[["run", "strategy", "objective", "seed"]].to_dict("records"):
+        cka = read_npy(encode / f"cka-{row['run']}.npy")
+        blocks, teacher_blocks = np.indices(cka.shape)
+        columns = {"block": blocks.ravel(), "teacher_block": teacher_blocks.ravel(), "cka": cka.ravel()}
+        parts.append(pd.DataFrame(columns).assign(**{str(key): value for key, value in row.items()}))
+    return pd.concat(parts)[["run", "strategy", "objective", "seed", "block", "teacher_block", "cka"]]
+
+
 def sep_table(sep: Path, backbones: Sequence[str]) -> pd.DataFrame:
-    """SEP curves, observed, under permuted channels and of the other nulls."""
+    """SEP curves: observed with its standard deviation over tokens, under permuted channels, and of the other nulls."""
     parts = []
     for backbone, spectrum in product(backbones, ("full", "folded")):
         columns = ["observed", "permuted_mean", "permuted_p5", "permuted_p95"]
         table = pd.DataFrame(np.array(read_npy(sep / backbone / f"curve_{spectrum}.npy")).T, columns=columns)
+        table["token_std"] = np.array(read_npy(sep / backbone / f"std_{spectrum}.npy"))
         table[list(nulls.EXPECTED)] = np.array(read_npy(sep / backbone / f"nulls_{spectrum}.npy")).T
         table.insert(0, "share_of_bins", (table.index + 1) / len(table))
         table.insert(0, "frequency", table.index + 1)
@@ -96,7 +152,7 @@ def participation_table(pca: Path, backbones: Sequence[str]) -> pd.DataFrame:
 
 
 def angles_table(rotation: Path, backbones: Sequence[str]) -> pd.DataFrame:
-    """Principal angles between subspaces in degrees, smallest first: mean and 5 % and 95 % percentiles over pairs."""
+    """Principal angles between subspaces in degrees, smallest first: mean, 5th and 95th percentile over pairs."""
     parts = []
     for backbone in backbones:
         kinds = read_json(rotation / backbone / "metrics.json")["kinds"]
@@ -120,8 +176,8 @@ def overlap_table(rotation: Path, backbones: Sequence[str]) -> pd.DataFrame:
 def backbones_table(analyses: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """One row per backbone in the columns of the paper's tables: dims at each threshold.
 
-    svd_95 is the 99th percentile over images of the dimensions that hold 95 % of one image's energy, dataset_95 that
-    of the shared basis, sep_90 the frequencies at which the mean SEP curve (full spectrum) reaches 90 %.
+    svd_95 is the 99th percentile over images of the dimensions that hold 95 % of one image's energy, dataset_95 the
+    same in the shared basis, sep_90 the number of frequencies at which the mean SEP curve (full spectrum) reaches 90 %.
     """
     rows = []
     for backbone, svd in analyses["svd"].items():

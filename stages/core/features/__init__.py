@@ -1,3 +1,3 @@
 """Reading features off a model, once, into arrays that are mapped into memory."""
 
-__all__ = ["extraction", "store"]
+__all__ = ["extraction", "singular_values", "store"]

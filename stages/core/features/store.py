@@ -1,17 +1,14 @@
 """The patch tokens of a backbone's blocks on the analysis sample: extracted once, read by every analysis."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from stages.core.base.arrays import read_npy, release
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
-
-if TYPE_CHECKING:
-    pass  # it imports torch, which the analyses do without
 
 RECORD = "features.json"
 
@@ -23,14 +20,27 @@ def block_file(folder: Path, block: int) -> Path:
     return folder / f"layer_{block:02d}.npy"
 
 
+def energies_file(folder: Path, block: int) -> Path:
+    """The file of the squared singular values of one block's tokens, [images, min(tokens, channels)] in float64."""
+    return folder / f"energies_{block:02d}.npy"
+
+
 def blocks(folder: Path) -> dict[int, np.ndarray]:
-    """The tokens of every block that was written, by its number, mapped into memory, [images, tokens, channels].
+    """What was written of every block, by its number, mapped into memory.
+
+    Of the last block its tokens, [images, tokens, channels]; of each earlier one the squared singular values of each
+    image's tokens, [images, min(tokens, channels)].
 
     Raises:
         UserError: a file is missing, damaged, or not of the recorded shape.
     """
     record = read_json(folder / RECORD)
-    return {entry["block"]: _read(folder, record["images"], entry) for entry in record["blocks"]}
+    *earlier, last = record["blocks"]
+    found = {}
+    for entry in earlier:
+        shape = (record["images"], min(entry["tokens"], entry["channels"]))
+        found[entry["block"]] = _read(energies_file(folder, entry["block"]), shape, np.float64)
+    return found | {last["block"]: last_block(folder)}
 
 
 def last_block(folder: Path) -> np.ndarray:
@@ -40,7 +50,9 @@ def last_block(folder: Path) -> np.ndarray:
         UserError: the file is missing, damaged, or not of the recorded shape.
     """
     record = read_json(folder / RECORD)
-    return _read(folder, record["images"], record["blocks"][-1])
+    last = record["blocks"][-1]
+    shape = (record["images"], last["tokens"], last["channels"])
+    return _read(block_file(folder, last["block"]), shape, np.float32)
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -54,13 +66,12 @@ def describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def _read(folder: Path, images: int, entry: Mapping[str, int]) -> np.ndarray:
-    path = block_file(folder, entry["block"])
+def _read(path: Path, shape: tuple[int, ...], kind: type[np.floating]) -> np.ndarray:
     array = read_npy(path)
-    shape = (images, entry["tokens"], entry["channels"])
-    if array.shape != shape or array.dtype != np.float32:
+    if array.shape != shape or array.dtype != kind:
         raise UserError(
-            f"{path} is {array.dtype} {array.shape}, not float32 {shape}; delete {folder} and run `dvc repro`"
+            f"{path} is {array.dtype} {array.shape}, not {np.dtype(kind)} {shape}; delete {path.parent} and run "
+            "`dvc repro`"
         )
     return array
 

@@ -1,4 +1,4 @@
-"""What the report's notebooks share: reading result files, and showing a figure or a table with its caption."""
+"""What the report's notebooks have in common: reading results, and showing a figure or a table with its caption."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PIXELS_PER_INCH = 96  # of CSS
 
 @dataclass(frozen=True)
 class Link:
-    """A cell that leads somewhere."""
+    """A table cell that is a link: its text and its target."""
 
     text: str
     target: str
@@ -28,7 +28,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """Read a CSV file of results.
 
     Raises:
-        UserError: the file is missing or is no table.
+        UserError: the file is missing or is not a table.
     """
     try:
         # "none" is an objective and stays text; only an empty cell is a missing value
@@ -36,7 +36,7 @@ def read_table(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
     except ValueError as error:
-        raise UserError(f"{path} is no table ({error}); delete it and run `dvc repro`") from None
+        raise UserError(f"{path} is not a table ({error}); delete it and run `dvc repro`") from None
 
 
 def show(drawn: tuple[Figure, str], folder: Path, name: str) -> None:
@@ -51,20 +51,15 @@ def show(drawn: tuple[Figure, str], folder: Path, name: str) -> None:
 
 
 def show_table(rows: pd.DataFrame | Sequence[Mapping[str, Any]], caption: str, *, folded: bool = False) -> None:
-    """Display a table under its caption; numbers to at most four decimals, a missing value as a dash.
+    """Display a table under its caption; numbers have at most four decimals, a missing value is a dash.
 
     Args:
         rows: the table; a cell may be a `Link`, or a list of them.
-        caption: stands above it.
-        folded: show the caption alone until it is clicked.
+        caption: shown above it.
+        folded: show only the caption until it is clicked.
     """
-    table = pd.DataFrame(rows)
-    header = "".join(f"<th>{escape(str(name))}</th>" for name in table.columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_html(value)}</td>" for value in row) + "</tr>\n"
-        for row in table.itertuples(index=False)
-    )
-    text = f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+    table = pd.DataFrame(rows).rename(columns=lambda name: escape(str(name))).astype(object).map(_html)
+    text = table.to_html(index=False, escape=False, border=0, justify="left")
     if folded:
         text = f"<details>\n<summary>{escape(caption)}</summary>\n{text}\n</details>"
     else:

@@ -1,16 +1,19 @@
 """Executing the report's notebooks and exporting them as pages that open without a network."""
 
+import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
-from jupyter_client.kernelspec import NoSuchKernel
+from ipykernel.kernelspec import write_kernel_spec
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
@@ -61,7 +64,7 @@ def render(
         The names of the figures that the notebook wrote, without suffix.
 
     Raises:
-        UserError: the template is missing or has no such parameter, there is no kernel, or a cell fails.
+        UserError: the template is missing or has no such parameter, or a cell fails.
     """
     given = {**parameters, "figures": figures_folder.as_posix()}
     if not template.is_file():
@@ -94,7 +97,7 @@ def index(pages: Sequence[Page], out: Path) -> None:
 
 
 def _execute(template: Path, parameters: Mapping[str, str]) -> nbformat.NotebookNode:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _own_settings():
         try:
             return papermill.execute_notebook(
                 str(template.resolve()),
@@ -108,10 +111,38 @@ def _execute(template: Path, parameters: Mapping[str, str]) -> nbformat.Notebook
             )
         except PapermillExecutionError as error:
             raise UserError(f"{template}: {_failure(error)}") from None
-        except NoSuchKernel:
-            raise UserError(f"there is no Jupyter kernel {KERNEL}; `pip install ipykernel` brings it") from None
         except DeadKernelError:
-            raise UserError(f"{template}: the kernel died, perhaps for want of memory; run the stage again") from None
+            raise UserError(f"{template}: the kernel died, perhaps for lack of memory; run the stage again") from None
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """Let kernels use this Python, and no settings or folders of the user's.
+
+    Another Python's kernel may be installed under the same name, a home folder may be read-only, and settings of
+    matplotlib or IPython would show in what git tracks.
+    """
+    folder = Path(_settings_folder().name)
+    names = {"JUPYTER_PATH": "jupyter", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+    names |= {"MPLCONFIGDIR": "matplotlib"}
+    before = {name: os.environ.get(name) for name in (*names, "MATPLOTLIBRC")}
+    os.environ.pop("MATPLOTLIBRC", None)
+    os.environ |= {name: str(folder / part) for name, part in names.items()}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@cache
+def _settings_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder with a kernel of this Python, kept until the process ends: matplotlib lists fonts there once."""
+    folder = tempfile.TemporaryDirectory()
+    write_kernel_spec(Path(folder.name) / "jupyter/kernels" / KERNEL)
+    return folder
 
 
 def _failure(error: PapermillExecutionError) -> str:

@@ -1,11 +1,12 @@
 """One look for every figure: readable by the colour-blind and in grey; the same bytes every time."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
@@ -93,6 +94,18 @@ def backbone_name(of: Mapping[Any, Any]) -> str:
         of: what an analysis says of it, as svd.json does, or a row of the table of backbones.
     """
     return f"{of.get('name', of.get('backbone'))}{' (random weights)' if of['weights'] == 'random' else ''}"
+
+
+def count(items: Sized, noun: str) -> str:
+    """The number of items with their noun, as `1 block` or `24 blocks`."""
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
+
+
+def edges(values: Any, most: int = 40) -> np.ndarray:
+    """The edges of a histogram of whole numbers, halfway between them: at most `most` bins, each equally wide."""
+    least, largest = int(np.min(values)), int(np.max(values))
+    step = max(1, -(-(largest - least + 1) // most))
+    return np.arange(least - 0.5, largest + step + 0.5, step)
 
 
 def new_figure(width: float, height: float) -> Figure:

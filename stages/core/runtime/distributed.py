@@ -1,7 +1,7 @@
 """Several processes, one result: one per visible GPU, or the workers of a rendezvous that already exists.
 
-The processes are started and watched by torch.distributed's elastic engine. How many there are belongs to the
-machine: it changes no result beyond rounding.
+torch.distributed's elastic engine starts and watches the processes. Their number belongs to the machine and changes
+no result beyond rounding.
 """
 
 import logging
@@ -24,12 +24,12 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from stages.core.base.errors import UserError
+from stages.core.base.errors import UserError, known_errors_reported
 from stages.core.base.ownership import try_lock
 from stages.core.runtime import machine
 
 RESTARTS = 3  # of all workers, when one is killed
-CLAIM_S = 5.0  # between two looks for a free device
+CLAIM_S = 5.0  # between two tries to claim devices
 _held: list[IO[str]] = []  # lock files of claimed devices, open until the process ends
 
 
@@ -41,7 +41,7 @@ class World:
         rank: this process, from 0.
         size: how many there are.
         device: where this process computes.
-        control: the group in which words pass between the processes' CPUs; None for the default one.
+        control: the process group for messages between the processes' CPUs; None for the default group.
     """
 
     rank: int
@@ -51,11 +51,11 @@ class World:
 
     @property
     def primary(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def share(self, total: int) -> range:
-        """This process's part of `total` items: consecutive, and as large as the others' or one more."""
+        """The indices of this process's part of `total` items: consecutive; sizes differ by at most one."""
         return range(total * self.rank // self.size, total * (self.rank + 1) // self.size)
 
     def mean(self, values: Tensor) -> Tensor:
@@ -67,12 +67,15 @@ class World:
         return total / self.size
 
     def any(self, values: Sequence[bool]) -> list[bool]:
-        """Which of some statements hold in any process, the same list in all of them; no device is waited for."""
+        """For each of some flags, whether it is true in any process; every process gets the same list.
+
+        The flags pass between CPUs, so that no process waits for its GPU.
+        """
         if self.size == 1:
             return list(values)
-        held = torch.tensor(values, dtype=torch.uint8)
-        dist.all_reduce(held, dist.ReduceOp.MAX, group=self.control)
-        return held.bool().tolist()
+        flags = torch.tensor(values, dtype=torch.uint8)
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control)
+        return flags.bool().tolist()
 
     def gather(self, values: Tensor) -> Tensor:
         """The tensors of all processes in the order of their ranks, joined along the first dimension."""
@@ -83,7 +86,7 @@ class World:
         return torch.cat(parts)
 
     def broadcast(self, value: Any) -> Any:
-        """The first process's value, which must be picklable."""
+        """The value of rank 0, which must be picklable."""
         if self.size == 1:
             return value
         values = [value]
@@ -91,19 +94,19 @@ class World:
         return values[0]
 
     def wait(self) -> None:
-        """Return once every process has come here."""
+        """Return once every process has called this."""
         if self.size > 1:
             dist.barrier()
 
 
 def launch(entry: Callable[..., None], *arguments: Any) -> None:
-    """Run `entry` here, or in one worker process per visible GPU (or as many as PROCESSES says).
+    """Run `entry` in this process, or in one worker process per visible GPU (or as many as PROCESSES says).
 
-    A process that torchrun or srun started is a worker already. When a worker is killed, all are started
-    again; `entry` goes on from its last checkpoint.
+    A process that torchrun or srun started is a worker already, and starts none. When a worker is killed, all are
+    restarted, and `entry` goes on from its last checkpoint.
 
     Args:
-        entry: a function of a module; it joins the others by `joined`.
+        entry: a function of a module, which calls `joined` to join the other processes.
         arguments: of `entry`; must be picklable.
 
     Raises:
@@ -123,7 +126,7 @@ def launch(entry: Callable[..., None], *arguments: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         fault = Path(folder) / "fault"
         for left in reversed(range(RESTARTS + 1)):
-            # The engine could restart workers itself, but then they find the dead ones' addresses in its store.
+            # The engine could restart workers itself, but they would find the dead workers' addresses in its store.
             config = LaunchConfig(
                 min_nodes=1,
                 max_nodes=1,
@@ -141,7 +144,7 @@ def launch(entry: Callable[..., None], *arguments: Any) -> None:
                 if fault.is_file():
                     raise UserError(fault.read_text()) from None
                 rank, failure = failed.get_first_failure()
-            except SignalException as stopped:  # the workers were told, and given 30 s
+            except SignalException as stopped:  # passed on to the workers, which had 30 s to end
                 if fault.is_file():
                     raise UserError(fault.read_text()) from None
                 raise UserError(f"stopped by {stopped.sigval.name}; the last checkpoint is kept") from None
@@ -151,20 +154,20 @@ def launch(entry: Callable[..., None], *arguments: Any) -> None:
 
 
 def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
-    """Take some devices for this process until it ends, so that runs started side by side do not meet on one.
+    """Claim devices for this process until it ends, so that runs started side by side use different ones.
 
     Args:
-        devices: names of all devices that may be taken.
-        wanted: how many to take; waits until so many are free.
-        folder: of the lock files.
+        devices: names of all devices that may be claimed.
+        wanted: how many to claim; waits until so many are free.
+        folder: for the lock files, one for each device.
 
     Raises:
-        UserError: there are not so many devices.
+        UserError: there are fewer devices than wanted, or the file system of `folder` has no locks.
     """
     if wanted > len(devices):
-        raise UserError(f"GPUS={wanted}: there are {len(devices)} CUDA devices; use no more, or unset it")
+        raise UserError(f"GPUS={wanted}: there are {len(devices)} CUDA devices; use at most so many, or unset it")
     folder.mkdir(parents=True, exist_ok=True)
-    told = False
+    announced = False
     while True:
         locks: dict[str, IO[str]] = {}
         for device in devices:
@@ -177,25 +180,26 @@ def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
             return list(locks)
         for held in locks.values():
             held.close()
-        if not told:
+        if not announced:
             print(f"waiting for {wanted} of {len(devices)} CUDA devices to be free", file=sys.stderr)
-            told = True
+            announced = True
         time.sleep(CLAIM_S)
 
 
 def _worker(fault: Path, entry: Callable[..., None], *arguments: Any) -> None:
     try:
-        entry(*arguments)
+        with known_errors_reported():
+            entry(*arguments)
     except UserError as error:
         fault.write_text(str(error))
         sys.exit(1)
     except Exception:
-        traceback.print_exc()  # the engine keeps it to itself
+        traceback.print_exc()  # the engine does not print it
         raise
 
 
 def _adopt_slurm() -> None:
-    """Translate the variables of a SLURM step of several tasks to torch.distributed's."""
+    """Set torch.distributed's environment variables from those of a SLURM step of several tasks."""
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if "RANK" in os.environ or tasks == 1:
         return
@@ -221,13 +225,13 @@ def _tasks_here(tasks: int) -> int:
 
 
 def refuse_shared(devices: Sequence[str]) -> None:
-    """Refuse processes of which several are on one CUDA device, on which NCCL cannot join them.
+    """Refuse several processes on one CUDA device, which NCCL does not support.
 
     Args:
-        devices: what identifies each process's device.
+        devices: the unique id of each process's device.
 
     Raises:
-        UserError: the text says how many processes are on how many devices.
+        UserError: two processes have the same device.
     """
     if len(set(devices)) < len(devices):
         raise UserError(
@@ -238,10 +242,10 @@ def refuse_shared(devices: Sequence[str]) -> None:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """Join the other processes, where there are any, for the time of the `with` block.
+    """Join the other processes, if there are any, within the `with` block.
 
     Raises:
-        UserError: this process's device cannot be used, or is another process's too.
+        UserError: this process's device cannot be used, or another process uses it too.
     """
     rank, size, local_rank = (
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))

@@ -11,10 +11,11 @@ from timm.data import auto_augment, create_transform, resolve_model_data_config
 from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import get_worker_info
 
-from stages.core.data.batches import Batch, Images, follow_parent
+from stages.core.data.batches import Batch, Images
 from stages.core.data.image_list import ImageList
+from stages.core.data.loader import Loader
 from stages.core.train.sampler import EpochSampler, Key
 
 
@@ -105,13 +106,12 @@ class TrainingBatches:
         options = dict(augment)
         erasing = options.pop("random_erasing")
         transform = create_transform(config["input_size"], is_training=True, use_prefetcher=True, **options)
-        loader = DataLoader(
+        loader = Loader(
             AugmentedImages(images, transform),
+            workers=workers,
             batch_sampler=sampler,
             collate_fn=fast_collate,
-            num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=follow_parent,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else every epoch would draw from the model's random state
         )

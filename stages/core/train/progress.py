@@ -38,7 +38,7 @@ class Progress:
         )
         if self.prints and self.left:
             start = f", from epoch {done + 1}" if done else ""
-            print(f"{place}: {epochs} epochs{start}", flush=True)
+            print(f"{place}: {epochs} epoch{'s' * (epochs > 1)}{start}", flush=True)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.bar)

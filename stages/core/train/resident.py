@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from stages.core.base.errors import UserError
-from stages.core.data.batches import Batch, Images, follow_parent
+from stages.core.data.batches import Batch, Images
 from stages.core.data.image_list import ImageList
+from stages.core.data.loader import Loader
 from stages.core.train.sampler import EpochSampler
 
 EPOCHS_AT_MOST = 100_003  # keeps the draws of (seed, epoch) apart
@@ -209,12 +209,7 @@ class ResidentBatches:
     ) -> None:
         config = resolve_model_data_config(model)
         self.sampler, self.augmentation, self.device = sampler, augmentation, sampler.world.device
-        loader = DataLoader(
-            Pixels(images, config["input_size"][-1]),
-            batch_size=DECODED,
-            num_workers=workers,
-            worker_init_fn=follow_parent,
-        )
+        loader = Loader(Pixels(images, config["input_size"][-1]), workers=workers, batch_size=DECODED)
         try:
             parts = [(pixels.to(self.device), labels) for pixels, labels in loader]
             self.images = torch.cat([pixels for pixels, _ in parts])  # [images, 3, size, size], 8 bits

@@ -1,6 +1,6 @@
-"""Figures of the three analyses of a backbone's features; each function returns a figure and its caption.
+"""How many dimensions an image's last block needs, image by image and backbone by backbone.
 
-Every number in a caption is read from the data that the figure draws.
+Each function returns a figure and its caption; every number in a caption is read from the data that the figure draws.
 """
 
 from collections.abc import Mapping
@@ -10,52 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stages.core.report.style import GREY, backbone_name, look, new_figure
-
-
-def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
-    """Sample-wise SVD dims of every block, one panel per threshold: mean, ± 1 standard deviation, quartiles.
-
-    Args:
-        svd: one backbone of svd.json.
-    """
-    rows, thresholds = svd["blocks"], svd["thresholds"]
-    columns = min(2, len(thresholds))
-    lines = -(-len(thresholds) // columns)
-    figure = new_figure(4.6 * columns, 2.7 * lines + 0.9)
-    panels = figure.subplots(lines, columns, sharex=True, squeeze=False)
-    index = [row["block"] for row in rows]
-    for position, (panel, threshold) in enumerate(zip(panels.flat, thresholds, strict=False)):
-        drawn, of = look(position), _column(rows, threshold)
-        mean, std = of("dims_mean"), of("dims_std")
-        low, high = np.maximum(mean - std, 0), mean + std
-        panel.fill_between(index, low, high, color=drawn.color, alpha=0.2, lw=0, label="mean ± 1 std")
-        panel.plot(index, of("dims_p25"), color=GREY, lw=1, ls="--", label="quartiles")
-        panel.plot(index, of("dims_p75"), color=GREY, lw=1, ls="--")
-        panel.plot(index, mean, color=drawn.color, marker="o", label="mean over images")
-        panel.set(title=f"{threshold} % of the energy", ylabel="dimensions")
-        panel.set_ylim(bottom=0)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.legend(fontsize="x-small", loc="best")
-    for panel in panels.flat[len(thresholds) :]:
-        panel.remove()
-    for panel in panels.flat[: len(thresholds)][-columns:]:
-        panel.set_xlabel("block (0 is the first)")
-        panel.tick_params(labelbottom=True)
-    figure.suptitle(f"{backbone_name(svd)}: dimensions per image, block by block")
-    top = thresholds[-1]
-    means = _column(rows, top)("dims_mean")
-    tokens = dict.fromkeys(f"{row['tokens']}" for row in rows)  # a model of stages has fewer in each
-    caption = (
-        f"Dimensions that one image's tokens need for a share of their energy, in each of {_count(rows, 'block')} "
-        f"of `{svd['backbone']}`, over {svd['images']:,} images of {', '.join(tokens)} tokens. The line is the "
-        "mean over images, the band one standard deviation either side, the dashed lines the quartiles. "
-        f"For {top} % the mean goes from {means[0]:.1f} in block {index[0]} to {means[-1]:.1f} in block "
-        f"{index[-1]}; it is largest in block {index[int(means.argmax())]} ({means.max():.1f}). At most "
-        f"{min(rows[-1]['tokens'], rows[-1]['channels'])} dimensions are possible in the last block (the smaller of "
-        "tokens and channels)."
-    )
-    return figure, caption
+from stages.core.report.style import GREY, backbone_name, count, edges, look, new_figure
 
 
 def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
@@ -71,13 +26,11 @@ def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
     figure = new_figure(4.6 * columns, 2.6 * lines + 0.5)
     panels = figure.subplots(lines, columns, squeeze=False)
     rows = dims[dims["backbone"] == svd["backbone"]]
-    told = []
+    by_threshold = []
     for position, (panel, threshold) in enumerate(zip(panels.flat, thresholds, strict=False)):
         values = rows.loc[rows["threshold"] == threshold, "svd"].to_numpy()
         p99, median = svd["dims_p99"][str(threshold)], svd["dims_median"][str(threshold)]
-        step = max(1, -(-(int(values.max()) - int(values.min()) + 1) // 40))
-        edges = np.arange(values.min() - 0.5, values.max() + step + 0.5, step)
-        panel.hist(values, edges, color=look(position).color, edgecolor="white", lw=0.5)
+        panel.hist(values, edges(values), color=look(position).color, edgecolor="white", lw=0.5)
         panel.axvline(median, color=GREY, ls=":", lw=1.8, label=f"median: {median:g}")
         panel.axvline(p99, color="black", ls="--", lw=1.4, label=f"99th percentile: {p99:g}")
         panel.set(title=f"{threshold} % of the energy", xlabel="dimensions", ylabel="images")
@@ -86,7 +39,7 @@ def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.yaxis.get_major_locator().set_params(integer=True)
         panel.legend(fontsize="x-small", loc="upper left")
-        told.append(
+        by_threshold.append(
             f"{threshold} %: between {values.min()} and {values.max()}, median {median:g}, 99th percentile {p99:g} "
             f"({p99 / svd['channels']:.0%} of the {svd['channels']} channels)"
         )
@@ -95,50 +48,88 @@ def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
     figure.suptitle(f"{backbone_name(svd)}: dimensions per image, last block")
     caption = (
         f"How many dimensions hold a share of the energy of one image's last-block tokens, over "
-        f"{svd['images']:,} images of `{svd['backbone']}`. {'; '.join(told)}. The 99th percentile is the figure "
+        f"{svd['images']:,} images of `{svd['backbone']}`. {'; '.join(by_threshold)}. The 99th percentile is what "
         f"the paper reports{_tokens_bound(svd)}."
     )
     return figure, caption
 
 
-def svd_vs_pca(energy: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, Any]) -> tuple[Figure, str]:
-    """Mean cumulative energy share against the number of dimensions: a basis per image, and one for all images.
+def overlaid(dims: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Histograms over images of the dims in each image's own basis and in the shared one, over one another.
 
     Args:
-        energy: energy.csv, rows of any backbones.
+        dims: dims.csv, rows of any backbones.
         svd, pca: the backbone's parts of svd.json and pca.json.
     """
-    rows = energy[energy["backbone"] == svd["backbone"]].sort_values("dims")
-    own, shared = look(0), look(3)
-    figure = new_figure(7.6, 4)
-    panel = figure.subplots()
-    for threshold in svd["thresholds"]:
-        panel.axhline(threshold / 100, color=GREY, lw=0.8, ls=":")
-        panel.annotate(
-            f"{threshold} %",
-            (1.01, threshold / 100),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize="x-small",
-            color=GREY,
-        )
-    panel.plot(rows["dims"], rows["svd"], color=own.color, ls="-", label="SVD: a basis of its own for each image")
-    panel.plot(rows["dims"], rows["pca"], color=shared.color, ls="--", label="PCA: one basis for all images")
-    panel.set(xlabel="dimensions", ylabel="mean share of the energy", ylim=(0, 1.03))
-    panel.set_xlim(0, rows["dims"].max())
-    panel.set_title(f"{backbone_name(svd)}: energy in the first dimensions, last block")
-    panel.legend(loc="lower right")
-    both = [t for t in svd["thresholds"] if t in pca["thresholds"]]
-    needed = "; ".join(
-        f"{t} %: {svd['dims_p99'][str(t)]:.4g} against {pca['dims_p99'][str(t)]:.4g} of {svd['channels']}" for t in both
-    )
+    thresholds = [threshold for threshold in svd["thresholds"] if threshold in pca["thresholds"]]
+    columns = min(2, len(thresholds))
+    lines = -(-len(thresholds) // columns)
+    figure = new_figure(4.8 * columns, 2.7 * lines + 0.9)
+    panels = figure.subplots(lines, columns, squeeze=False)
+    rows = dims[dims["backbone"] == svd["backbone"]]
+    apart = []
+    for panel, threshold in zip(panels.flat, thresholds, strict=False):
+        of = rows[rows["threshold"] == threshold]
+        shared_edges = edges(of[["svd", "pca"]].to_numpy())
+        for kind, position, hatch, p99 in (
+            ("svd", 0, None, svd["dims_p99"][str(threshold)]),
+            ("pca", 3, "//", pca["dims_p99"][str(threshold)]),
+        ):
+            color = look(position).color
+            name = {"svd": "own basis (SVD)", "pca": "shared basis (PCA)"}[kind]
+            style: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.45, "edgecolor": color, "lw": 1.2}
+            panel.hist(of[kind], shared_edges, color=color, hatch=hatch, label=name, **style)
+            line: dict[str, Any] = {"color": color, "ls": look(position).linestyle, "lw": 1.6}
+            panel.axvline(p99, ymax=0.7, label=f"99th percentile: {p99:g}", **line)  # the legend is above
+        panel.set(title=f"{threshold} % of the energy", xlabel="dimensions", ylabel="images")
+        panel.set_ylim(top=1.6 * panel.get_ylim()[1])  # room for the legend
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.yaxis.get_major_locator().set_params(integer=True)
+        panel.legend(fontsize="x-small", loc="upper left", ncols=2)
+        alike = int((of["pca"] <= of["svd"].max()).sum())
+        apart.append(f"{threshold} %: {alike:,} of {len(of):,}")
+    for panel in panels.flat[len(thresholds) :]:
+        panel.remove()
+    figure.suptitle(f"{backbone_name(svd)}: dimensions per image in its own basis and in a shared one")
     caption = (
-        f"Mean share of an image's energy in its first dimensions, last block of `{svd['backbone']}`, over "
-        f"{svd['images']:,} images. The wider the gap between the lines, the more the images' subspaces differ "
-        "from each other. Dimensions for 99 % of images (99th percentile), own basis against shared basis: "
-        f"{needed}. An image's own basis ends at {min(svd['tokens'], svd['channels'])} dimensions, the smaller of "
-        f"{svd['tokens']} tokens and {svd['channels']} channels: part of the gap comes from that bound alone where "
-        "there are fewer tokens than channels."
+        f"How many dimensions hold a share of the energy of one image's last-block tokens, over {svd['images']:,} "
+        f"images of `{svd['backbone']}`: in the basis that suits the image best, and in one basis for all images. The "
+        "lines are the 99th percentiles, which the paper reports. The further apart the two histograms are, the more "
+        "the images' subspaces differ. Images whose number for the shared basis lies within the range of the other "
+        f"histogram: {'; '.join(apart)}."
+    )
+    return figure, caption
+
+
+def ranks(counts: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Numerical ranks of the images' token matrices, with their 99th percentile.
+
+    Args:
+        counts: ranks.csv, rows of any backbones.
+        svd: the backbone's part of svd.json.
+    """
+    rows = counts[counts["backbone"] == svd["backbone"]]
+    figure = new_figure(6.6, 3.6)
+    panel = figure.subplots()
+    most, rank = min(svd["tokens"], svd["channels"]), svd["rank"]
+    panel.hist(
+        rows["rank"], edges(rows["rank"]), weights=rows["images"], color=look(0).color, edgecolor="white", lw=0.5
+    )
+    panel.axvline(rank["p99"], color="black", ls="--", lw=1.4, label=f"99th percentile: {rank['p99']:g}")
+    panel.axvline(most, color=look(3).color, ls=":", lw=1.8, label=f"largest possible: {most}")
+    panel.set(title=f"{backbone_name(svd)}: rank per image, last block", xlabel="numerical rank", ylabel="images")
+    panel.set_xlim(min(rows["rank"].min(), most) - 2, most + 2)
+    panel.set_ylim(top=1.3 * panel.get_ylim()[1])  # room for the legend
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.yaxis.get_major_locator().set_params(integer=True)
+    panel.legend(fontsize="x-small", loc="upper left")
+    full = int(rows.loc[rows["rank"] == most, "images"].sum())
+    caption = (
+        f"Numerical rank of one image's last-block tokens, over {svd['images']:,} images of `{svd['backbone']}`: the "
+        "singular values above what the rounding of float32 leaves (the rule of numpy's matrix_rank; the release "
+        f"counts all above 1e-10). 99th percentile {rank['p99']:g}, mean {rank['mean']:.4g}; {full:,} images have the "
+        f"largest rank possible, {most} (the smaller of {svd['tokens']} tokens and {svd['channels']} channels). Low "
+        "rank is here a statement about energy: the small singular values are there, but hold next to none of it."
     )
     return figure, caption
 
@@ -180,7 +171,7 @@ def backbones(rows: pd.DataFrame) -> tuple[Figure, str]:
     own, shared = (rows[f"{kind}_{level}"] / rows["D"] for kind in ("svd", "dataset"))
     compared = int(rows[f"published_svd_{level}"].notna().sum())
     caption = (
-        f"Last blocks of {_count(rows, 'backbone')}, each on {int(rows['images'].iloc[0]):,} images. Left: "
+        f"Last blocks of {count(rows, 'backbone')}, each on {int(rows['images'].iloc[0]):,} images. Left: "
         f"dimensions that hold {level} % of the energy for 99 % of the images, over the width D: {own.min():.0%} to "
         f"{own.max():.0%} in an image's own basis, {shared.min():.0%} to {shared.max():.0%} in the shared one. Right: "
         f"frequencies at which the mean SEP curve (full spectrum) reaches {low} and {high} %; dotted: white noise. "
@@ -196,16 +187,7 @@ def _levels(rows: pd.DataFrame, kind: str) -> list[int]:
     return [int(name.removeprefix(f"{kind}_")) for name in rows.columns if name.startswith(f"{kind}_")]
 
 
-def _column(rows: Any, threshold: int) -> Any:
-    """A function from a key such as dims_mean to its values at `threshold`, one a block."""
-    return lambda key: np.array([row[key][str(threshold)] for row in rows], dtype=float)
-
-
 def _tokens_bound(svd: Mapping[str, Any]) -> str:
     if svd["tokens"] >= svd["channels"]:
         return ""
     return f", and cannot exceed {svd['tokens']}, the number of tokens"
-
-
-def _count(items: Any, noun: str) -> str:
-    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"

@@ -1,6 +1,6 @@
-"""Figures of what a narrow student can reach, and of how trained students encode images beside their teacher.
+"""Figures of the least error of a narrow student, and of how trained students encode images beside their teacher.
 
-Each function returns a figure and its caption; every number in a caption is read from the data that it draws.
+Each function returns a figure and its caption; every number in a caption is read from the data that the figure draws.
 """
 
 from typing import Any
@@ -12,13 +12,13 @@ from matplotlib.lines import Line2D
 from stages.core.base.names import TEACHER
 from stages.core.report.figures.distillation import by_objective
 from stages.core.report.style import GREY, looks, new_figure
-from stages.core.report.tables.distillation import threshold
+from stages.core.report.tables.encoding import threshold
 
-LOWEST = 1e-8  # no error of float32 features is known more finely
+LOWEST = 1e-8  # float32 features do not resolve smaller errors
 
 
 def floor(floors: pd.DataFrame, encoding: pd.DataFrame) -> tuple[Figure, str]:
-    """The smallest relative error for each rank, and the errors of the trained students.
+    """The least relative error for each rank, and the errors of the trained students.
 
     Args:
         floors: floor.csv.
@@ -64,30 +64,31 @@ def _floor_caption(teacher: pd.DataFrame, runs: pd.DataFrame) -> str:
     own = rows.loc[_same_width(rows).index]
     text = (
         f"Everything here is measured on the {images:,} images of the analysis sample. Lines: the energy of the "
-        "teacher's tokens beyond d principal directions, which is the smallest error of any map of rank d that one "
-        "fixed linear projector reads (Eckart–Young; energies are summed over images), and the same where each image "
-        "has directions of its own. Open markers: the error of the best fixed linear projector from a trained "
-        "student's tokens to the teacher's, fitted by least squares on these very images, and so comparable for all "
-        f"strategies: at best {_list(reached)}. "
+        "teacher's tokens beyond d principal directions, which is the least error of any map of rank d that one fixed "
+        "linear projector reads (Eckart–Young; energies are summed over images), and the same where each image has "
+        "directions of its own. Open markers: the error of the best fixed linear projector from a trained student's "
+        "tokens to the teacher's, fitted by least squares on every second image and measured on the others, and the "
+        f"other way round; it compares all strategies: at best {_list(reached)}. {_null(runs)}The floor is that of a "
+        "fit on all images, whose error is never above this one, and so bounds it too. "
     )
     if not own.empty:
         errors = dict(own.groupby("strategy", sort=False)["relative_feature_error"].min())
         text += (
             "Filled markers: the error of the map itself, for students as wide as the teacher (a narrower one has a "
-            f"pooled target, which the floor does not bound): at best {_list(errors)}. "
+            f"pooled target, to which the floor does not apply): at best {_list(errors)}. "
         )
     text += (
         f"At the narrowest map, rank {rank}, the floor is {narrow['floor'].iloc[0]:.2g} and the best projector "
         f"leaves {best:.2g}"
     )
     text += (
-        ", far above it: it is not their width that keeps these students from the teacher's features. "
+        ", far above it: these students' width is not what separates them from the teacher's features. "
         if best > 10 * narrow["floor"].iloc[0]
         else ". "
     )
     return text + (
-        "A lifted map has at most the rank of the narrow one before its projector, plus one for its LayerNorm's "
-        f"shift. Floors below {LOWEST:g} are not drawn."
+        "A lifted map has at most the rank of the narrow map before its projector, plus one for the shift of its "
+        f"LayerNorm. Floors below {LOWEST:g} are not drawn."
     )
 
 
@@ -129,10 +130,11 @@ def encoding(rows: pd.DataFrame) -> tuple[Figure, str]:
     images = int(teacher["images"])
     text = (
         f"The last block of every trained student on the {images:,} images of the analysis sample; points are seeds, "
-        f"bars their means, the dotted line is the teacher. {_towards(runs)} The teacher needs "
+        "bars their means, the dotted line is the teacher. The best projector's error is measured on images that it "
+        f"was not fitted on (each half in turn). {_towards(runs)} The teacher needs "
         f"{teacher[f'svd_mean_{svd}']:.3g} dims for {svd} % of one image's energy and "
         f"{teacher[f'dataset_global_{dataset}']:.3g} for {dataset} % of all images'. Dims are counts, bounded by the "
-        "width. SEP hangs on the order of the channels, which means nothing: under random orders the bandwidth is "
+        "width. SEP depends on the order of the channels, which is arbitrary: under random orders the bandwidth is "
         f"{runs[f'permuted_bandwidth_folded_{sep}'].mean():.3f} on average (dashed), and one bin is worth "
         f"{1 / (runs['width'].max() // 2 + 1):.3f} or more."
     )
@@ -150,6 +152,16 @@ def _towards(runs: pd.DataFrame) -> str:
         alone = f"{row['none']:.2f} on labels alone" if "none" in row and not pd.isna(row["none"]) else ""
         parts.append(f"{strategy} " + ", ".join(filter(None, (alone, others))))
     return f"Mean CKA with the teacher: {'; '.join(parts)}."
+
+
+def _null(runs: pd.DataFrame) -> str:
+    """The error that students would have whose tokens are independent of the teacher's, from narrowest to widest."""
+    half = runs["images"].iloc[0] // 2 * runs["rows"].iloc[0] * runs["columns"].iloc[0]  # tokens of a fit
+    widths = sorted({int(runs["width"].min()), int(runs["width"].max())})
+    expected = [f"{1 + width / (half - width - 1):.2f} at width {width}" for width in widths if half > width + 1]
+    if not expected:
+        return ""
+    return f"A student that knows nothing of the teacher would have an error of about {' and '.join(expected)}. "
 
 
 def _split(rows: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:

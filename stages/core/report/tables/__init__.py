@@ -1,3 +1,3 @@
-"""Tables of the report, a module for each of its notebooks."""
+"""Tables of the report, one module per subject."""
 
-__all__ = ["audit", "distillation", "representation"]
+__all__ = ["audit", "distillation", "encoding", "representation", "studies"]

@@ -1,4 +1,4 @@
-"""Tables of what the backbones' features are like."""
+"""Tables of the backbones' features, measured and published."""
 
 import re
 from collections.abc import Mapping
@@ -6,12 +6,14 @@ from typing import Any
 
 import pandas as pd
 
+from stages.core.base.names import TEACHER
+
 
 def with_published(rows: pd.DataFrame, paper: Mapping[str, Any]) -> pd.DataFrame:
-    """backbones.csv with the paper's name and training of each backbone, and its published figures beside the measured.
+    """backbones.csv with the paper's name and training of each backbone, and its published numbers.
 
-    A row has published figures where timm name, width and input size are the paper's; else those cells are empty, and
-    it is called as in params.
+    A row has published numbers where timm name, width and input size are the paper's; else those cells are empty and
+    the name is the one in params.
 
     Args:
         rows: backbones.csv.
@@ -66,9 +68,67 @@ def sep_over_images(sep: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def permutations(sep: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The release's permutation statistic of every backbone, at the two largest thresholds that all share.
+
+    Args:
+        sep: sep.json.
+    """
+    levels = sorted(set.intersection(*(set(of["thresholds"]) for of in sep.values())))[-2:]
+    rows = []
+    for backbone, of in sep.items():
+        found = of["permutation"]
+        row = {
+            "backbone": backbone,
+            "D": of["channels"],
+            "L1 distance": f"{found['distance_mean']:.4f} ± {found['distance_std']:.4f}",
+        }
+        for level in map(str, levels):
+            shift, low, high = (found[key][level] for key in ("shift", "shift_low", "shift_high"))
+            name = f"b({int(level) / 100:g})"
+            row[f"{name}, observed"], row[f"{name}, permuted"] = found["observed"][level], found["permuted"][level]
+            row[f"{name}, difference"] = f"{shift:+.4f} ({low:+.4f} to {high:+.4f})"
+        rows.append(row | {"p of the mean curve": of["p_value"]})
+    return rows
+
+
 def _dims_columns(rows: pd.DataFrame) -> list[str]:
     return [column for column in rows.columns if re.fullmatch(r"(svd|dataset|sep)_\d+", column)]
 
 
 def _is_model(of: Mapping[str, Any], row: Any) -> bool:
     return (of["timm"], of["D"], of.get("img_size", 224)) == (row.timm, row.D, row.img_size)
+
+
+def teacher_energy_dims(svd: Mapping[str, Any], pca: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Dims of the energy of the teacher's tokens by basis and threshold; empty where it was not analysed.
+
+    Args:
+        svd: svd.json.
+        pca: pca.json.
+
+    Returns:
+        "own": mean over images of the dims of one image's own basis; "shared": dims that all images need together.
+    """
+    if TEACHER not in svd or TEACHER not in pca:
+        return {}
+    return {"own": svd[TEACHER]["dims_mean"], "shared": pca[TEACHER]["dims_global"]}
+
+
+def dims_needed(rank: Mapping[str, Any], energy: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """Dims that keep a share of the teacher's top-1, beside dims that hold that share of the energy.
+
+    Args:
+        rank: rank.json, of a teacher that was measured.
+        energy: as `teacher_energy_dims` gives it.
+    """
+    shares = [str(share) for share in rank["shares"]]
+    columns = {"share, %": shares}
+    for basis in rank["bases"]:
+        columns[f"top-1, {basis} basis"] = [_dims(rank["bases"][basis]["dims"][share]) for share in shares]
+        columns[f"energy, {basis} basis"] = [_dims(energy.get(basis, {}).get(share)) for share in shares]
+    return pd.DataFrame(columns)
+
+
+def _dims(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"

@@ -1,0 +1,144 @@
+"""How many dimensions an image needs from block to block, and from stage to stage.
+
+Each function returns a figure and its caption; every number in a caption is read from the data that the figure draws.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from stages.core.analysis.energy import percentiles_of_counts
+from stages.core.report.style import GREY, LINES, PALETTE, backbone_name, count, edges, look, new_figure
+
+
+def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Sample-wise SVD dims of every block, one panel per threshold: mean, ± 1 standard deviation, quartiles.
+
+    Args:
+        svd: one backbone of svd.json.
+    """
+    rows, thresholds = svd["blocks"], svd["thresholds"]
+    columns = min(2, len(thresholds))
+    lines = -(-len(thresholds) // columns)
+    figure = new_figure(4.6 * columns, 2.7 * lines + 0.9)
+    panels = figure.subplots(lines, columns, sharex=True, squeeze=False)
+    index = [row["block"] for row in rows]
+    for position, (panel, threshold) in enumerate(zip(panels.flat, thresholds, strict=False)):
+        drawn, of = look(position), _column(rows, threshold)
+        mean, std = of("dims_mean"), of("dims_std")
+        low, high = np.maximum(mean - std, 0), mean + std
+        panel.fill_between(index, low, high, color=drawn.color, alpha=0.2, lw=0, label="mean ± 1 std")
+        panel.plot(index, of("dims_p25"), color=GREY, lw=1, ls="--", label="quartiles")
+        panel.plot(index, of("dims_p75"), color=GREY, lw=1, ls="--")
+        panel.plot(index, mean, color=drawn.color, marker="o", label="mean over images")
+        panel.set(title=f"{threshold} % of the energy", ylabel="dimensions")
+        panel.set_ylim(bottom=0)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.legend(fontsize="x-small", loc="best")
+    for panel in panels.flat[len(thresholds) :]:
+        panel.remove()
+    for panel in panels.flat[: len(thresholds)][-columns:]:
+        panel.set_xlabel("block (0 is the first)")
+        panel.tick_params(labelbottom=True)
+    figure.suptitle(f"{backbone_name(svd)}: dimensions per image, block by block")
+    top = thresholds[-1]
+    means = _column(rows, top)("dims_mean")
+    tokens = dict.fromkeys(f"{row['tokens']}" for row in rows)  # a model of stages has fewer in each
+    caption = (
+        f"Dimensions that one image's tokens need for a share of their energy, in each of {count(rows, 'block')} "
+        f"of `{svd['backbone']}`, over {svd['images']:,} images of {', '.join(tokens)} tokens. The line is the "
+        "mean over images, the band one standard deviation either side, the dashed lines the quartiles. "
+        f"For {top} % the mean goes from {means[0]:.1f} in block {index[0]} to {means[-1]:.1f} in block "
+        f"{index[-1]}; it is largest in block {index[int(means.argmax())]} ({means.max():.1f}). At most "
+        f"{min(rows[-1]['tokens'], rows[-1]['channels'])} dimensions are possible in the last block (the smaller of "
+        "tokens and channels)."
+    )
+    return figure, caption
+
+
+def layers_of_backbones(svd: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, str]:
+    """Mean dims of every block, a line for each backbone that was analysed block by block.
+
+    Args:
+        svd: svd.json.
+    """
+    layerwise = {name: of for name, of in svd.items() if len(of["blocks"]) > 1}
+    common = set.intersection(*(set(of["thresholds"]) for of in layerwise.values()))
+    level = 95 if 95 in common else max(common)
+    figure = new_figure(10.4, 4.2 + 0.1 * len(layerwise))
+    left, right = figure.subplots(1, 2, sharex=True)
+    last = {}
+    for position, (backbone, of) in enumerate(layerwise.items()):
+        means = _column(of["blocks"], level)("dims_mean")
+        depth = (np.arange(len(means)) + 1) / len(means)
+        line = LINES[(position + position // len(PALETTE)) % len(LINES)]  # a colour that comes again gets another line
+        style: dict[str, Any] = {"color": look(position).color, "ls": line, "marker": look(position).marker, "ms": 3}
+        left.plot(depth, means, label=backbone_name(of), lw=1.3, **style)
+        widths = np.array([block["channels"] for block in of["blocks"]])
+        right.plot(depth, means / widths, lw=1.3, **style)
+        last[backbone] = means[-1] / widths[-1]
+    left.set(ylabel="dimensions, mean over images", title="dimensions per image")
+    right.set(ylabel="share of the block's channels", title="the same over the block's width")
+    for panel in (left, right):
+        panel.set(xlabel="depth (block / number of blocks)", xlim=(0, 1.02))
+        panel.set_ylim(bottom=0)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="x-small")
+    figure.suptitle(f"Dimensions for {level} % of one image's energy, block by block, every backbone")
+    shares = "; ".join(f"`{backbone}` {share:.0%}" for backbone, share in last.items())
+    caption = (
+        f"Dimensions that hold {level} % of the energy of one image's tokens in each block, mean over images, of "
+        f"{count(layerwise, 'backbone')}. A model of stages has a point per stage, and its tokens become fewer and "
+        "wider from stage to stage: there the number is bounded by the channels first and by the tokens last. Right: "
+        f"the same over the channels of the block. In the last block: {shares}."
+    )
+    return figure, caption
+
+
+def stages(counts: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Dims over images in each stage of a model of stages: a panel per stage, a histogram per threshold.
+
+    Args:
+        counts: stage_dims.csv, rows of any backbones.
+        svd: the backbone's part of svd.json.
+    """
+    rows, thresholds, of_stages = counts[counts["backbone"] == svd["backbone"]], svd["thresholds"], svd["blocks"]
+    columns = min(2, len(of_stages))
+    lines = -(-len(of_stages) // columns)
+    figure = new_figure(5 * columns, 2.7 * lines + 0.9)
+    panels = figure.subplots(lines, columns, squeeze=False)
+    summary = []
+    for panel, stage in zip(panels.flat, of_stages, strict=False):
+        of = rows[rows["block"] == stage["block"]]
+        p99s = []
+        for position, threshold in enumerate(thresholds):
+            drawn, at = look(position), of[of["threshold"] == threshold]
+            p99 = float(percentiles_of_counts(np.bincount(at["dims"], at["images"]), [99])[0])
+            style: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.45, "edgecolor": drawn.color, "lw": 1.2}
+            label = f"{threshold} %: 99th percentile {p99:.4g}"
+            panel.hist(at["dims"], edges(at["dims"]), weights=at["images"], color=drawn.color, label=label, **style)
+            panel.axvline(p99, ymax=0.7, color=drawn.color, ls=drawn.linestyle, lw=1.2)  # the legend is above
+            p99s.append(f"{p99:.4g}")
+        panel.set(title=f"stage {stage['block']}: {stage['tokens']:,} tokens, {stage['channels']} channels")
+        panel.set(xlabel="dimensions", ylabel="images")
+        panel.set_ylim(top=1.6 * panel.get_ylim()[1])  # room for the legend
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.yaxis.get_major_locator().set_params(integer=True)
+        panel.legend(fontsize="x-small", loc="upper left", ncols=2)
+        summary.append(f"stage {stage['block']}: {', '.join(p99s)} of {min(stage['tokens'], stage['channels'])}")
+    for panel in panels.flat[len(of_stages) :]:
+        panel.remove()
+    figure.suptitle(f"{backbone_name(svd)}: dimensions per image, stage by stage")
+    caption = (
+        f"How many dimensions hold a share of the energy of one image's tokens in each of {count(of_stages, 'stage')} "
+        f"of `{svd['backbone']}`, over {svd['images']:,} images; the lines are the 99th percentiles. For "
+        f"{', '.join(map(str, thresholds))} %: {'; '.join(summary)} possible dimensions."
+    )
+    return figure, caption
+
+
+def _column(rows: Any, threshold: int) -> Any:
+    """A function from a key such as dims_mean to its values at `threshold`, one a block."""
+    return lambda key: np.array([row[key][str(threshold)] for row in rows], dtype=float)

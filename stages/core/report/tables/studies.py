@@ -1,0 +1,50 @@
+"""Tables of the recorded studies: what each one was of, and what its students reached."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from stages.core.base.files import read_json
+from stages.core.evidence.studies import Study
+from stages.core.report.tables.distillation import with_std
+
+
+def studies(recorded: Sequence[Study]) -> list[dict[str, Any]]:
+    """Data, teacher, hardware and date of each recorded study."""
+    rows = []
+    for study in recorded:
+        teacher = read_json(study.results / "teacher.json")
+        rows.append(
+            {
+                "study": study.name,
+                "dataset": read_json(study.data)["dataset"],
+                "teacher": f"{teacher['architecture']}"
+                + ("" if teacher.get("top1") is None else f", {teacher['top1']:.2f} %"),
+                "hardware": _hardware(study.record["hardware"]),
+                "date": study.record["date"],
+            }
+        )
+    return rows
+
+
+def studies_top1(comparisons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Top-1 of every study's strategies, one column per objective.
+
+    Args:
+        comparisons: comparison.csv by the study's name.
+    """
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for study, table in comparisons.items():
+        for row in table.itertuples():
+            reached = with_std(float(row.top1_mean), float(row.top1_std), 2)  # type: ignore[arg-type]
+            rows.setdefault((study, str(row.strategy)), {})[str(row.objective)] = reached
+    return pd.DataFrame(
+        [{"study": study, "strategy": strategy, **reached} for (study, strategy), reached in rows.items()]
+    )
+
+
+def _hardware(machine: Mapping[str, Any]) -> str:
+    text = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+    gpus = [f"{gpu['name']}, {gpu['memory_gib']} GiB" for gpu in machine["gpus"]]
+    return "; ".join([text, *(f"{gpus.count(gpu)} × {gpu}" for gpu in dict.fromkeys(gpus))])

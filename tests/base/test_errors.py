@@ -1,0 +1,81 @@
+"""What ends a stage: one line for what a user can mend, a traceback for what is the program's own fault."""
+
+import errno
+import getpass
+import os
+import subprocess
+import sys
+
+import pytest
+
+from stages.core.base.errors import REMEDIES, UserError, run
+
+
+def ending(program: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a `main` in a process of its own."""
+    text = f"from stages.core.base.errors import *\ndef main():\n    {program}\nrun(main)"
+    return subprocess.run([sys.executable, "-c", text], env={**os.environ, **variables}, capture_output=True)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_output_in_any_encoding_is_printed(encoding):
+    ended = ending("print('τ – é'); raise UserError('Ω in a name')", PYTHONIOENCODING=encoding)
+    expected = [text.encode(encoding, "backslashreplace") for text in ("τ – é\n", "error: Ω in a name\n")]
+    assert [ended.stdout, ended.stderr, ended.returncode] == [*expected, 1]
+
+
+def test_a_reader_that_ends_early_is_no_error():
+    program = "for _ in range(10**5): print('line')"
+    text = f"from stages.core.base.errors import run\ndef main():\n    {program}\nrun(main)"
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def ended(error: BaseException) -> str | int | None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    return caught.value.code
+
+
+def test_what_the_system_refuses_is_one_line():
+    for number, remedy in REMEDIES.items():
+        text = ended(OSError(number, os.strerror(number), "artifacts/a.npy"))
+        assert text == f"error: artifacts/a.npy: {os.strerror(number)}; {remedy}"
+    assert ended(OSError(errno.EMFILE, "Too many open files")).startswith("error: the system: Too many open files; ")
+    assert ended(OSError(errno.ENOSPC, "x", "a")).startswith("error: no space left on the disk for this stage's files")
+    assert ended(MemoryError("of 3 GiB\nmore")).startswith("error: not enough memory (of 3 GiB); ")
+    assert ended(UserError("as it is")) == "error: as it is"
+    assert ended(KeyboardInterrupt()) == 130
+
+
+def test_what_torch_cannot_compile_is_one_line():
+    from torch._dynamo.exc import TorchDynamoException
+
+    failed = TorchDynamoException("backend='inductor' raised:\nRuntimeError: Python.h: No such file\nand more")
+    text = ended(failed)
+    assert text.startswith("error: torch.compile fails (") and "Python.h" in text
+    assert text.endswith("); set COMPILE=0 to go without it") and "\n" not in text
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), FileNotFoundError(errno.ENOENT, "x", "y"), AssertionError()])
+def test_the_programs_own_faults_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        run(lambda: (_ for _ in ()).throw(error))
+
+
+def test_a_user_without_a_name_gets_one(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    names = []
+    run(lambda: names.append(getpass.getuser()))
+    assert names == [f"uid_{os.getuid()}"]
+    monkeypatch.setenv("USER", "ada")
+    monkeypatch.setenv("LOGNAME", "")
+    run(lambda: names.append(getpass.getuser()))
+    assert names[1:] == ["ada"]  # who has a name keeps it

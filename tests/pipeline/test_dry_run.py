@@ -1,0 +1,68 @@
+"""The paper's scale, run dry: the paper's models at 224², random weights, a few generated photographs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faults.project import Project
+from PIL import Image
+
+pytestmark = pytest.mark.pipeline
+
+CLASSES = ("n01440764", "n01443537", "n01484850", "n01491361")
+DINOV2, SWIN = "vit_small_patch14_dinov2.lvd142m", "swin_tiny_patch4_window7_224"
+SHAPES = {"teacher": (4, 196, 384), DINOV2: (4, 256, 384), SWIN: (4, 49, 768)}  # images, tokens, channels
+EVERY_OBJECTIVE = ("none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A generated tree of 64 JPEGs of odd sizes: colour, grey, CMYK, some with a broken EXIF."""
+    rng = np.random.default_rng(0)
+    for split, images in (("train", 12), ("val", 4)):
+        for name in CLASSES:
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(images):
+                mode, bands = (("RGB", 3), ("RGB", 3), ("L", 1), ("CMYK", 4))[index % 4]
+                width, height = (int(side) for side in rng.integers(60, 500, 2))
+                pixels = rng.integers(0, 256, (bands, height // 8, width // 8), dtype=np.uint8)
+                image = Image.merge(mode, [Image.fromarray(band) for band in pixels])
+                options = {"exif": b"Exif\0\0MM\0*broken"} if index == 5 else {}
+                image.resize((width, height)).save(tmp_path / split / name / f"{index}.JPEG", **options)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("objectives", "backbone"),
+    [(("none", "softkd_spectral"), DINOV2), pytest.param(EVERY_OBJECTIVE, SWIN, marks=pytest.mark.nightly)],
+    ids=["two objectives", "every objective"],
+)
+def test_the_papers_scale_runs_dry(
+    tmp_path_factory: pytest.TempPathFactory, photographs: Path, objectives: tuple[str, ...], backbone: str
+) -> None:
+    folder = tmp_path_factory.mktemp("dry_run") / "project"
+    parameters = (
+        *("profile=imagenet", "experiment=dry_run", "strategy=widen", "recipe.global_batch=8"),
+        *(f"objective.names=[{','.join(objectives)}]", f"dataset.classes={len(CLASSES)}"),
+        *(f"analysis.backbones=[teacher,{backbone}]", f"++analysis.img_size={{{DINOV2}: 224}}"),
+    )
+    machine = {"DATA_ROOT": str(photographs), "DEVICE_BATCH": "4", "HF_HUB_OFFLINE": "1", "CHECKPOINT_MINUTES": "10"}
+    project = Project(folder, parameters, **machine)
+    project.copy()
+    project.run("dvc", "repro")
+    for name in ("teach/model.safetensors", "extract/teacher/layer_23.npy", "html/index.html"):
+        assert (folder / "artifacts" / name).is_file(), name
+    for objective in objectives:
+        run = folder / f"artifacts/train/widen-{objective}-0"
+        trained = json.loads((run / "metrics.json").read_text())
+        assert (trained["parameters"], trained["teacher_weights"]) == (7_313_896 - 996 * 385, "random")
+        assert (run / "ema/model.safetensors").is_file(), objective
+    for name in ("svd", "pca", "sep"):
+        found = json.loads((folder / f"reports/results/{name}.json").read_text())
+        assert {of["weights"] for of in found.values()} == {"random"}
+        shapes = {name: (of["images"], of["tokens"], of["channels"]) for name, of in found.items()}
+        assert shapes == {name: SHAPES[name] for name in ("teacher", backbone)}
+    audit = json.loads((folder / "reports/audit.json").read_text())
+    assert {claim["verdict"] for claim in audit["claims"] if claim["scale"] != "any run"} == {"not measured"}
+    assert project.rerun() == {"watch@images"}

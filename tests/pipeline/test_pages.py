@@ -1,0 +1,324 @@
+"""The pages: their links and paths lead somewhere, their commands exist, their tables say what the code says."""
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.cli.parser import get_main_parser
+
+from stages.tools import readme
+from stages.tools.compose import GROUPS, composed
+from stages.tools.study import steps
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("stages", "tests", "reports", "notebooks")
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "reports/performance.md")),
+    *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("README.md"))),
+]
+# Files that runs, studies, images and weights consist of; they are in no folder of the repository.
+ELSEWHERE = {"curves.csv", "predictions.npy", "config.json", "model.safetensors", "record.json", "train.tar", "val.tar"}
+IGNORED = ("artifacts", ".ckpt", ".git", ".venv")
+PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b|\*|…")
+LAUNCHERS = ("SLURM_", "MASTER_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "DVC_ROOT", "CUDA_VISIBLE")
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+@cache
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str = "") -> list[str]:
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+
+
+def inline(text: str) -> list[str]:
+    """What stands in single backticks."""
+    prose = re.sub(r"^ *```.*?^ *```$|<!--.*?-->", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The commands of a page, in words, without the environment variables before them."""
+    lines = [line for block in blocks(text) for line in block.splitlines()] + inline(text)
+    for line in lines:
+        for command in re.split(r" && |; ", line):
+            words = shlex.split(command, comments=True) if command.count("'") % 2 == 0 else []
+            while words and re.match(r"[A-Z_]+=", words[0]):
+                del words[0]
+            if words:
+                yield words
+
+
+def section(text: str, title: str) -> str:
+    """What stands under a heading, up to the next one of any level."""
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"there is no heading {title!r}"
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the body of every table, line by line."""
+    lines = [line.strip() for line in text.splitlines()]
+    rules = [set(line) <= set("| -") and "-" in line for line in [*lines, ""]]
+    body = [line for at, line in enumerate(lines) if line.startswith("|") and not (rules[at] or rules[at + 1])]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in body]
+
+
+def codes(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives headings."""
+    headings = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@by_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(page)):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def is_there(name: str, page: Path) -> bool:
+    """Whether a path that a page names exists: from its folder, the repository's, or among the results."""
+    places = (page.parent, ROOT, ROOT / "reports", ROOT / "reports/results")
+    return any((place / name).exists() for place in places)
+
+
+@by_page
+def test_paths_that_are_named_exist(page: Path) -> None:
+    """Up to the first placeholder; what a command writes, what git ignores and what only runs hold need not be here."""
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    named = [word for words in commands(text_of(page)) for before, word in pairwise(["", *words]) if before != "--out"]
+    for name in named:
+        parts = name.rstrip("/").split("/")
+        if parts[0] == "artifacts" and len(parts) > 1:
+            assert parts[1] in {*pipeline, "html"} or PLACEHOLDER.search(parts[1]), name
+        elif parts[0] in IGNORED or name.startswith(".dvc/tmp"):
+            continue
+        elif len(parts) > 1 and (ROOT / parts[0]).exists() and re.fullmatch(r"[\w./*-]+", name):
+            known = next((at for at, part in enumerate(parts) if PLACEHOLDER.search(part)), len(parts))
+            assert is_there("/".join(parts[:known]), page), name
+        elif re.fullmatch(r"[\w-]+\.(py|yaml|csv|json|md|txt|toml|cff|lock|safetensors|npy|tar)", name):
+            assert PLACEHOLDER.search(name) or name in ELSEWHERE or is_there(name, page), name
+
+
+@by_page
+def test_commands_of_the_project_exist(page: Path) -> None:
+    for words in commands(text_of(page)):
+        if words[:2] != ["python", "-m"] or not words[2].startswith("stages."):
+            continue
+        module = ROOT / Path(*words[2].split(".")).with_suffix(".py")
+        assert module.is_file(), words
+        source = module.read_text(encoding="utf-8")
+        for option in (word for word in words if word.startswith("--")):
+            assert f'"{option}"' in source or f'"{option[2:]}"' in source, words
+        if words[2] == "stages.tools.readme":
+            assert {*words[3:]} <= {*readme.BLOCKS, "[BLOCK]"}, words
+        if words[2] == "stages.tools.compose" and "[" not in "".join(words):
+            assert composed(*words[3:])
+
+
+@by_page
+def test_commands_of_dvc_exist_and_name_stages(page: Path) -> None:
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    parser = get_main_parser()
+    for words in commands(text_of(page)):
+        if words[0] != "dvc" or len(words) == 1:
+            continue
+        asked = parser.parse_args(words[1:])  # raises SystemExit at what DVC does not know
+        for target in getattr(asked, "targets", None) or []:
+            if "/" not in target:
+                assert target.partition("@")[0] in pipeline, words
+
+
+def overrides(text: str) -> Iterator[list[str]]:
+    """The groups and keys of the configuration that a page's commands set, command by command."""
+    for words in commands(text):
+        found = [words[index + 1] for index, word in enumerate(words) if word == "-S"]
+        key = words[0].partition("=")[0]
+        if not found and len(words) == 1 and "=" in words[0] and key.partition(".")[0] in GROUPS:
+            found = words
+        yield [one for one in found if "GROUP" not in one and "KEY" not in one]
+
+
+@by_page
+def test_groups_options_and_keys_exist(page: Path) -> None:
+    external = ["dataset=folder", "dataset.classes=10", "dataset.image_size=8"]
+    for given in overrides(text_of(page)):
+        several = [key_values.partition("=") for key_values in given]
+        choices = [
+            [f"{key}={one}" for one in (values.split(",") if key in GROUPS else [values])] for key, _, values in several
+        ]
+        needs_images = any(key in ("dataset.unreadable", "dataset.held_out") for key, _, _ in several)
+        for chosen in product(*choices) if given else ():
+            assert composed(*(external if needs_images else []), *chosen)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of(ROOT / "README.md").split()) <= 1000
+
+
+@pytest.mark.parametrize("block", [name for name in readme.BLOCKS if name != "promises"])
+def test_generated_blocks_are_up_to_date(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = readme.BLOCKS[block][0]
+    text = page.read_text(encoding="utf-8")
+    assert text == readme.with_blocks(page, text, [block]), f"run: python -m stages.tools.readme {block}"
+
+
+def test_the_list_of_wings_is_the_wings() -> None:
+    core = ROOT / "stages/core"
+    listed = re.split(r"^### ", text_of(core / "README.md"), flags=re.MULTILINE)[1:]
+    assert {one.partition("\n")[0] for one in listed} == {path.parent.name for path in core.glob("*/__init__.py")}
+    for one in listed:
+        wing = core / one.partition("\n")[0]
+        modules = {file.relative_to(wing).with_suffix("").as_posix() for file in wing.rglob("*.py")} - {"__init__"}
+        named = [codes(row[0])[0] for row in rows(one)]
+        assert sorted(named) == sorted(re.sub("__init__$", "", module) for module in modules), wing.name
+
+
+def edges_of_diagram(diagram: str) -> set[tuple[str, str]]:
+    edges: set[tuple[str, str]] = set()
+    for line in diagram.splitlines()[1:]:
+        chain = [part.split(" & ") for part in re.split(r" -\.?-> ", line.strip())]
+        for before, after in pairwise(chain):
+            edges |= {(one.strip(), other.strip()) for one in before for other in after}
+    return edges
+
+
+def test_the_diagram_is_the_pipeline() -> None:
+    """Its edges are those of `dvc dag`, with stage `watch`, which only images outside the repository bring in."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["dataset"]["watch"] = ["images"]
+    every = list(steps(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"], params))
+    follows = {(b.name.partition("@")[0], a.name.partition("@")[0]) for a in every for b in every if a.follows(b)}
+    (diagram,) = blocks(text_of(ROOT / "README.md"), "mermaid")
+    assert edges_of_diagram(diagram) == {edge for edge in follows if edge[0] != edge[1]}
+
+
+def variables_read() -> set[str]:
+    """The environment variables that the code names: looked up one by one, or the fields of a settings class."""
+    found: set[str] = set()
+    for file in (ROOT / "stages").rglob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)) if "environ" in source or "BaseSettings" in source else ():
+            if isinstance(node, ast.ClassDef) and any("BaseSettings" in ast.unparse(base) for base in node.bases):
+                fields = [line.target for line in node.body if isinstance(line, ast.AnnAssign)]
+                found |= {field.id.upper() for field in fields if isinstance(field, ast.Name)} - {"MODEL_CONFIG"}
+            if isinstance(node, ast.Constant) and re.fullmatch(r"[A-Z]+(_[A-Z]+)*", str(node.value)):
+                found.add(str(node.value))
+    return found
+
+
+def test_the_environment_variables_are_those_that_the_code_reads() -> None:
+    page = text_of(ROOT / "stages/core/train/README.md")
+    own = {name for row in rows(section(page, "Environment variables")) for name in codes(row[0])}
+    others = set(codes(section(page, "Environment variables").partition("Set by others")[2]))
+    read = {name for name in variables_read() if len(name) > 3}
+    assert others == {name for name in read if name.startswith(LAUNCHERS)}
+    assert own == read - others
+
+
+def test_every_file_and_column_of_the_results_is_explained() -> None:
+    page, results = text_of(ROOT / "reports/README.md"), ROOT / "reports/results"
+    files = {codes(title)[0] for title in re.findall(r"^### (.+)$", page, re.MULTILINE)}
+    assert files == {path.name for path in results.iterdir()}
+    for path in results.glob("*.csv"):
+        named = [code for row in rows(section(page, f"`{path.name}`")) for code in codes(row[0])]
+        assert len(named) == len(set(named))
+        columns = path.read_text(encoding="utf-8").partition("\n")[0].split(",")
+        patterns = {name: re.compile(name.replace("LEVEL", r"\d+")) for name in named}
+        assert [column for column in columns if not any(one.fullmatch(column) for one in patterns.values())] == []
+        assert [name for name, one in patterns.items() if not any(map(one.fullmatch, columns))] == [], path.name
+    entry = set(codes(section(page, "JSON")))
+    for name in ("svd", "pca", "sep", "rotation"):
+        keys = {key for row in rows(section(page, f"`{name}.json`")) for key in codes(row[0])}
+        for backbone in json.loads((results / f"{name}.json").read_text()).values():
+            assert keys == set(backbone) - entry, name
+    for name in ("teacher", "cost"):
+        content = json.loads((results / f"{name}.json").read_text())
+        found = set(content) if name == "teacher" else {key for one in content.values() for key in one}
+        recipe = {code for row in rows(section(page, "`runs.csv`"))[4:7] for code in codes(row[0])}
+        assert set(codes(section(page, f"`{name}.json`"))) - {"runs.csv"} >= found - recipe, name
+
+
+def test_every_file_beside_the_results_is_explained() -> None:
+    listed = {codes(row[0])[0].rstrip("/") for row in rows(text_of(ROOT / "reports/README.md").partition("\n## ")[0])}
+    assert listed == {path.name for path in (ROOT / "reports").iterdir()} - {"README.md"}
+
+
+def test_every_figure_is_listed() -> None:
+    drawn: set[str] = set()
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        drawn |= set(re.findall(r'figures, f?\\"([^"\\]+)\\"', notebook.read_text(encoding="utf-8")))
+    page = text_of(ROOT / "notebooks/README.md").partition("## Figures")[2]
+    assert {codes(row[1])[0] for row in rows(page)} == {name.replace("{backbone}", "BACKBONE") for name in drawn}
+
+
+def test_the_groups_are_those_of_the_configuration() -> None:
+    listed = {
+        codes(row[0])[0]: set(codes(row[1])) for row in rows(section(text_of(ROOT / "stages/conf/README.md"), "Groups"))
+    }
+    there: dict[str, Any] = {
+        folder.name: {file.stem for file in folder.glob("[!_]*.yaml")}
+        for folder in (ROOT / "stages/conf").iterdir()
+        if folder.is_dir()
+    }
+    assert listed == there
+
+
+def test_every_command_for_people_is_listed() -> None:
+    page = text_of(ROOT / "stages/tools/README.md").partition("\n## ")[0]
+    commands_listed = set(re.findall(r"`python -m stages\.tools\.(\w+)", page))
+    helpers = {code for line in page.splitlines() if not line.startswith("|") for code in codes(line)}
+    modules = {path.stem for path in (ROOT / "stages/tools").glob("*.py")} - {"__init__"}
+    assert commands_listed == {name for name in modules if "__main__" in (ROOT / f"stages/tools/{name}.py").read_text()}
+    assert modules - commands_listed <= helpers
+
+
+def test_what_to_touch_is_there() -> None:
+    """CONTRIBUTING.md says `NAME` in, or of, `FILE`."""
+    named = re.findall(r"`([\w.]+)`\s+(?:in|of)\s+`(stages/[\w/]+\.py)`", text_of(ROOT / "CONTRIBUTING.md"))
+    assert len(named) >= 4
+    for name, file in named:
+        for part in name.split("."):
+            assert re.search(rf"\b{part}\b", (ROOT / file).read_text(encoding="utf-8")), (name, file)
+
+
+def test_continuous_integration_calls_one_script() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    checkout, python, script = job["steps"]
+    assert checkout["uses"].startswith("actions/checkout@") and checkout["with"] == {"fetch-depth": 0}
+    assert python["uses"].startswith("actions/setup-python@")
+    assert script == {"run": ".ci/run"} and (ROOT / ".ci/run").stat().st_mode & 0o100
+
+
+def test_the_container_is_set_up_as_the_readme_says() -> None:
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    (install, repro) = blocks(text_of(ROOT / "README.md"))[0].splitlines()
+    assert container["postCreateCommand"] == install and repro == "dvc repro"
+
+
+def test_the_citation_names_paper_and_software() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    (paper,) = citation["references"]
+    assert citation["cff-version"] == "1.2.0" and citation["authors"] == [{"name": "the encoding-mismatch maintainers"}]
+    assert paper["title"] in text_of(ROOT / "README.md").replace("\n", " ")
+    assert paper["identifiers"][0]["value"] == "arXiv:2511.15572"

@@ -1,0 +1,58 @@
+"""Contradictions that are not known to be there fail, in one line that names them."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages import audit
+from stages.core.base.errors import UserError
+from stages.tools import verdicts
+
+CLAIMS = {"a/1": "confirmed", "b/1": "contradicted", "b/2": "contradicted", "c": "not measured"}
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("reports").mkdir()
+    claims = [{"id": name, "verdict": verdict} for name, verdict in CLAIMS.items()]
+    Path("reports/audit.json").write_text(json.dumps({"counts": {}, "claims": claims}))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["verdicts", *arguments])
+        verdicts.main()
+
+    return run
+
+
+def test_contradictions_fail_but_the_known_ones(call, capsys):
+    for arguments, named in (((), "b/1, b/2"), (("--known", "b/2"), "b/1"), (("--known", "a/1", "b/1"), "b/2")):
+        with pytest.raises(UserError, match=f"^contradicted: {named}; see reports/audit.json"):
+            call(*arguments)
+    call("--known", "b/1", "b/2")
+    call("--known", "b/1", "--known", "b/2")
+    assert capsys.readouterr().out == "4 claims, 2 contradicted, all of them known\n" * 2
+
+
+def test_unknown_claims_and_audits_are_refused(call):
+    with pytest.raises(UserError, match=r"^--known b/3: no such claim; reports/audit.json lists all of them$"):
+        call("--known", "b/1", "b/2", "b/3")
+    Path("reports/audit.json").unlink()
+    with pytest.raises(UserError, match=r"audit\.json is missing; run `dvc repro`"):
+        call()
+
+
+def test_the_tracked_audit_contradicts_what_is_known(root, monkeypatch):
+    monkeypatch.chdir(root)
+    known = ["cost_params/widen/params", "consistent_parameters/widen/params"]
+    known.append("consistent_distilled_baseline/top1/baseline")
+    monkeypatch.setattr(sys, "argv", ["verdicts", "--known", *known])
+    verdicts.main()
+
+
+def test_the_stage_takes_no_arguments(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["audit", "--strict"])
+    with pytest.raises(SystemExit):
+        audit.main()

@@ -1,0 +1,91 @@
+"""A project whose runs have two optimizer steps; apart from the tests, so that worker processes import little."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+
+import torch
+import yaml
+
+from stages import encode, extract, pca, prepare, rotation, sep, summarize, svd, teach, train, weights
+from stages.core.base.files import write_json
+from stages.core.config import params
+from stages.core.runtime.distributed import World, joined, launch
+from stages.paths import COST, PARAMS
+
+ROOT = Path(__file__).resolve().parents[2]
+STRATEGIES = ("baseline", "lift", "widen", "uniform", "widen_linear", "widen_three_heads")  # one of each kind
+OBJECTIVES = ("none", "mse", "softkd", "softkd_spectral")  # one of each class
+TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 3, "num_heads": 3}
+
+
+def stage(main: Callable[[], None], *arguments: str) -> None:
+    """Run a stage's `main` in this process."""
+    before = sys.argv
+    sys.argv = ["stage", *arguments]
+    try:
+        main()
+    finally:
+        sys.argv = before
+
+
+def write_params(folder: Path, *, ema_decay: float | None, seeds: Sequence[int], strategies: Sequence[str]) -> None:
+    """The default's parameters at a smaller scale: a random teacher, two steps of 16 images, 20 validation images."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    content["dataset"]["val_images"] = 20
+    content["teacher"] |= {"weights": "random", "recipe": None}
+    content["teacher"]["model_args"]["depth"] = 2
+    content["student"]["base"] |= TINY
+    content["recipe"] |= {"epochs": 1, "epoch_steps": 2, "global_batch": 16, "warmup_epochs": 0}
+    content["recipe"]["ema_decay"] = ema_decay
+    content["analysis"] |= {"images_per_class": 1}
+    content["analysis"]["sep"] |= {"permutations": 10, "resamples": 10}
+    content["analysis"]["rotation"]["pairs"] = 10
+    content["seeds"] = list(seeds)
+    content["strategy"]["names"] = list(strategies)
+    content["objective"]["names"] = list(OBJECTIVES)
+    (folder / PARAMS).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def start(folder: Path) -> None:
+    """Run in `folder` all stages that come before the training of students, and those of the teacher's features."""
+    os.chdir(folder)
+    stage(prepare.main)
+    stage(teach.main)
+    stage(weights.main)
+    for one in (extract, svd, pca, sep, rotation):
+        stage(one.main, "--backbone", "teacher")
+    write_json(COST / "metrics.json", {})  # counted on the paper's students, not on these
+
+
+def train_all(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None], world: World) -> None:
+    """Train every strategy by every objective in a project, with an EMA as each seed says."""
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    settings = params.load(PARAMS)
+    for seed, decay in ema_decay.items():
+        recipe = settings.recipe.model_copy(update={"ema_decay": decay})
+        for strategy, objective in product(strategies, OBJECTIVES):
+            train.train_run(settings.model_copy(update={"recipe": recipe}), strategy, objective, seed, world)
+
+
+def train_together(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None]) -> None:
+    """One process's part of `train_all`."""
+    sys.modules["dvclive"] = None  # type: ignore[assignment]  # its curves take longer than these runs
+    with joined() as world:
+        train_all(folder, strategies, ema_decay, world)
+
+
+def analyse(folder: Path) -> None:
+    """Encode and summarize the runs of a project."""
+    os.chdir(folder)
+    stage(encode.main)
+    stage(summarize.main)
+
+
+if __name__ == "__main__":  # FOLDER SEED:DECAY …, in as many processes as PROCESSES says
+    folder, *pairs = sys.argv[1:]
+    decays = {int(seed): float(decay) if decay else None for seed, _, decay in (pair.partition(":") for pair in pairs)}
+    launch(train_together, Path(folder), STRATEGIES, decays)

@@ -1,0 +1,220 @@
+"""Every kind of run from its first step to the tables, and what remains of one that fails after its last step."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from itertools import count, product
+from pathlib import Path
+
+import lifecycle
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from lifecycle import OBJECTIVES, STRATEGIES
+
+from stages.core.base.errors import UserError
+from stages.core.base.names import run_name
+from stages.core.config import params
+from stages.core.data.batches import evaluation_batches
+from stages.core.data.dataset import image_list
+from stages.core.models import folders
+from stages.core.runtime.distributed import World
+from stages.core.train import fitting, loop
+from stages.core.train.checkpoints import CheckpointFolder
+from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, RESULTS, TRAIN
+
+pytestmark = pytest.mark.processes
+
+ALONE = World(0, 1, torch.device("cpu"))
+EMA_DECAY = {0: 0.5, 1: None, 2: 0.5, 3: None}  # by seed: 0 and 1 are trained in one process, 2 and 3 in two
+RUNS = [(*setting, seed) for seed in EMA_DECAY for setting in product(STRATEGIES, OBJECTIVES)]
+
+
+@pytest.fixture(scope="module")
+def environment():
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DVC_ROOT", "FRESH", "ADOPT", "DEVICE_BATCH", "COMPILE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("DEVICE", "cpu")
+        patch.setenv("WORKERS", "0")
+        patch.setenv("PYTHONPATH", str(lifecycle.ROOT))
+        patch.setattr("stages.core.runtime.machine.share_cores", lambda _: None)
+        before = Path.cwd()
+        yield patch
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def started(environment, tmp_path_factory):
+    """A project in which everything but students is there."""
+    folder = tmp_path_factory.mktemp("started")
+    lifecycle.write_params(folder, ema_decay=0.5, seeds=list(EMA_DECAY), strategies=STRATEGIES)
+    lifecycle.start(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(started, environment, tmp_path_factory):
+    """A project in which every run is trained, encoded and summarized."""
+    folder = shutil.copytree(started, tmp_path_factory.mktemp("finished") / "project")
+    decays = {seed: f"{seed}:{decay or ''}" for seed, decay in EMA_DECAY.items()}
+    command = [sys.executable, lifecycle.__file__, str(folder), decays[2], decays[3]]
+    together = subprocess.Popen(
+        command, env={**os.environ, "PROCESSES": "2"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    with environment.context() as patch:
+        patch.setitem(sys.modules, "dvclive", None)
+        lifecycle.train_all(folder, STRATEGIES, {seed: EMA_DECAY[seed] for seed in (0, 1)}, ALONE)
+    output, _ = together.communicate(timeout=600)
+    assert together.returncode == 0, output
+    lifecycle.analyse(folder)
+    return folder
+
+
+def test_every_run_is_saved_as_a_model_that_has_the_accuracy_it_records(finished):
+    os.chdir(finished)
+    data = params.load(PARAMS).dataset
+    images = image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST)
+    labels = np.array(images.labels)
+    batches = None
+    for strategy, objective, seed in RUNS:
+        folder = TRAIN / run_name(strategy, objective, seed)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        decay = EMA_DECAY[seed]
+        assert (folder / "ema").is_dir() == (decay is not None)
+        for place, suffix in ((folder, ""), (folder / "ema", "_ema")) if decay else ((folder, ""),):
+            model = timm.create_model(f"local-dir:{place}", pretrained=True).eval()
+            batches = batches or evaluation_batches(images, model, batch=len(labels), workers=0)
+            with torch.no_grad():
+                predicted = torch.cat([model(one) for one, _ in batches]).argmax(1).numpy()
+            assert metrics[f"top1{suffix}"] == pytest.approx(100 * np.mean(predicted == labels), abs=1e-4), folder
+            if not suffix:
+                assert (np.load(folder / "predictions.npy") == predicted).all()
+        curves = pd.read_csv(folder / "curves.csv")
+        assert list(curves["epoch"]) == [0] and ("top1_ema" in curves) == (decay is not None)
+        assert "adopted" not in metrics
+        assert all(math.isfinite(value) for value in metrics.values() if isinstance(value, float))
+
+
+def test_every_run_reaches_the_tables(finished):
+    names = {run_name(*run) for run in RUNS}
+    encoded = json.loads((finished / ENCODE / "metrics.json").read_text())["runs"]
+    assert {row["run"] for row in encoded} == names | {"teacher"}
+    for table in ("runs", "curves", "encoding"):
+        found = pd.read_csv(finished / RESULTS / f"{table}.csv")
+        assert set(found["run"]) - {"teacher"} == names, table
+    runs = pd.read_csv(finished / RESULTS / "runs.csv").set_index("run")
+    for name in names:
+        metrics = json.loads((finished / TRAIN / name / "metrics.json").read_text())
+        assert runs.loc[name, "top1"] == pytest.approx(metrics["top1"], rel=1e-5)
+
+
+class FailedError(Exception):
+    pass
+
+
+def outputs(folder):
+    """Contents of a run's files, without what is of the clock."""
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    metrics = json.loads(found.pop("metrics.json"))
+    del metrics["train_images_per_s"]
+    live = {name: found.pop(name) for name in list(found) if name.startswith("live/")}
+    columns = {name: pd.read_csv(folder / name, sep="\t").iloc[:, 1:] for name in live if name.endswith(".tsv")}
+    return found, metrics, {name: table.to_csv() for name, table in columns.items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(started, tmp_path_factory):
+    """What the run of the following test leaves when nothing fails."""
+    return train_one(shutil.copytree(started, tmp_path_factory.mktemp("whole") / "project"))
+
+
+def train_one(folder, objective="mse", strategy="lift"):
+    from stages.train import train_run
+
+    os.chdir(folder)
+    train_run(params.load(PARAMS), strategy, objective, 0, ALONE)
+    return outputs(folder / TRAIN / run_name(strategy, objective, 0))
+
+
+EVALUATE = "evaluate_together" if hasattr(loop, "evaluate_together") else "evaluate"
+# What is called after the last optimizer step, and at which of its calls it fails.
+AFTER_THE_LAST_STEP = [
+    (CheckpointFolder, "save", 1),
+    (loop, EVALUATE, 0),
+    (loop, "check_finite", 0),
+    (loop.Progress, "finished", 0),
+    (fitting, "evaluate_against_teacher", 0),
+    (fitting, "parameters", 0),
+    (fitting, "flops", 0),
+    (folders, "save", 0),
+    (folders, "save", 1),
+    (fitting, "write_npy", 0),
+    (fitting, "write_json", 0),
+    (fitting, "write_csv", 0),
+    (shutil, "copytree", 0),
+    (Path, "rename", 0),
+    (CheckpointFolder, "__exit__", 0),
+]
+
+
+def test_a_failure_after_the_last_step_costs_no_training(started, uninterrupted, tmp_path, environment):
+    for place, name, position in AFTER_THE_LAST_STEP:
+        folder = tmp_path / f"{place.__name__}.{name}-{position}"
+        shutil.copytree(started, folder)
+        calls, original = count(), getattr(place, name)
+
+        def fails(*arguments, calls=calls, original=original, position=position, **options):
+            if next(calls) == position:
+                raise FailedError
+            return original(*arguments, **options)
+
+        with environment.context() as patch:
+            patch.setattr(place, name, fails)
+            with pytest.raises(FailedError):
+                train_one(folder)
+        with environment.context() as patch:
+            patch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("trained again"))
+            assert train_one(folder) == uninterrupted, (name, position)
+
+
+def test_weights_that_the_last_step_makes_infinite_end_in_one_line(started, tmp_path, environment):
+    folder = shutil.copytree(started, tmp_path / "project")
+    step, steps = torch.optim.AdamW.step, count(1)
+
+    def diverging(optimizer, *arguments, **options):
+        step(optimizer, *arguments, **options)
+        if next(steps) == 2:
+            optimizer.param_groups[0]["params"][0].data.fill_(float("nan"))
+
+    with environment.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", diverging)
+        patch.setenv("CHECKPOINT_MINUTES", "0")
+        with pytest.raises(UserError, match=r"^the weights are not finite after step 1 \(epoch 0\); lower recipe\.lr"):
+            train_one(folder)
+    (saved,) = folder.glob(".ckpt/lift-mse-0-*/checkpoint.pt")
+    state = torch.load(loadable(saved), weights_only=True)["state"]
+    assert state["step"] == 1 and all(value.isfinite().all() for value in state["state_dict"].values())
+    assert not (folder / TRAIN / "lift-mse-0").exists()
+
+
+def loadable(file):
+    """A checkpoint without its digest."""
+    content = file.with_suffix(".content")
+    content.write_bytes(file.read_bytes()[32:])
+    return content
+
+
+def test_a_log_file_has_the_device_and_a_line_per_epoch(started, tmp_path, capsys, environment):
+    folder = shutil.copytree(started, tmp_path / "project")
+    with environment.context() as patch:
+        patch.delenv("CI", raising=False)
+        train_one(folder)
+    first, line = capsys.readouterr().out.splitlines()
+    assert first == "lift-mse-0 on cpu: 1 epoch"
+    assert line.startswith("lift-mse-0: epoch 1/1, training loss ")
