@@ -8,9 +8,9 @@ import argparse
 from collections import Counter
 
 from stages.core.base.errors import run
-from stages.core.base.files import read_yaml, write_json
+from stages.core.base.files import write_json
 from stages.core.evidence import studies
-from stages.core.evidence.register import expand
+from stages.core.evidence.register import read_register
 from stages.core.evidence.results import read_results
 from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED, judge_all
 from stages.paths import AUDIT, MANIFEST, REFERENCE, RESULTS, STUDIES
@@ -21,7 +21,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()  # refuses any argument
     runs = {studies.CURRENT: read_results(RESULTS, MANIFEST)}
     runs |= {study.name: read_results(study.results, study.data) for study in studies.read(STUDIES)}
-    claims = expand(read_yaml(REFERENCE / "claims.yaml"), read_yaml(REFERENCE / "paper.yaml"))
+    claims = read_register(REFERENCE)
     verdicts = [judge_all(claim, runs) for claim in claims]
     counted = Counter(verdict["verdict"] for verdict in verdicts)
     counts = {verdict: counted[verdict] for verdict in (CONFIRMED, CONTRADICTED, NOT_MEASURED)}

@@ -29,7 +29,7 @@ ALL = (
     Notebook(
         "distillation",
         "What the students reach under each objective, which differences are shown, and what they cost.",
-        {"data": MANIFEST, "studies": STUDIES},
+        {"data": MANIFEST, "reference": REFERENCE, "studies": STUDIES},
     ),
     Notebook(
         "audit",

@@ -12,7 +12,7 @@ from stages.core.base.names import TEACHER, run_name
 from stages.core.config import params
 from stages.core.data.splits import index_file, labels, read_index
 from stages.core.evidence import analysis_tables
-from stages.core.evidence.comparison import comparison_table, nested_means, right_predictions, runs_table
+from stages.core.evidence.comparison import comparison_table, correct_predictions, nested_means, runs_table
 from stages.core.evidence.statistics import differences_table
 from stages.paths import (
     COST,
@@ -68,7 +68,7 @@ def main() -> None:
     tables = {
         "runs": runs,
         "comparison": comparison_table(runs, encoding),
-        "differences": differences_table(runs, right_predictions(runs, TRAIN, truth)),
+        "differences": differences_table(runs, correct_predictions(runs, TRAIN, truth)),
         "curves": curves[head + [column for column in curves if column not in head]],
         "backbones": analysis_tables.backbones_table(analyses),
         "dims": analysis_tables.dims_table(SVD, PCA, backbones),

@@ -4,7 +4,7 @@ from timm.data import resolve_model_data_config
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, read_json, write_json
-from stages.core.config import params, schema
+from stages.core.config import models, params, schema
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
 from stages.core.models import backbones, folders
@@ -34,7 +34,7 @@ def teach(settings: params.Params) -> None:
             load(settings.dataset, settings.teacher, world)
 
 
-def fit(data: schema.Dataset, teacher: schema.Teacher, recipe: schema.Recipe, world: World) -> None:
+def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, world: World) -> None:
     """Fit the teacher on the labels alone."""
     arguments, options = teacher.model_args.keyword_arguments(), model_options(data, recipe)
     model = folders.create(teacher.architecture, arguments, seed=teacher.seed, **options)
@@ -59,17 +59,20 @@ def fit(data: schema.Dataset, teacher: schema.Teacher, recipe: schema.Recipe, wo
     )
 
 
-def load(data: schema.Dataset, teacher: schema.Teacher, world: World) -> None:
+def load(data: schema.Dataset, teacher: models.Teacher, world: World) -> None:
     """Load the teacher with pretrained or random weights, and evaluate it.
 
     Raises:
-        UserError: the weights are not available, or the head does not have `dataset.classes` outputs.
+        UserError: the weights are not available, the head does not have `dataset.classes` outputs, or the images are
+            called imagenet and their classes are not in its order.
     """
     arguments = teacher.model_args.keyword_arguments()
     if teacher.weights == "random":
         classes = {"num_classes": data.classes}
         model, provenance = backbones.random(teacher.architecture, arguments | classes, seed=teacher.seed)
     else:
+        if data.label == "imagenet" and data.classes == 1000:
+            backbones.check_imagenet_order(read_json(MANIFEST)["class_names"])
         model, provenance = backbones.pretrained(teacher.architecture, arguments, folder=machine.weights())
     if model.num_classes != data.classes:
         raise UserError(

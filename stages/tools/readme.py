@@ -12,9 +12,9 @@ from typing import Any
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, read_yaml, write_text
-from stages.core.config.schema import Student, Teacher
+from stages.core.config.models import Student, Teacher
 from stages.core.evidence import studies
-from stages.core.evidence.statistics import told as differences_shown
+from stages.core.evidence.statistics import summary_sentence
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables.distillation import comparison
 from stages.core.report.tables.encoding import premise
@@ -77,7 +77,7 @@ def results() -> str:
         f"1. **Scale.** {premise(read_table(RESULTS / 'floor.csv'), read_table(RESULTS / 'encoding.csv'))} Top-1 lies "
         f"between {runs['top1'].min():.2f} and {runs['top1'].max():.2f} %; one validation image is worth "
         f"{100 / images:.2f} points.\n"
-        f"2. **Seeds.** {differences_shown(read_table(RESULTS / 'differences.csv'))}\n\n"
+        f"2. **Seeds.** {summary_sentence(read_table(RESULTS / 'differences.csv'))}\n\n"
         f"Published claims: {verdicts}.\n"
     )
 

@@ -10,7 +10,7 @@ from dvc.utils.serialize import parse_yaml
 from omegaconf import OmegaConf
 
 from stages.core.base.errors import UserError
-from stages.core.config import params, schema
+from stages.core.config import models, params
 from stages.core.models.cost import parameters
 from stages.tools.compose import composed
 
@@ -24,7 +24,7 @@ def keys(value, path=()):
     if not isinstance(value, dict) or (path and path[-1] in OPTIONAL):
         return
     for key, inner in value.items():
-        if not (path and path[-1] in OPEN):
+        if not (path and path[-1] in OPEN) and key != "wider":  # which has a default
             yield (*path, key)
         yield from keys(inner, (*path, key))
 
@@ -222,6 +222,14 @@ def test_a_wrong_type_is_named(path, value, load):
         ("recipe.label_smoothing", 1.0),
         ("recipe.precision", "float16"),
         ("recipe.ema_decay", 1.0),
+        ("recipe.ema_start", "inital"),
+        ("recipe.schedule", "epochs"),
+        ("recipe.decay_embeddings", "lift"),
+        ("recipe.decay_embeddings", True),
+        ("recipe.teacher_precision", "float32"),
+        ("objective.definitions.mse.wider", "cut"),
+        ("student.strategies.widen_linear.model_args.widen_widths", []),
+        ("student.strategies.widen_linear.model_args.widen_widths", [64.0, 96]),
         ("dataset.held_out", 0.0),
         ("dataset.held_out", 1.0),
         ("recipe.augment.hflip", 1.1),
@@ -285,6 +293,26 @@ def test_an_impossible_value_is_named(path, value, load):
             "strategies.widen: widen_blocks: 5 equal steps from",
         ),
         ("student.strategies.widen_linear.model_args.widen_heads", 5, "student.strategies.widen_linear"),
+        (
+            "student.strategies.widen_linear.model_args.widen_widths",
+            [64, 80, 96],
+            "widen_linear.model_args: widen_widths lists the width of every widened block; remove widen_width",
+        ),
+        (
+            "student.strategies.widen.model_args",
+            {"widen_widths": [48] * 7},
+            "strategies.widen: widen_widths lists 7 blocks, more than depth 6",
+        ),
+        (
+            "student.strategies.widen.model_args",
+            {"widen_widths": [72, 97], "widen_heads": 3},
+            "widen_heads: a block widened to 97 channels cannot have 3 heads",
+        ),
+        (
+            "student.strategies.widen.model_args",
+            {"widen_widths": [96, 192]},
+            "widen.model_args.widen_widths: 192 channels are more than the teacher's 96",
+        ),
         ("dataset.image_size", 10, "teacher.model_args.img_size: 8 is not dataset.image_size, 10"),
         ("student.base.img_size", 10, "student.base.img_size: 10 is not dataset.image_size, 8"),
         ("student.strategies.lift.model_args.img_size", 4, "student.strategies.lift.model_args.img_size: 4 is not"),
@@ -327,7 +355,7 @@ def test_an_impossible_value_is_named(path, value, load):
         ),
         ("analysis.layerwise", ["vit_tiny"], "analysis: layerwise: 'vit_tiny' is not one of backbones: teacher"),
         ("analysis.img_size", {"teacher": 8}, "analysis: img_size: set the teacher's by teacher.model_args.img_size"),
-        ("teacher.recipe", None, "teacher: weights fit needs a recipe, and recipe is null"),
+        ("teacher.recipe", None, "teacher: weights fit needs a recipe, but recipe is null"),
         ("analysis.sep.thresholds", [50, 50], "analysis.sep.thresholds: [50, 50] has the same value twice"),
     ],
 )
@@ -385,6 +413,28 @@ def test_what_no_feature_loss_compares_may_differ(load, tmp_path):
     assert load_text(tmp_path, composed(changes[0], "strategy=widen", "objective=softkd_mse"))
 
 
+def test_a_loss_that_pools_wider_students_takes_them(tmp_path):
+    change = "student.strategies.lift.model_args.lift_width=128"
+    pool = [f"objective.definitions.{name}.wider=pool" for name in ("mse", "spectral")]
+    assert load_text(tmp_path, composed(change, *pool, "objective.names=[spectral,mse]"))
+    for names in ("[mse,spectral]", "[spectral,mse]"):
+        with pytest.raises(
+            UserError, match=r"lift_width: 128 .*spectral.* set objective\.definitions\.spectral\.wider to pool"
+        ):
+            load_text(tmp_path, composed(change, pool[0], f"objective.names={names}"))
+
+
+def test_a_misspelt_choice_is_one_line_that_names_the_choices(load):
+    for key, value, choices in (
+        ("recipe.schedule", "per_epoch", "'step' or 'epoch'"),
+        ("recipe.ema_start", "inital", "'first_step' or 'initial'"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load(key, value)
+        text = str(caught.value)
+        assert "\n" not in text and f"{key}: " in text and choices in text and f"(got '{value}')" in text
+
+
 @pytest.mark.parametrize(
     ("architecture", "model_args"),
     [
@@ -414,7 +464,7 @@ def test_widening_is_refused_where_timm_would(heads):
         for blocks in (1, 2, 3, 4):
             arguments = own | {"widen_width": width, "widen_blocks": blocks} | ({"widen_heads": heads} if heads else {})
             made = outcome(partial(timm.create_model, "deit_tiny_widelast_patch16_224", **arguments))
-            assert outcome(partial(schema.ModelArgs, **arguments)) == made, arguments
+            assert outcome(partial(models.ModelArgs, **arguments)) == made, arguments
             found[made] += 1
     assert min(found.values()) > 3
 

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,19 +14,20 @@ from stages import audit
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
 from stages.core.config.params import Params
-from stages.core.evidence.comparison import runs_table
+from stages.core.evidence.comparison import RUN_COLUMNS, runs_table
 from stages.core.evidence.measures import MEASURES
-from stages.core.evidence.register import expand
-from stages.core.evidence.results import Results
+from stages.core.evidence.register import expand, read_published
+from stages.core.evidence.requirements import published_recipe
+from stages.core.evidence.results import Results, read_runs
+from stages.core.evidence.training_logs import published_curves
 from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED, judge, judge_all
 from stages.core.report.tables import audit as tables_audit
-from stages.core.train.fitting import RECORDED_AUGMENT, RECORDED_RECIPE
 from stages.cost import STUDENTS
 from stages.paths import REFERENCE
 from stages.tools.compose import composed
 
 ROOT = Path(__file__).resolve().parents[2]
-PAPER, FAMILIES = (read_yaml(ROOT / REFERENCE / name) for name in ("paper.yaml", "claims.yaml"))
+PAPER, FAMILIES = read_published(ROOT / REFERENCE), read_yaml(ROOT / REFERENCE / "claims.yaml")
 CLAIMS = {claim.id: claim for claim in expand(FAMILIES, PAPER)}
 PROFILE = Params.model_validate(yaml.safe_load(composed("profile=imagenet")))  # the paper's, as it is shipped
 WIDTHS = {"baseline": 192, "lift": 384, "widen": 384, "lift_256": 256, "lift_320": 320, "lift_448": 448}
@@ -45,9 +47,10 @@ def a_run(strategy: str, objective: str, top1: float, seed: int = 0) -> dict:
         "teacher_width": 384,
         "teacher_weights": "pretrained",
         **PROFILE.objective.definitions[objective].model_dump(),
-        **PROFILE.recipe.model_dump(include=RECORDED_RECIPE),
-        **PROFILE.recipe.augment.model_dump(include=RECORDED_AUGMENT),
+        **PROFILE.recipe.settings(),
+        **PROFILE.dataset.evaluation(),
         "top1": top1,
+        "top1_best": top1 + 0.05,
         "relative_feature_error": None if WIDTHS[strategy] > 384 else 1.0,
     }
 
@@ -71,6 +74,11 @@ def as_published() -> Results:
     top1 |= {(f"lift_{width}", "none"): PAPER["lift_width_ablation"][width] for width in (256, 320, 448)}
     runs = [a_run(strategy, objective, value) for (strategy, objective), value in top1.items()]
     # Lift to 192 channels, which is published as the baseline's figure, has a run of its own here.
+    logs = PAPER["training_logs"]
+    for row in logs["comparable"].values():
+        runs.append({**a_run(row["strategy"], row["objective"], row["last"]), "top1_best": row["best"]})
+    softkd = {"strategy": "baseline", "objective": "softkd", "seed": 0}
+    curves = [softkd | {"epoch": epochs - 1, "top1": value} for epochs, value in logs["softkd_by_epoch"].items()]
     narrow = {"strategy": "lift_192", "width": 192, "model_args": {"img_size": 224, "lift_width": 192}}
     runs.append({**a_run("lift", "none", PAPER["lift_width_ablation"][192]), **narrow})
     cost = {
@@ -78,20 +86,20 @@ def as_published() -> Results:
         for name, of in PAPER["cost"].items()
     }
     teacher = {"architecture": "cait_s24_224", "weights": "pretrained"}
-    return Results(copy.deepcopy(DATA), analyses, runs, cost, teacher, differences=[])
+    return Results(copy.deepcopy(DATA), analyses, runs, cost, teacher, differences=[], curves=curves)
 
 
 # The published setting whose run a claim on accuracy is of.
 HEADLINE = {"baseline": ("baseline", "none"), "lift": ("lift", "softkd_spectral"), "widen": ("widen", "softkd_mse")}
 ABLATION = {"192": "lift_192", "256": "lift_256", "320": "lift_320", "384": "lift", "448": "lift_448"}
-ACCURACIES = [
-    name for name, claim in CLAIMS.items() if claim.id.split("/")[0] in ("headline_top1", "top1", "lift_width")
-]
+OF_ACCURACY = ("headline_top1", "top1", "lift_width", "log_last")
+ACCURACIES = [name for name, claim in CLAIMS.items() if claim.id.split("/")[0] in OF_ACCURACY]
 
 
 def setting_of(claim) -> tuple[str, str]:
-    if claim.measure == "run_top1":
-        return claim.entry["strategy"], claim.entry["objective"]
+    if claim.measure in ("run_top1", "best_epoch_top1", "epoch_top1"):
+        strategy, objective = claim.options.get("setting") or (claim.entry["strategy"], claim.entry["objective"])
+        return strategy, objective
     return HEADLINE[claim.path[-1]] if claim.measure == "best_top1" else (ABLATION[claim.path[-1]], "none")
 
 
@@ -116,6 +124,13 @@ def moved(claim, to: float, interval: tuple[float, float] | None = None) -> Resu
         if kind == "best_top1" and path[-1] != "baseline":  # the best stays the best
             for run in results.runs:
                 run["top1"] = min(run["top1"], to) if run["strategy"] == path[-1] else run["top1"]
+    elif kind == "best_epoch_top1":
+        run_of(claim, results)["top1_best"] = to
+    elif kind == "epoch_top1":
+        (row,) = (row for row in results.curves if row["epoch"] == int(path[-1]) - 1)
+        row["top1"] = to
+    elif kind == "flops_increase":
+        results.cost[path[0]]["flops"] = results.cost["baseline"]["flops"] * (1 + to / 100)
     elif kind in ("student_parameters", "student_flops"):
         results.cost[path[0]][kind.removeprefix("student_")] = to
     elif kind in ("rank_share", "shared_share"):
@@ -127,7 +142,9 @@ def moved(claim, to: float, interval: tuple[float, float] | None = None) -> Resu
             of["bandwidth"] = {level: value for level, value in of["bandwidth"].items() if level in ("70", "80")}
     else:
         first, second = (
-            (claim.of["first"], claim.of["second"]) if claim.of else (["lift_448", "none"], ["lift", "none"])
+            (claim.options["first"], claim.options["second"])
+            if claim.options
+            else (["lift_448", "none"], ["lift", "none"])
         )
         row = {
             "strategy": first[0],
@@ -197,7 +214,7 @@ def test_a_best_setting_is_told_only_among_all_published_ones(strategy):
     verdict = judge(claim, results)
     assert verdict["verdict"] == NOT_MEASURED
     assert verdict["reason"] == (
-        f"4 of 5 published settings of {strategy} were trained so: no run of {strategy} with softkd"
+        f"4 of 5 published settings of {strategy} were trained as published: no run of {strategy} with softkd"
     )
 
 
@@ -252,6 +269,96 @@ def test_a_run_of_another_training_measures_no_accuracy(change, reason):
     assert reason in verdict["reason"] and verdict["reason"].startswith("lift with mse: ")
 
 
+# Another value of every setting that a run records of its recipe and of its evaluation.
+OTHER_SETTINGS = {
+    "epochs": 299,
+    "epoch_steps": 625,
+    "global_batch": 1024,
+    "lr": 2.001e-3,
+    "weight_decay": 0.03,
+    "decay_embeddings": "never",
+    "schedule": "step",
+    "warmup_epochs": 20,
+    "warmup_lr": 0.0,
+    "min_lr": 0.0,
+    "label_smoothing": 0.0,
+    "clip_grad": 1.0,
+    "precision": "float32",
+    "teacher_precision": "rounded",
+    "ema_decay": None,
+    "ema_start": "first_step",
+    "position_std": 0.3,
+    "on_device": True,
+    "padding": 4,
+    "scale": [0.35, 1.0],
+    "ratio": [1.0, 1.0],
+    "hflip": 0.0,
+    "color_jitter": 0.0,
+    "auto_augment": "rand-m9-mstd0.5",
+    "random_erasing": 0.0,
+    "repeats": 1,
+    "interpolation": "random",
+    "eval_image_size": 256,
+    "eval_crop_pct": 0.9,
+    "eval_interpolation": "bilinear",
+}
+
+
+def test_the_imagenet_profile_is_the_published_recipe_in_every_setting():
+    recorded = {**PROFILE.recipe.settings(), **PROFILE.dataset.evaluation()}
+    assert published_recipe(PAPER) == recorded
+    assert set(OTHER_SETTINGS) == set(recorded) and set(recorded) <= set(RUN_COLUMNS)
+
+
+def test_a_run_that_differs_in_any_setting_of_the_recipe_is_not_the_papers(tmp_path):
+    claim = CLAIMS["top1/widen/mse"]
+    for setting, value in OTHER_SETTINGS.items():
+        results = as_published()
+        run_of(claim, results)[setting] = value
+        for runs in (results.runs, written_and_read(results.runs, tmp_path)):
+            verdict = judge(claim, dataclasses.replace(results, runs=runs))
+            assert verdict["verdict"] == NOT_MEASURED, setting
+            assert verdict["reason"].startswith(f"widen with mse: {setting} "), verdict["reason"]
+
+
+def written_and_read(runs, folder: Path) -> list[dict]:
+    rows = [{"run": f"{run['strategy']}-{run['objective']}-0", **run} for run in runs]
+    runs_table(rows).to_csv(folder / "runs.csv", index=False, float_format="%.6g", lineterminator="\n")
+    return read_runs(folder / "runs.csv")
+
+
+def test_a_setting_of_any_kind_is_read_back_as_it_was_recorded(tmp_path):
+    odd = {"strategy": "1e5", "objective": "true", "clip_grad": None, "hflip": 1.0, "scale": [0.08, 1.0]}
+    (found,) = written_and_read([a_run("lift", "mse", 75.0) | odd | {"on_device": True}], tmp_path)
+    assert {key: found[key] for key in odd} == odd
+    assert found["on_device"] is True and found["auto_augment"] == "rand-m9-mstd0.5-inc1"
+    assert found["model_args"] == PROFILE.student.model("lift")[1]
+
+
+def test_a_published_curve_is_of_the_epochs_that_the_log_counts():
+    claim, results = CLAIMS["log_epoch/softkd_by_epoch/10"], as_published()
+    assert judge(claim, results)["measured"] == 32.71
+    assert "epoch 9" in judge(claim, results)["evidence"]["metric"]  # curves.csv counts from 0
+    results.curves.pop(0)
+    assert "does not hold epoch 9 of every run" in judge(claim, results)["reason"]
+    results = as_published()
+    run_of(claim, results)["epochs"] = 100
+    assert judge(claim, results)["reason"] == "baseline with softkd: epochs 100, the paper's 300"
+
+
+def test_a_published_curve_is_shown_beside_runs_of_the_papers_recipe_alone():
+    results = as_published()
+    softkd, spectral = published_curves(results, PAPER)
+    assert (softkd.strategy, softkd.objective, softkd.runs) == ("baseline", "softkd", 1)
+    assert softkd.top1[10] == 32.71 and softkd.top1[300] == 76.95 and len(softkd.top1) == 8
+    assert (spectral.objective, spectral.top1) == ("softkd_spectral", {300: 76.79})
+    of_spectral = [run for run in results.runs if run["objective"] == "softkd_spectral"]
+    next(run for run in of_spectral if run["strategy"] == "baseline")["hflip"] = 0.0
+    assert published_curves(results, PAPER) == [softkd]
+    results.data["dataset"] = "cifar100"
+    assert published_curves(results, PAPER) == []
+
+
 def test_arguments_that_are_the_architectures_own_are_the_papers():
     claim, results = CLAIMS["top1/widen/mse"], as_published()
     args(run_of(claim, results), widen_heads=6, widen_blocks=1, depth=12)
@@ -268,11 +375,11 @@ def test_one_seed_of_another_training_spoils_the_mean():
 
 
 def test_other_images_measure_no_published_figure():
-    of_imagenet = [claim for claim in CLAIMS.values() if "imagenet" in claim.needs]
+    of_imagenet = [claim for claim in CLAIMS.values() if "imagenet" in claim.requires]
     for change, reason in (
-        ({"classes": 10}, "not ImageNet-1K, whose 1,000 classes are 10"),
-        ({"val": {"images": 450}}, "not ImageNet-1K, whose 50,000 val_images are 450"),
-        ({"dataset": "imagenet, held-out part"}, "this run is of imagenet, held-out part"),
+        ({"classes": 10}, "not ImageNet-1K: classes 10 instead of 1,000"),
+        ({"val": {"images": 450}}, "not ImageNet-1K: val_images 450 instead of 50,000"),
+        ({"dataset": "imagenet, held-out part"}, "this run uses imagenet, held-out part"),
     ):
         results = as_published()
         results.data.update(change)
@@ -286,7 +393,7 @@ def test_another_sample_measures_no_published_dims():
     for analysis in results.analyses.values():
         for of in analysis.values():
             of["images"] = 5000
-    of_sample = [claim for claim in CLAIMS.values() if "sample" in claim.needs]
+    of_sample = [claim for claim in CLAIMS.values() if "sample" in claim.requires]
     assert {claim.id.split("/")[0] for claim in of_sample} == {"svd", "pca", "sep", "headline_svd", "worded"}
     for claim in of_sample:
         verdict = judge(claim, results)
@@ -305,7 +412,12 @@ def test_a_threshold_that_was_not_measured_is_named(name):
     assert (verdict["verdict"], verdict["reason"]) == (NOT_MEASURED, "no threshold of 95 %")
 
 
-STAND_FOR = {"params": "parameters", "architecture_params": "parameters", "top1": "top-1"}
+STAND_FOR = {
+    "params": "parameters",
+    "architecture_params": "parameters",
+    "top1": "top-1",
+    "flops_increase": "more FLOPs",
+}
 
 
 def test_every_statement_says_what_its_figure_is():
@@ -316,14 +428,14 @@ def test_every_statement_says_what_its_figure_is():
         if claim.figure is None:
             continue
         family = [other.path for other in CLAIMS.values() if other.id.split("/")[0] == claim.id.split("/")[0]]
-        told = {key for place, key in enumerate(claim.path) if len({path[place] for path in family}) > 1}
-        for key in {*told, claim.path[-1]} - {"dataset", "svd"}:
+        distinguishing = {key for place, key in enumerate(claim.path) if len({path[place] for path in family}) > 1}
+        for key in {*distinguishing, claim.path[-1]} - {"dataset", "svd"}:
             words = key.split("-") if claim.measure == "run_top1" and key != "top1" else [STAND_FOR.get(key, key)]
             assert all(word.casefold() in claim.statement.casefold() for word in words), (claim.id, claim.statement)
 
 
 def test_rows_of_the_papers_table_are_found_wherever_they_stand():
-    assert CLAIMS["consistent_lift/384"].of["other"] == "top1.lift-none.top1"
+    assert CLAIMS["consistent_lift/384"].options["other"] == "top1.lift-none.top1"
     turned = {**PAPER, "top1": PAPER["top1"][::-1]}
     claims = {claim.id: claim for claim in expand(FAMILIES, turned)}
     assert judge(claims["consistent_lift/384"], as_published())["measured"] == 75.41
@@ -337,6 +449,7 @@ def test_the_published_material_is_set_against_itself():
     assert {name: verdict["verdict"] for name, verdict in verdicts.items()} == {
         "consistent_parameters/widen/params": CONTRADICTED,
         "consistent_baseline/192": CONFIRMED,
+        "consistent_distilled_baseline/top1/baseline": CONTRADICTED,
         "consistent_lift/384": CONFIRMED,
     }
     paper = copy.deepcopy(PAPER)
@@ -410,7 +523,7 @@ def test_words_are_judged_on_studies_of_other_images_and_never_on_digits():
         inside = edges(claim)[0][0]
         of = {label: judge(claim, relabelled(moved(claim, inside), label)) for label in ("cifar100", "digits")}
         assert of["digits"]["verdict"] == NOT_MEASURED
-        assert of["cifar100"]["verdict"] == (CONFIRMED if "study" in claim.needs else NOT_MEASURED)
+        assert of["cifar100"]["verdict"] == (CONFIRMED if "study" in claim.requires else NOT_MEASURED)
 
 
 def relabelled(results: Results, label: str) -> Results:
@@ -463,9 +576,9 @@ def test_every_verdict_names_its_evidence_and_scale():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"measure": "guess"}, "no measure guess"),
-        ({"needs": "luck"}, "no need luck"),
-        ({"bounds": {"over": 1}}, "no bound over"),
+        ({"measure": "guess"}, "unknown measure guess; must be one of analysis_dims"),
+        ({"requires": "luck"}, "unknown requirement luck"),
+        ({"bounds": {"over": 1}}, "unknown bound over"),
         ({"figures": "top2.*"}, "reaches nothing"),
         ({"other": "top1.*.top1"}, "reaches 12 figures, not one"),
     ],

@@ -9,7 +9,7 @@ from scipy import stats
 
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import UserError
-from stages.core.evidence.comparison import right_predictions
+from stages.core.evidence.comparison import correct_predictions
 from stages.core.evidence.statistics import (
     HIGHER,
     LOWER,
@@ -21,7 +21,7 @@ from stages.core.evidence.statistics import (
     family,
     mcnemar,
     paired_t,
-    told,
+    summary_sentence,
 )
 from stages.core.report.figures import comparison as figures_comparison
 from stages.core.report.figures import cost as figures_cost
@@ -137,17 +137,18 @@ def test_seeds_are_paired_and_single_runs_compared_on_their_images():
     assert (row["method"], row["difference"], row["verdict"]) == (MCNEMAR, 15.0, HIGHER)
     assert "by" in figures_comparison.differences(pd.DataFrame([row]))[1].partition("Shown:")[2]
 
-    with pytest.raises(UserError, match="other seeds"):
+    with pytest.raises(UserError, match="different seeds"):
         differences_table(three.drop(index=5), {})
-    with pytest.raises(UserError, match="other images"):
+    with pytest.raises(UserError, match="different images"):
         differences_table(single, right | {"lift-none-0": right["lift-none-0"][:-1]})
 
 
-def test_what_is_told_is_what_the_intervals_show():
+def test_the_sentence_says_what_the_intervals_show():
     table = differences_table(runs({("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 72.1]}), {})
-    assert "none is shown (0 higher, 0 lower); for 1 the interval holds zero: no difference shown" in told(table)
-    assert "Two seeds leave one degree of freedom" in told(table)
-    assert "nothing to compare" in told(differences_table(runs({("baseline", "none"): [70.0]}), {}))
+    sentence = summary_sentence(table)
+    assert "none is shown (0 higher, 0 lower); for 1 the interval holds zero: no difference shown" in sentence
+    assert "Two seeds leave one degree of freedom" in sentence
+    assert "nothing to compare" in summary_sentence(differences_table(runs({("baseline", "none"): [70.0]}), {}))
     (row,) = tables.differences(table)
     assert row["verdict"] == NOT_SHOWN and row["setting"] == "lift-none" and row["minus"] == "baseline-none"
 
@@ -155,7 +156,7 @@ def test_what_is_told_is_what_the_intervals_show():
 def test_equal_differences_have_no_interval_and_are_counted_apart():
     settings = {("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 73.0], ("widen", "none"): [71.0, 72.4]}
     table = differences_table(runs(settings), {})
-    text = told(table)
+    text = summary_sentence(table)
     assert "Of 3 differences in top-1, none is shown (0 higher, 0 lower)" in text
     assert (
         "for 2 the interval holds zero: no difference shown; for 1 there is no interval: the seeds differ alike" in text
@@ -164,9 +165,9 @@ def test_equal_differences_have_no_interval_and_are_counted_apart():
     _, caption = figures_comparison.differences(table)
     assert "1 without a line: there is no interval." in caption and "Shown:" not in caption
     assert [row["interval"] for row in tables.differences(table)].count("–") == 1
-    every = told(differences_table(runs({key: settings[key] for key in list(settings)[:2]}), {}))
+    every = summary_sentence(differences_table(runs({key: settings[key] for key in list(settings)[:2]}), {}))
     assert "for 0 the interval holds zero: no difference shown; for 1 there is no interval" in every
-    assert "there is no interval" not in told(table[table["low"].notna()])
+    assert "there is no interval" not in summary_sentence(table[table["low"].notna()])
 
 
 WIDTHS = {"baseline": 192, "lift_256": 256, "lift": 384}
@@ -219,10 +220,10 @@ def test_predictions_that_are_not_the_runs_are_refused(tmp_path):
     truth = np.array([0, 0, 1, 1])
     write_npy(tmp_path / "lift-none-0/predictions.npy", np.array([0, 1, 1, 1]))
     one = runs({("lift", "none"): [75.0]})
-    right = right_predictions(one, tmp_path, truth)
-    assert right["lift-none-0"].tolist() == [True, False, True, True]
+    correct = correct_predictions(one, tmp_path, truth)
+    assert correct["lift-none-0"].tolist() == [True, False, True, True]
     with pytest.raises(UserError, match=r"predictions\.npy does not fit"):
-        right_predictions(one.assign(top1=50.0), tmp_path, truth)
+        correct_predictions(one.assign(top1=50.0), tmp_path, truth)
     write_npy(tmp_path / "lift-none-0/predictions.npy", np.array([0, 1, 1]))
     with pytest.raises(UserError, match=r"predictions\.npy does not fit"):
-        right_predictions(one, tmp_path, truth)
+        correct_predictions(one, tmp_path, truth)

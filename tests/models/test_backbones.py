@@ -1,4 +1,5 @@
 import hashlib
+import json
 import pickle
 import sys
 import time
@@ -20,7 +21,7 @@ from timm.models import save_for_hf
 from stages import extract, pca, prepare, rotation, sep, svd, teach
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
-from stages.core.evidence.register import expand
+from stages.core.evidence.register import read_register
 from stages.core.evidence.results import Results
 from stages.core.evidence.verdicts import judge
 from stages.core.features import extraction, store
@@ -34,6 +35,7 @@ from stages.tools.compose import composed
 NAME = "test_vit.r160_in1k"  # 371,240 parameters
 CONFIG = timm.get_pretrained_cfg(NAME)
 CPU = torch.device("cpu")
+IMAGENET = timm.data.ImageNetInfo().label_names()
 
 
 @pytest.fixture
@@ -182,15 +184,15 @@ def test_a_list_is_no_checkpoint(tmp_path):
 
 
 def test_folders_that_cannot_be_meant_are_refused(model, tmp_path):
-    assert "is no folder" in line(tmp_path / "nowhere")
+    assert "is not a folder" in line(tmp_path / "nowhere")
     inside = tmp_path / NAME
     inside.mkdir()
     assert "holds no weights" in line(tmp_path)
     for name in ("a.pth", "b.pth"):
         torch.save(model.state_dict(), inside / name)
-    assert "holds a.pth, b.pth: keep the one to load" in line(tmp_path)
+    assert "holds a.pth, b.pth: keep only the one to load" in line(tmp_path)
     save_for_hf(timm.create_model("test_vit2"), str(inside), safe_serialization=True)
-    assert "is of architecture test_vit2, not of test_vit" in line(tmp_path)
+    assert "describes architecture test_vit2, not test_vit" in line(tmp_path)
 
 
 @pytest.mark.parametrize("folder", [None, "weights"])
@@ -250,19 +252,19 @@ def test_weights_at_a_plain_address_end_in_the_line_too(monkeypatch, tmp_path):
     [
         ("vit_tinny_patch16_224", "vit_tiny_patch16_224"),
         ("test_vit.r161_in1k", "r160_in1k"),
-        ("....", "timm knows no model"),
+        ("....", "timm has no model"),
     ],
 )
 @pytest.mark.parametrize("make", [backbones.random, backbones.pretrained])
 def test_unknown_names_are_refused_with_the_nearest(make, name, hint):
     options = {"seed": 0} if make is backbones.random else {"folder": None}
-    with pytest.raises(UserError, match="timm knows no") as caught:
+    with pytest.raises(UserError, match="timm has no") as caught:
         make(name, {}, **options)
     assert hint in str(caught.value)
 
 
 def test_a_name_without_weights_asks_for_a_file():
-    assert "bring them as WEIGHTS/test_maxvit.safetensors" in line(None, "test_maxvit")
+    assert "put yours at WEIGHTS/test_maxvit.safetensors" in line(None, "test_maxvit")
 
 
 def test_random_weights_depend_on_the_seed_alone_and_are_marked():
@@ -447,6 +449,42 @@ def test_a_teacher_of_another_head_is_refused(project, monkeypatch, tmp_path, mo
     assert not Path("artifacts/teach").exists()
 
 
+HUBS = "tench, Tinca tinca|goldfish, Carassius auratus|great white shark, white shark, man-eater, man-eating shark, "
+HUBS += "Carcharodon carcharias"
+
+
+@pytest.mark.parametrize("names", [IMAGENET, [f"{index:03d}" for index in range(1000)], HUBS.split("|"), ["Tench"]])
+def test_imagenets_classes_are_known_by_ids_words_or_indices(names):
+    backbones.check_imagenet_order(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        ([*IMAGENET[:7], *IMAGENET[8:], IMAGENET[7]], f"class 7 of the images is {IMAGENET[8]}, "),
+        (sorted(str(index) for index in range(1000)), "class 0 of the images is 0, "),
+        (["goldfish", "tench"], "class 0 of the images is goldfish, but that of a model"),
+    ],
+)
+def test_classes_in_another_order_than_imagenets_are_refused(names, first):
+    with pytest.raises(UserError) as caught:
+        backbones.check_imagenet_order(names)
+    assert str(caught.value).startswith(first) and "\n" not in str(caught.value)
+
+
+def test_a_pretrained_teacher_needs_imagenets_order(project, monkeypatch, offline):
+    project(*PRETRAINED, "dataset.label=imagenet")
+    with pytest.raises(UserError, match=r"put it at WEIGHTS/cait_s24_224"):  # three classes: its head will be refused
+        run(teach, monkeypatch)
+    manifest = Path("reports/data.json")
+    manifest.write_text(json.dumps({**read_json(manifest), "class_names": [f"class{i}" for i in range(1000)]}))
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("classes: 3", "classes: 1000"))
+    with pytest.raises(UserError, match="class 0 of the images is class0"):
+        run(teach, monkeypatch)
+    assert not Path("artifacts/teach").exists()
+
+
 def test_a_missing_teacher_ends_in_the_line(project, monkeypatch, offline):
     project(*PRETRAINED)
     with pytest.raises(UserError, match=r"put it at WEIGHTS/cait_s24_224\.safetensors"):
@@ -466,11 +504,9 @@ def paper(root):
 
 
 @pytest.fixture(scope="module")
-def published(root, paper):
+def published(root):
     """Every claim by its id."""
-    return {
-        claim.id: claim for claim in expand(yaml.safe_load((root / "reports/reference/claims.yaml").read_text()), paper)
-    }
+    return {claim.id: claim for claim in read_register(root / "reports/reference")}
 
 
 def measured(paper, **changes):

@@ -4,12 +4,16 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import yaml
 
 from stages.core.base.errors import UserError
+from stages.core.config.params import Params
 from stages.core.models import folders
 from stages.core.models.cost import flops, parameters
 from stages.core.models.students import LiftedVisionTransformer, forward_with_map, lift, widen
 from stages.core.train.task import WithMap
+from stages.paths import REFERENCE
+from stages.tools.compose import composed
 
 STRATEGIES = ["baseline", "lift", "widen", "uniform"]
 VISION = {
@@ -159,6 +163,60 @@ def test_linear_schedule_widens_in_equal_steps(make_student):
     assert [block.attn.num_heads for block in model.blocks] == [3, 3, 3, 4, 5, 6]
 
 
+def test_widths_may_be_listed(make_student, images):
+    model = make_student("widen", widen_width=None, widen_widths=[60, 78, 96], widen_heads=3, depth=6)
+    assert [info["num_chs"] for info in model.feature_info] == [48, 48, 48, 60, 78, 96]
+    assert [block.norm1.normalized_shape[0] for block in model.blocks] == [48, 48, 48, 60, 78, 96]
+    assert {block.attn.num_heads for block in model.blocks} == {3}
+    assert model(images).shape == (5, 10)
+    equal = (
+        make_student("widen", widen_blocks=3, depth=6),
+        make_student("widen", widen_width=None, widen_widths=[64, 80, 96], depth=6),
+    )
+    shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in equal]
+    assert shapes[0] == shapes[1]
+
+
+def test_the_published_ablation_has_the_releases_widths_and_size(root):
+    published = yaml.safe_load((root / REFERENCE / "paper.yaml").read_text())["ablation_cost"][
+        "widen_linear_three_heads"
+    ]
+    given = Params.model_validate(yaml.safe_load(composed("profile=imagenet")))
+    architecture, arguments = given.student.model("widen_linear_three_heads")
+    model = timm.create_model(architecture, **arguments)
+    assert parameters(model) == published["params"]
+    assert [info["num_chs"] for info in model.feature_info] == published["widths"]
+    assert {block.attn.num_heads for block in model.blocks} == {published["heads"]}
+
+
+def test_widelast_starts_as_the_release_does_and_lifts_new_layers_as_torch_does(root):
+    published = yaml.safe_load((root / REFERENCE / "paper.yaml").read_text())["initialisation"]["widen"]
+    torch.manual_seed(0)
+    widen, lifted = (timm.create_model(f"deit_tiny_{kind}_patch16_224") for kind in ("widelast", "lift"))
+    with torch.no_grad():
+        assert widen.head.weight.std().item() == pytest.approx(published["head"], rel=0.01)
+        assert widen.head.weight.abs().max() > 3 * published["head"]  # normal: a uniform one ends at 1.7 times
+        assert widen.head.bias.abs().max() == published["head_bias"]
+        assert widen.cls_token.std().item() == pytest.approx(published["class_token"], rel=0.15)  # 192 values
+        assert widen.pos_embed.std().item() == pytest.approx(published["position_embedding"], rel=0.02)
+        for layer, inputs in ((lifted.lift_proj, 192), (lifted.head, 384)):  # plain nn.Linear in the release too
+            bound = inputs**-0.5
+            assert layer.weight.abs().max().item() == pytest.approx(bound, rel=1e-3)
+            assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)
+        assert lifted.head.bias.std().item() == pytest.approx(384**-0.5 / 3**0.5, rel=0.05)
+        assert lifted.cls_token.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["reset", "jax", "jax_nlhb", "moco"])
+def test_a_named_initialisation_is_the_baselines_in_widelast_too(make_student, mode):
+    widen, plain = (make_student(kind, weight_init=mode, num_classes=1000) for kind in ("widen", "baseline"))
+    for part in ("head.weight", "head.bias", "cls_token"):
+        found, expected = (model.get_parameter(part).detach() for model in (widen, plain))
+        scale = 2**-0.5 if mode == "reset" and part.startswith("head") else 1.0  # by the number of inputs, 96 for 48
+        assert found.std().item() == pytest.approx(scale * expected.std().item(), rel=0.3), part
+        assert found.mean().item() == pytest.approx(expected.mean().item(), abs=0.02), part
+
+
 def test_lift_keeps_the_weights_of_the_blocks(make_student):
     model = make_student("baseline")
     before = {name: value.clone() for name, value in model.blocks.state_dict().items()}
@@ -187,6 +245,11 @@ def test_widen_refuses_other_blocks(teacher):
         ({"width": 96, "blocks": 0}, "cannot widen 0 of 2"),
         ({"width": 97, "blocks": 2}, "not whole"),
         ({"width": 96, "heads": 7}, "not a multiple of 7 heads"),
+        ({"widths": [64, 80, 96]}, "cannot widen 3 of 2"),
+        ({"widths": []}, "cannot widen 0 of 2"),
+        ({"widths": [70, 96], "heads": 3}, "70 channels are not a multiple of 3 heads"),
+        ({}, "either the last block's width or the list of widths"),
+        ({"width": 96, "widths": [96]}, "either the last block's width or the list of widths"),
     ],
 )
 def test_widen_refuses_impossible_widths(make_student, arguments, reason):
@@ -200,6 +263,7 @@ def test_widen_refuses_impossible_widths(make_student, arguments, reason):
         ("deit_tiny_patch16_224", {}),
         ("deit_tiny_lift_patch16_224", {"lift_width": 96}),
         ("deit_tiny_widelast_patch16_224", {"widen_width": 96, "widen_blocks": 2, "widen_heads": 3}),
+        ("deit_tiny_widelast_patch16_224", {"widen_widths": [72, 96], "widen_heads": 3}),
         ("deit_tiny_uniform_patch16_224", {"embed_dim": 57}),
         ("cait_s24_224", {"embed_dim": 96, "num_heads": 6, "init_values": 0.1}),
     ],

@@ -263,7 +263,7 @@ def test_every_file_and_column_of_the_results_is_explained() -> None:
     for name in {"teacher", "cost", "rank"} & {path.stem for path in results.glob("*.json")}:
         content = json.loads((results / f"{name}.json").read_text())
         found = set(content) if name != "cost" else {key for one in content.values() for key in one}
-        recipe = {code for row in rows(section(page, "`runs.csv`"))[4:7] for code in codes(row[0])}
+        recipe = {code for row in rows(section(page, "`runs.csv`"))[4:8] for code in codes(row[0])}
         assert set(codes(section(page, f"`{name}.json`"))) - {"runs.csv"} >= found - recipe, name
 
 

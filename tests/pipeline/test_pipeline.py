@@ -60,7 +60,11 @@ def test_every_stage_runs_without_a_network(project: Project) -> None:
     assert set(metrics["top1"]) == {"teacher", "baseline", "widen"}
     assert set(metrics["probe_error"]["widen"]) == {"none", "mse"}
     contradicted = [claim["id"] for claim in audit["claims"] if claim["verdict"] == "contradicted"]
-    assert contradicted == ["cost_params/widen/params", "consistent_parameters/widen/params"]
+    assert contradicted == [
+        "cost_params/widen/params",
+        "consistent_parameters/widen/params",
+        "consistent_distilled_baseline/top1/baseline",
+    ]
     assert sum(audit["counts"].values()) == len(audit["claims"])
     shown = json.loads(project.run("dvc", "metrics", "show", "--json", "reports/audit.json").lines[0][1])
     assert shown[""]["data"]["reports/audit.json"]["data"] == {"counts": audit["counts"]}

@@ -300,7 +300,7 @@ def test_studies_are_read_in_order_and_damaged_ones_named(project):
         "date": "2026-01-02",
     }
     (project / "reports/studies/b/data.json").unlink()
-    with pytest.raises(UserError, match=r"studies/b is no whole study, data\.json is missing"):
+    with pytest.raises(UserError, match=r"studies/b is an incomplete study: data\.json is missing"):
         studies.read(project / "reports/studies")
 
 

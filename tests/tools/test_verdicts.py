@@ -47,6 +47,7 @@ def test_unknown_claims_and_audits_are_refused(call):
 def test_the_tracked_audit_contradicts_what_is_known(root, monkeypatch):
     monkeypatch.chdir(root)
     known = ["cost_params/widen/params", "consistent_parameters/widen/params"]
+    known.append("consistent_distilled_baseline/top1/baseline")
     monkeypatch.setattr(sys, "argv", ["verdicts", "--known", *known])
     verdicts.main()
 

@@ -13,20 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
-from stages.core.config.schema import (
-    ISOTROPIC,
-    Analysis,
-    Dataset,
-    ModelArgs,
-    Name,
-    Objectives,
-    Recipe,
-    Section,
-    Seed,
-    Selection,
-    Student,
-    Teacher,
-)
+from stages.core.config.models import ISOTROPIC, ModelArgs, Student, Teacher
+from stages.core.config.schema import Analysis, Dataset, Name, Objectives, Recipe, Section, Seed, Selection
 
 
 class Params(Section):
@@ -86,6 +74,8 @@ class Params(Section):
             if size not in (None, pixels):
                 raise ValueError(f"{key}: {size} is not dataset.image_size, {pixels}; make them equal")
         compared = [name for name in self.objective.names if self.objective.definitions[name].feature is not None]
+        # One that refuses wider students is checked, if there is one: it refuses all that the others do.
+        compared.sort(key=lambda name: not self.objective.definitions[name].refuses_wider)
         if compared:
             for strategy, student in students.items():
                 self._check_maps(strategy, student, compared[0])
@@ -94,11 +84,13 @@ class Params(Section):
     def _check_maps(self, strategy: str, student: ModelArgs, objective: str) -> None:
         (architecture, arguments), teacher = self.student.model(strategy), self.teacher.model_args
         width, least = student.last_width(architecture), teacher.last_width(self.teacher.architecture)
-        if width and least and width > least:
-            argument = next(name for name in ("lift_width", "widen_width", "embed_dim") if name in arguments)
+        if width and least and width > least and self.objective.definitions[objective].refuses_wider:
+            widths = ("lift_width", "widen_width", "widen_widths", "embed_dim")
+            argument = next(name for name in widths if name in arguments)
             raise ValueError(
                 f"{self.student.key(strategy, argument)}: {width} channels are more than the teacher's {least}, and "
-                f"objective.names: {objective} compares the two; lower it, or leave {strategy} or {objective} out"
+                f"objective.names: {objective} compares the two; lower it, leave {strategy} or {objective} out, or "
+                f"set objective.definitions.{objective}.wider to pool"
             )
         patches = [
             args.patch_size if re.match(ISOTROPIC, name) else None

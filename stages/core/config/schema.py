@@ -1,4 +1,7 @@
-"""The sections of params.yaml: types, names and limits. Importing this module must not import torch."""
+"""The sections of params.yaml but those that describe models (`models`): types, names and limits.
+
+Importing this module must not import torch.
+"""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -34,8 +37,6 @@ def _reader(name: str) -> str:
 Reader = Annotated[str, AfterValidator(_reader)]
 Policy = Annotated[str, AfterValidator(check_policy)]
 Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]
-# Architectures whose last map is as wide as embed_dim says, with a token for each patch: no hierarchy, no convolutions.
-ISOTROPIC = r"cait_|(vit|deit3?)_\w*patch\d"
 
 
 class Section(BaseModel):
@@ -80,76 +81,23 @@ class Dataset(Section):
             raise ValueError("columns must be null, except for a Hugging Face dataset (hfds/NAME)")
         return self
 
-
-class ModelArgs(Section):
-    """Arguments of a timm model; the unset ones keep the architecture's own values."""
-
-    img_size: Count | None = None
-    patch_size: Count | None = None
-    embed_dim: Count | None = None
-    depth: Count | None = None
-    num_heads: Count | None = None
-    mlp_ratio: Positive | None = None
-    init_values: Positive | None = None
-    drop_path_rate: Share | None = None
-    weight_init: Literal["jax", "jax_nlhb", "moco", "reset"] | None = None
-    lift_width: Count | None = None
-    widen_width: Count | None = None
-    widen_blocks: Annotated[int, Field(ge=1, le=1000)] | None = None
-    widen_heads: Count | None = None
-
-    @model_validator(mode="after")
-    def _divisible(self) -> Self:
-        if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
-        if self.img_size and self.patch_size and self.img_size % self.patch_size:
-            raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
-        if self.widen_blocks and self.depth and self.widen_blocks > self.depth:
-            raise ValueError(f"widen_blocks {self.widen_blocks} is more than depth {self.depth}")
-        for width in self._widened():
-            heads = self.widen_heads
-            if heads is None and self.embed_dim and self.num_heads:  # the channels per head are kept
-                heads = width // (self.embed_dim // self.num_heads)
-            if heads is not None and (heads == 0 or width % heads):
-                key = "num_heads" if self.widen_heads is None else "widen_heads"
-                raise ValueError(f"{key}: a block widened to {width} channels cannot have {heads} heads")
-        return self
-
-    def _widened(self) -> list[int]:
-        """The widths of the widened blocks, as `stages.core.models.students.widen` steps, or of the last one alone."""
-        width, base, blocks = self.widen_width, self.embed_dim, self.widen_blocks or 1
-        if width is None or base is None:
-            return [] if width is None else [width]
-        if (width - base) % blocks:
-            raise ValueError(
-                f"widen_blocks: {blocks} equal steps from embed_dim {base} to widen_width {width} are not whole"
-            )
-        return [base + step * (width - base) // blocks for step in range(1, blocks + 1)]
-
-    def last_width(self, architecture: str) -> int | None:
-        """Channels of the last block's map, or None where only the architecture knows."""
-        if not re.match(ISOTROPIC, architecture):
-            return None
-        own = re.search("_(lift|widelast)_", architecture)
-        return self.lift_width or self.widen_width or (None if own else self.embed_dim)
-
-    def keyword_arguments(self) -> dict[str, Any]:
-        """The arguments that are set, for `timm.create_model`."""
-        return self.model_dump(exclude_none=True)
+    def evaluation(self) -> dict[str, Any]:
+        """How images are evaluated, by the names of EVALUATION_SETTINGS."""
+        return {name: getattr(self, name.removeprefix("eval_")) for name in EVALUATION_SETTINGS}
 
 
 class Augment(Section):
     """Training augmentation: by timm's `create_transform`, or on the device by `stages.core.train.resident`."""
 
-    on_device: bool  # all images stay on the device, and are augmented there with other draws than timm's
-    padding: Annotated[int, Field(ge=0)]  # pixels around an image before the crop; on the device only
-    scale: Interval
-    ratio: Interval
+    on_device: bool  # keep all images on the device and augment them there; the random draws differ from timm's
+    padding: Annotated[int, Field(ge=0)]  # pixels added around an image before the crop; only with on_device
+    scale: Interval  # area of the crop, as a share of the image
+    ratio: Interval  # width over height of the crop
     hflip: Share
     color_jitter: NonNegative
     auto_augment: Policy | None
     random_erasing: Share
-    repeats: Count  # repeated augmentation: how often an image stands in an epoch, each time augmented anew
+    repeats: Count  # repeated augmentation: how many differently augmented copies of an image an epoch has
     interpolation: Literal["nearest", "bilinear", "bicubic", "random"]
 
     @model_validator(mode="after")
@@ -162,21 +110,35 @@ class Augment(Section):
 
 
 class Recipe(Section):
-    """How a model is fitted: everything that changes the result."""
+    """How a model is trained: everything that changes the result.
+
+    Four keys choose between this project's default, named first, and what the authors' release does:
+
+    schedule: the learning rate changes with every optimizer step, or once per epoch: then epoch n trains at the
+        schedule's value for n − 1, since the release steps timm's scheduler after each epoch.
+    decay_embeddings: whether position embedding and class token are decayed like matrices: never, as timm does, or
+        in Lift and WideLast students only, whose classes in the release exclude nothing.
+    ema_start: the averaged weights start from the weights after the first step, or from the initial ones.
+    teacher_precision: the teacher's weights are rounded to `precision`, or stay float32 under autocast.
+    """
 
     epochs: Count
-    epoch_steps: Count | None  # the most optimizer steps of an epoch, for dry runs; null sees all images
+    epoch_steps: Count | None  # the most optimizer steps of an epoch, for dry runs; null uses all images
     global_batch: Count
     lr: Positive
     weight_decay: NonNegative
+    decay_embeddings: Literal["never", "lift_and_widen"]
+    schedule: Literal["step", "epoch"]
     warmup_epochs: Annotated[int, Field(ge=0)]
     warmup_lr: NonNegative
     min_lr: NonNegative
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     clip_grad: Positive | None
     precision: Literal["float32", "bfloat16"]
+    teacher_precision: Literal["rounded", "autocast"]
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
-    position_std: Positive | None  # of the initial position embedding; null keeps timm's 0.02
+    ema_start: Literal["first_step", "initial"]
+    position_std: Positive | None  # standard deviation of the initial position embedding; null keeps timm's 0.02
     augment: Augment
 
     @model_validator(mode="after")
@@ -189,77 +151,42 @@ class Recipe(Section):
 
     def optimization(self) -> dict[str, Any]:
         """The keyword arguments that `stages.core.train.loop.fit` takes from the recipe."""
-        names = (
-            "epochs",
-            "lr",
-            "weight_decay",
-            "warmup_epochs",
-            "warmup_lr",
-            "min_lr",
-            "clip_grad",
-            "precision",
-        )
-        return {name: getattr(self, name) for name in (*names, "ema_decay")}
+        names = {"epochs", "lr", "weight_decay", "schedule", "warmup_epochs", "warmup_lr", "min_lr"}
+        return self.model_dump(include=names | {"clip_grad", "precision", "ema_decay", "ema_start"})
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its own name, those of `augment` included: what metrics.json and runs.csv record."""
+        return {**self.model_dump(exclude={"augment"}), **self.augment.model_dump()}
 
 
-class Teacher(Section):
-    """The model to distil from.
-
-    `weights: fit` trains it from scratch on the dataset by `recipe`, `pretrained` takes timm's weights of that
-    name, `random` leaves them random: a dry run.
-    """
-
-    architecture: Name
-    model_args: ModelArgs
-    weights: Literal["fit", "pretrained", "random"]
-    seed: Seed
-    recipe: Recipe | None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.weights == "fit" and self.recipe is None:
-            raise ValueError("weights fit needs a recipe, and recipe is null")
-        return self
-
-
-class Strategy(Section):
-    """One kind of student: a timm architecture and what it adds to the base arguments."""
-
-    architecture: Name
-    model_args: ModelArgs
-
-
-class Student(Section):
-    """The students of one scale: arguments that all share, and one entry per strategy."""
-
-    base: ModelArgs
-    ablations: list[Name]
-    strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
-
-    def model(self, strategy: str) -> tuple[str, dict[str, Any]]:
-        """The timm architecture of a strategy and its complete arguments."""
-        entry = self.strategies[strategy]
-        return entry.architecture, self.base.keyword_arguments() | entry.model_args.keyword_arguments()
-
-    def key(self, strategy: str, argument: str) -> str:
-        """Where params say an argument of a strategy."""
-        own = argument in self.strategies[strategy].model_args.keyword_arguments()
-        return f"student.strategies.{strategy}.model_args.{argument}" if own else f"student.base.{argument}"
+# The columns of runs.csv for `Recipe.settings`, and for `Dataset.evaluation`.
+RECIPE_SETTINGS = tuple(name for name in (*Recipe.model_fields, *Augment.model_fields) if name != "augment")
+EVALUATION_SETTINGS = tuple(f"eval_{name}" for name in ("image_size", "crop_pct", "interpolation"))
 
 
 class Objective(Section):
-    """L = (1 - alpha)·CE + alpha·tau²·KL(teacher‖student) + feature_weight·L_feature."""
+    """L = (1 - alpha)·CE + alpha·tau²·KL(teacher‖student) + feature_weight·L_feature.
+
+    A feature loss cannot compare a student wider than its teacher: `wider: refuse` says so before training,
+    `wider: pool` average-pools the student's channels to the teacher's width, as the authors' release does.
+    """
 
     alpha: Share
     tau: Positive
     feature: Literal["mse", "spectral"] | None
     feature_weight: NonNegative
+    wider: Literal["refuse", "pool"] = "refuse"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.feature is None and self.feature_weight:
             raise ValueError("feature_weight is set, but feature is null")
         return self
+
+    @property
+    def refuses_wider(self) -> bool:
+        """Whether a student wider than its teacher cannot be trained with this objective."""
+        return self.feature is not None and self.wider == "refuse"
 
 
 class Selection(Section):

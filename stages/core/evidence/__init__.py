@@ -10,5 +10,6 @@ __all__ = [
     "results",
     "statistics",
     "studies",
+    "training_logs",
     "verdicts",
 ]

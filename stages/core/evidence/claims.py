@@ -14,15 +14,15 @@ class Claim:
         statement: what is claimed, with its unit.
         source: where it was published.
         figure: the published value; None for a worded claim.
-        entry: the mapping of paper.yaml that holds it (a timm name, a strategy, …).
-        backbone: for a figure of one backbone, its row in paper.yaml: timm name, width, input size; else empty.
-        path: its keys from the family's root, one per * and name of the pattern.
         measure: a key of MEASURES.
-        needs: keys of NEEDS, what a run must be for its value to count.
-        tolerance: about the figure, {"absolute": …, "relative": …}; either is enough.
+        requires: keys of REQUIREMENTS, what a run must be for its value to count.
+        entry: the mapping of the reference data that holds the figure (its timm name, strategy, …).
+        backbone: for a figure of one backbone, its row in paper.yaml: timm name, width, input size; else empty.
+        path: the figure's keys below the family's first key, one per part of the pattern.
+        tolerance: around the figure, {"absolute": …, "relative": …}; a value within either confirms it.
         bounds: of a worded claim, {"above", "at_least", "below", "at_most": …}.
-        of: what the measure must know besides.
-        paper: all of paper.yaml.
+        options: further inputs of the measure (settings, backbones, another published value).
+        paper: all reference data: paper.yaml, and training_logs.yaml under "training_logs".
     """
 
     id: str
@@ -30,11 +30,11 @@ class Claim:
     source: str
     figure: float | None
     measure: str
-    needs: tuple[str, ...]
+    requires: tuple[str, ...]
     entry: Mapping[Any, Any] = field(default_factory=dict)
     backbone: Mapping[Any, Any] = field(default_factory=dict)
     path: tuple[str, ...] = ()
     tolerance: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, float] = field(default_factory=dict)
-    of: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     paper: Mapping[str, Any] = field(default_factory=dict)

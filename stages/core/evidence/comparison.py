@@ -1,6 +1,5 @@
 """Runs side by side: strategies and objectives over seeds."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,49 +9,26 @@ import pandas as pd
 
 from stages.core.base.arrays import read_npy
 from stages.core.base.errors import UserError
+from stages.core.config.schema import EVALUATION_SETTINGS, RECIPE_SETTINGS, Objective
+from stages.core.evidence.results import cell
 
 RUN_COLUMNS = (
-    "run",
-    "strategy",
-    "objective",
-    "seed",
-    "architecture",
-    "model_args",
-    "width",
-    "teacher_width",
-    "teacher_weights",
-    "alpha",
-    "tau",
-    "feature",
-    "feature_weight",
-    "epochs",
-    "epoch_steps",
-    "global_batch",
-    "lr",
-    "weight_decay",
-    "warmup_epochs",
-    "warmup_lr",
-    "min_lr",
-    "label_smoothing",
-    "clip_grad",
-    "repeats",
-    "auto_augment",
-    "random_erasing",
-    "top1",
-    "top5",
-    "loss",
-    "relative_feature_error",
-    "parameters",
-    "flops",
+    *("run", "strategy", "objective", "seed"),
+    *("architecture", "model_args", "width", "teacher_width", "teacher_weights"),
+    *Objective.model_fields,
+    *RECIPE_SETTINGS,
+    *EVALUATION_SETTINGS,
+    *("top1", "top1_best", "top1_best_epoch", "top5", "loss", "relative_feature_error", "parameters", "flops"),
 )
 
 
 def runs_table(metrics: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per run, from the runs' metrics.json; what differs from machine to machine (speed) stays there.
+    """One row per run, from the runs' metrics.json; what differs between machines (speed) stays there.
 
-    The arguments of the student are JSON, in one cell. A student wider than its teacher has no feature error.
+    Lists and mappings, such as the student's arguments, are JSON in one cell. A student wider than its teacher has no
+    feature error.
     """
-    rows = [{**one, "model_args": json.dumps(one["model_args"], sort_keys=True)} for one in metrics]
+    rows = [{name: cell(value) for name, value in one.items()} for one in metrics]
     return pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype({"relative_feature_error": float})
 
 
@@ -60,8 +36,8 @@ def comparison_table(runs: pd.DataFrame, encoding: pd.DataFrame) -> pd.DataFrame
     """Top-1 (percent), the best linear projector's error and the relative feature error per strategy and objective.
 
     Mean and sample standard deviation over seeds (empty for one seed), in the order of `runs`. The projector's error
-    compares all strategies. The feature error of a student narrower than its teacher is against a pooled target, and
-    not to be compared with that of a wider one.
+    can be compared between all strategies. The feature error of a student narrower than its teacher is measured
+    against a pooled target and cannot be compared with a wider student's.
 
     Args:
         runs: runs.csv.
@@ -90,18 +66,18 @@ def nested_means(runs: pd.DataFrame, measure: str, digits: int) -> dict[str, dic
     return nested
 
 
-def right_predictions(runs: pd.DataFrame, folder: Path, truth: np.ndarray) -> dict[str, np.ndarray]:
-    """For each run, which validation images it classifies rightly, [images] of booleans.
+def correct_predictions(runs: pd.DataFrame, folder: Path, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """For each run, which validation images it classifies correctly, [images] of booleans.
 
     Args:
         runs: runs.csv.
-        folder: of the runs, a folder each.
+        folder: holds one folder per run.
         truth: the labels of the validation images, [images].
 
     Raises:
-        UserError: a run's predictions do not belong to its accuracy and the images.
+        UserError: a run's predictions contradict its top-1 on these images.
     """
-    right = {}
+    correct = {}
     for name, top1 in zip(runs["run"], runs["top1"], strict=True):
         path = folder / name / "predictions.npy"
         predicted = read_npy(path)
@@ -109,5 +85,5 @@ def right_predictions(runs: pd.DataFrame, folder: Path, truth: np.ndarray) -> di
             raise UserError(
                 f"{path} does not fit the run's top-1 on these images; delete {folder / name}, run `dvc repro`"
             )
-        right[name] = predicted == truth
-    return right
+        correct[name] = predicted == truth
+    return correct

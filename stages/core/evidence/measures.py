@@ -1,7 +1,7 @@
 """How each kind of published claim is measured: small functions from a claim and a run's results to a value.
 
-A measure gives a value, with its interval where it has one and with the place where it stands, or says in words why
-there is none.
+A measure returns a value, with its interval where it has one and the file and key that hold it, or the reason in words
+why there is none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,24 +10,24 @@ from typing import Any
 
 from stages.core.base.names import BASELINE, LABELS_ONLY, TEACHER, setting_name
 from stages.core.evidence.claims import Claim
-from stages.core.evidence.requirements import Student, unmet
-from stages.core.evidence.results import Results
+from stages.core.evidence.requirements import PaperStudent, unmet_requirement
+from stages.core.evidence.results import Results, Run
 
 BACKBONES = "svd_and_pca_dims"  # the family of paper.yaml whose rows name the backbones' timm models
-IMAGE_SIZE = 224  # where a row says nothing else
-LEVEL = "95"  # percent of the energy that the paper's words are about
+IMAGE_SIZE = 224  # of rows without img_size
+LEVEL = "95"  # percent of the energy, in the paper's wording
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A value and where it stands.
+    """A value and where it is recorded.
 
     Attributes:
         value: the measured value.
         metric: file and place of the value.
         figure: the figure that shows it.
         interval: its adjusted confidence interval, where it has one.
-        missing: what was not measured although the claim speaks of it: the value can contradict, not confirm.
+        missing: what the claim covers but was not measured: then the value can contradict it, but not confirm it.
     """
 
     value: float
@@ -40,7 +40,7 @@ class Measured:
 def _analysed(
     claim: Claim, results: Results, analysis: str, timm: str, img_size: int
 ) -> tuple[str, Mapping[str, Any]] | str:
-    """What an analysis calls the published model, and measured of it; or why there is nothing that counts."""
+    """The key under which an analysis holds the published model, and its metrics; or the reason why none counts."""
     named = {
         key: measured for key, measured in results.analyses[analysis].items() if timm in (key, measured["architecture"])
     }
@@ -48,11 +48,11 @@ def _analysed(
         return f"{timm} was not analysed"
     pretrained = [(key, measured) for key, measured in named.items() if measured["weights"] == "pretrained"]
     if not pretrained:
-        return f"{timm}: weights are {next(iter(named.values()))['weights']}, the claim is of pretrained ones"
+        return f"{timm}: weights are {next(iter(named.values()))['weights']}, the claim is about pretrained ones"
     size = pretrained[0][1]["input_size"][-1]
     if size != img_size:
-        return f"{timm} was analysed at {size} pixels, the claim is of {img_size}"
-    return unmet(claim, "of_backbone", pretrained[0][1]) or pretrained[0]
+        return f"{timm} was analysed at {size} pixels, the claim is about {img_size}"
+    return unmet_requirement(claim, "of_backbone", pretrained[0][1]) or pretrained[0]
 
 
 def _dims(claim: Claim, results: Results, analysis: str, timm: str, img_size: int, level: str) -> Measured | str:
@@ -81,36 +81,84 @@ def _headline_dims(claim: Claim, results: Results) -> Measured | str:
     return _dims(claim, results, "svd", claim.entry["teacher"], IMAGE_SIZE, level)
 
 
-def _mean_top1(
-    claim: Claim, results: Results, strategy: str, objective: str, student: Student, figure: str = "accuracy"
-) -> Measured | str:
-    """Mean top-1 over the seeds of one setting, or why it has none that counts."""
+def _runs_that_count(
+    claim: Claim, results: Results, strategy: str, objective: str, student: PaperStudent
+) -> list[Run] | str:
+    """The runs of one setting, one per seed, or the reason why they do not count."""
     found = [run for run in results.runs if (run["strategy"], run["objective"]) == (strategy, objective)]
     if not found:
         return f"no run of {strategy} with {objective}"
-    reasons = (unmet(claim, "of_run", results, run, student) for run in found)
-    reason = next(filter(None, reasons), None)
-    if reason:
-        return reason
+    reasons = (unmet_requirement(claim, "of_run", results, run, student) for run in found)
+    return next(filter(None, reasons), None) or found
+
+
+def _mean_top1(
+    claim: Claim, results: Results, strategy: str, objective: str, student: PaperStudent, figure: str = "accuracy"
+) -> Measured | str:
+    """Mean top-1 of the last epoch over the seeds of one setting, or the reason why there is none that counts."""
+    found = _runs_that_count(claim, results, strategy, objective, student)
+    if isinstance(found, str):
+        return found
     place = f"{results.folder}/comparison.csv: {strategy}, {objective}: top1_mean"
     return Measured(sum(run["top1"] for run in found) / len(found), place, figure)
 
 
-def _paper_student(claim: Claim, strategy: str) -> Student:
+def _paper_student(claim: Claim, strategy: str) -> PaperStudent:
     """The paper's student of a strategy: Lift and WideLast are as wide as its teacher."""
     teacher = next(
         row["D"] for row in claim.paper[BACKBONES].values() if row["timm"] == claim.paper["headline"]["teacher"]
     )
-    return Student(strategy, teacher)
+    return PaperStudent(strategy, teacher)
+
+
+def _setting(claim: Claim) -> tuple[str, str]:
+    """Strategy and objective that a claim is about."""
+    strategy, objective = claim.options.get("setting") or (claim.entry["strategy"], claim.entry["objective"])
+    return strategy, objective
+
+
+def runs_of_the_paper(claim: Claim, results: Results) -> list[Run] | str:
+    """The runs of the setting that a claim is about, if all its requirements are met; else the reason why not."""
+    strategy, objective = _setting(claim)
+    unmet = unmet_requirement(claim, "of_results", results)
+    return unmet or _runs_that_count(claim, results, strategy, objective, _paper_student(claim, strategy))
 
 
 def _run_top1(claim: Claim, results: Results) -> Measured | str:
-    strategy = claim.entry["strategy"]
-    return _mean_top1(claim, results, strategy, claim.entry["objective"], _paper_student(claim, strategy))
+    strategy, objective = _setting(claim)
+    return _mean_top1(claim, results, strategy, objective, _paper_student(claim, strategy))
+
+
+def _best_epoch_top1(claim: Claim, results: Results) -> Measured | str:
+    """Mean over seeds of the best epoch's top-1."""
+    (strategy, objective), found = _setting(claim), runs_of_the_paper(claim, results)
+    if isinstance(found, str):
+        return found
+    if any(run.get("top1_best") is None for run in found):
+        return f"{strategy} with {objective}: its top1_best is not recorded"
+    place = f"{results.folder}/runs.csv: {strategy}, {objective}: top1_best"
+    return Measured(sum(run["top1_best"] for run in found) / len(found), place, "curves")
+
+
+def _epoch_top1(claim: Claim, results: Results) -> Measured | str:
+    """Mean over seeds of top-1 after the number of epochs that the last part of the claim's path gives."""
+    (strategy, objective), found = _setting(claim), runs_of_the_paper(claim, results)
+    if isinstance(found, str):
+        return found
+    epoch = int(claim.path[-1]) - 1  # curves.csv counts from 0
+    of_epoch = [
+        row["top1"]
+        for row in results.curves
+        if (row["strategy"], row["objective"], row["epoch"]) == (strategy, objective, epoch)
+    ]
+    if len(of_epoch) != len(found):
+        return f"{strategy} with {objective}: {results.folder}/curves.csv does not hold epoch {epoch} of every run"
+    place = f"{results.folder}/curves.csv: {strategy}, {objective}, epoch {epoch}: top1"
+    return Measured(sum(of_epoch) / len(of_epoch), place, "published_curve")
 
 
 def _best_top1(claim: Claim, results: Results) -> Measured | str:
-    """The plain student's top-1, or of another strategy the largest mean of a setting, once all published are there."""
+    """The plain student's top-1; of another strategy the largest mean of a setting, if all published ones were run."""
     strategy = claim.path[-1]
     student = _paper_student(claim, strategy)
     if strategy == BASELINE:
@@ -120,12 +168,12 @@ def _best_top1(claim: Claim, results: Results) -> Measured | str:
     means = [one for one in found if isinstance(one, Measured)]
     if len(means) < len(found):
         reason = next(one for one in found if isinstance(one, str))
-        return f"{len(means)} of {len(found)} published settings of {strategy} were trained so: {reason}"
+        return f"{len(means)} of {len(found)} published settings of {strategy} were trained as published: {reason}"
     return max(means, key=lambda one: one.value)
 
 
 def _lift_of_width(results: Results, width: int) -> str | None:
-    """The Lift students that project to a width and were trained on labels alone: their strategy's name."""
+    """The strategy whose Lift students project to a width and were trained on labels alone."""
     return min((run["strategy"] for run in _lifts(results) if run["width"] == width), default=None)
 
 
@@ -140,9 +188,9 @@ def _lift_width_top1(claim: Claim, results: Results) -> Measured | str:
     strategy = _lift_of_width(results, width)
     if strategy is None:
         return f"no Lift to {width} channels on labels alone"
-    drawn = {run["width"] for run in results.runs if run["strategy"].startswith("lift")}  # as the report's figure
+    drawn = {run["width"] for run in results.runs if run["strategy"].startswith("lift")}  # as in the figure `width`
     figure = "width" if len(drawn) > 1 else "accuracy"
-    return _mean_top1(claim, results, strategy, LABELS_ONLY, Student("lift", width), figure)
+    return _mean_top1(claim, results, strategy, LABELS_ONLY, PaperStudent("lift", width), figure)
 
 
 def _cost(claim: Claim, results: Results, key: str) -> Measured:
@@ -150,16 +198,25 @@ def _cost(claim: Claim, results: Results, key: str) -> Measured:
     return Measured(results.cost[strategy][key], f"{results.folder}/cost.json: {strategy}.{key}")
 
 
+def _flops_increase(claim: Claim, results: Results) -> Measured:
+    """FLOPs of a student over the baseline's, in percent of the baseline's."""
+    strategy = claim.path[0]
+    increase = results.cost[strategy]["flops"] / results.cost[BASELINE]["flops"] - 1
+    return Measured(100 * increase, f"{results.folder}/cost.json: {strategy}.flops over {BASELINE}.flops")
+
+
 def _published(claim: Claim, results: Results) -> Measured:
-    return Measured(claim.of["value"], f"reports/reference/paper.yaml: {claim.of['other']}")
+    file, _, key = claim.options["other"].partition(".")
+    place = f"{file}.yaml: {key}" if file == "training_logs" else f"paper.yaml: {claim.options['other']}"
+    return Measured(claim.options["value"], f"reports/reference/{place}")
 
 
 def _over_backbones(
     claim: Claim, results: Results, analysis: str, value: Callable[[Mapping[str, Any]], float | str], place: str
 ) -> Measured | str:
-    """The value of the teacher's backbone, or the largest of the `backbones` that the claim speaks of."""
-    if "backbones" in claim.of:
-        rows = claim.of["backbones"].values()
+    """The value of the teacher's backbone, or the largest of the `backbones` that the claim names."""
+    if "backbones" in claim.options:
+        rows = claim.options["backbones"].values()
         found = [_analysed(claim, results, analysis, row["timm"], row.get("img_size", IMAGE_SIZE)) for row in rows]
         named = dict(one for one in found if not isinstance(one, str))
         missing = f"{len(named)} of {len(found)} backbones were analysed" if len(named) < len(found) else ""
@@ -182,7 +239,7 @@ def _over_backbones(
 
 
 def _rank_share(claim: Claim, results: Results) -> Measured | str:
-    """Dims for 95 % of one image's energy over the most that are possible, the smaller of tokens and channels."""
+    """Dims for 95 % of one image's energy, over the smaller of tokens and channels: the most that are possible."""
     return _share_of_dims(claim, results, "svd", lambda of: min(of["tokens"], of["channels"]))
 
 
@@ -228,13 +285,13 @@ def _difference(results: Results, first: Sequence[str], second: Sequence[str]) -
 
 
 def _top1_difference(claim: Claim, results: Results) -> Measured | str:
-    first, second = claim.of["first"], claim.of["second"]
+    first, second = claim.options["first"], claim.options["second"]
     reasons = (_no_such_student(results, strategy) for strategy, _ in (first, second))
     return next(filter(None, reasons), None) or _difference(results, first, second)
 
 
 def _no_such_student(results: Results, strategy: str) -> str | None:
-    """Why the runs of a strategy are not of the student that the paper calls so, at whatever scale."""
+    """The reason why the runs of a strategy are not of the paper's student of that name, at whatever scale."""
     architecture = results.cost[strategy]["architecture"]
     for run in results.runs:
         if run["strategy"] != strategy:
@@ -259,10 +316,13 @@ MEASURES: dict[str, Callable[[Claim, Results], Measured | str]] = {
     "analysis_dims": _analysis_dims,
     "headline_dims": _headline_dims,
     "run_top1": _run_top1,
+    "best_epoch_top1": _best_epoch_top1,
+    "epoch_top1": _epoch_top1,
     "best_top1": _best_top1,
     "lift_width_top1": _lift_width_top1,
     "student_parameters": lambda claim, results: _cost(claim, results, "parameters"),
     "student_flops": lambda claim, results: _cost(claim, results, "flops"),
+    "flops_increase": _flops_increase,
     "published": _published,
     "rank_share": _rank_share,
     "shared_share": _shared_share,

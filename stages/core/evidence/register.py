@@ -1,54 +1,67 @@
-"""The register of published claims: claims.yaml and paper.yaml, expanded to one claim per figure or case."""
+"""The register of published claims: claims.yaml and the reference data, expanded to one claim per figure or case."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from stages.core.base.errors import UserError
+from stages.core.base.files import read_yaml
 from stages.core.base.names import setting_name
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.measures import BACKBONES, MEASURES
-from stages.core.evidence.requirements import NEEDS
+from stages.core.evidence.requirements import REQUIREMENTS
 
 BOUNDS = {"above": "above {:g}", "at_least": "at least {:g}", "below": "below {:g}", "at_most": "at most {:g}"}
+LOGS = "training_logs"  # the key of training_logs.yaml beside those of paper.yaml
+
+
+def read_register(folder: Path) -> list[Claim]:
+    """The claims that the files of reports/reference describe."""
+    return expand(read_yaml(folder / "claims.yaml"), read_published(folder))
+
+
+def read_published(folder: Path) -> dict[str, Any]:
+    """All published figures: paper.yaml, and training_logs.yaml as its entry `training_logs`."""
+    return {**read_yaml(folder / "paper.yaml"), LOGS: read_yaml(folder / f"{LOGS}.yaml")}
 
 
 def expand(families: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[Claim]:
     """The claims of every family: one per published figure that its pattern reaches, or one per case of its words.
 
     Raises:
-        UserError: a pattern reaches no figure, `other` more than one, or a family names an unknown measure, need or
-            bound.
+        UserError: a pattern reaches no figure, `other` more than one, or a family names an unknown measure,
+            requirement or bound.
     """
     claims: list[Claim] = []
     for family in families:
-        needs = [family["needs"]] if isinstance(family["needs"], str) else family["needs"]
-        _check(family, needs)
+        required = [family["requires"]] if isinstance(family["requires"], str) else family["requires"]
+        _check(family, required)
         common = {
             "source": family["source"],
             "measure": family["measure"],
-            "needs": tuple(needs),
+            "requires": tuple(required),
             "tolerance": family.get("tolerance", {}),
             "bounds": family.get("bounds", {}),
             "paper": paper,
         }
         if "figures" not in family:
-            for case, of in family.get("cases", {"": {}}).items():
-                known = dict(of or {})
+            for case, options in family.get("cases", {"": {}}).items():
+                known = dict(options or {})
                 if known.get("backbones") == "published":
                     known["backbones"] = paper[BACKBONES]
                 name = "/".join(filter(None, [family["id"], case]))
                 claims.append(
-                    Claim(id=name, statement=family["statement"].format(case), figure=None, of=known, **common)
+                    Claim(id=name, statement=family["statement"].format(case), figure=None, options=known, **common)
                 )
             continue
-        known = {}
+        known = {"setting": family["setting"]} if "setting" in family else {}
         if "other" in family:
             others = _figures(family, paper, family["other"])
             if len(others) > 1:
                 raise UserError(
                     f"claims.yaml: {family['id']}: {family['other']} reaches {len(others)} figures, not one"
                 )
-            known = {"other": family["other"], "value": others[0][2]}
+            known |= {"other": family["other"], "value": others[0][2]}
         for entry, keys, figure in _figures(family, paper, family["figures"]):
             path = keys[1:]
             claims.append(
@@ -59,43 +72,47 @@ def expand(families: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[
                     entry=entry,
                     backbone=paper.get(BACKBONES, {}).get(path[0], {}),
                     path=path,
-                    of=known,
+                    options=known,
                     **common,
                 )
             )
     return claims
 
 
-def _check(family: Mapping[str, Any], needs: list[str]) -> None:
-    for kind, given, there in (
+def _check(family: Mapping[str, Any], required: list[str]) -> None:
+    """Refuse names that are not defined."""
+    for kind, used, known in (
         ("measure", [family["measure"]], MEASURES),
-        ("need", needs, NEEDS),
+        ("requirement", required, REQUIREMENTS),
         ("bound", family.get("bounds", {}), BOUNDS),
     ):
-        unknown = [name for name in given if name not in there]
+        unknown = [name for name in used if name not in known]
         if unknown:
-            raise UserError(f"claims.yaml: {family['id']}: no {kind} {unknown[0]}; there are {', '.join(there)}")
+            raise UserError(
+                f"claims.yaml: {family['id']}: unknown {kind} {unknown[0]}; must be one of {', '.join(known)}"
+            )
 
 
 def _figures(family: Mapping[str, Any], paper: Mapping[str, Any], pattern: str) -> list[tuple[Any, Any, float]]:
     found = list(_reach(paper, pattern.split(".")))
     if not found:
-        raise UserError(f"claims.yaml: {family['id']}: {pattern} reaches nothing in paper.yaml")
+        raise UserError(f"claims.yaml: {family['id']}: {pattern} reaches nothing in paper.yaml or {LOGS}.yaml")
     return found
 
 
 def _reach(
     node: Any, pattern: list[str], keys: tuple[str, ...] = (), entry: Any = None
 ) -> Iterator[tuple[Any, tuple[str, ...], float]]:
+    """Entry, keys and value of every figure that a pattern reaches."""
     if not pattern:
         yield entry, keys, node
         return
-    # The rows of a table are known by strategy and objective, wherever they stand.
+    # The rows of a table are known by strategy and objective, whatever their order.
     items = {setting_name(row["strategy"], row["objective"]): row for row in node} if isinstance(node, list) else node
-    keys_there = {"*": list(items), "%": [key for key in items if isinstance(key, int)]}
-    for key in keys_there.get(pattern[0], [key for key in items if str(key) == pattern[0]]):
+    wildcards = {"*": list(items), "%": [key for key in items if isinstance(key, int)]}
+    for key in wildcards.get(pattern[0], [key for key in items if str(key) == pattern[0]]):
         child = items[key]
-        # The entry of a figure is the nearest mapping above it that says more than numbers.
+        # The entry of a figure is the nearest mapping above it that holds more than numbers.
         nearest = (
             child if isinstance(child, dict) and any(isinstance(value, str) for value in child.values()) else entry
         )

@@ -11,17 +11,8 @@ from typing import Any
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
 
-# Columns of runs.csv that the audit reads as something else than text.
-INTEGERS = ("width", "teacher_width", "epochs", "epoch_steps", "global_batch", "warmup_epochs", "repeats")
-NUMBERS = (
-    *("top1", "alpha", "tau", "feature_weight", "lr", "weight_decay", "warmup_lr", "min_lr", "label_smoothing"),
-    *("clip_grad", "random_erasing"),
-)
-RUN_KINDS: dict[str, Callable[[str], Any]] = {
-    "model_args": json.loads,
-    **dict.fromkeys(INTEGERS, int),
-    **dict.fromkeys(NUMBERS, float),
-}
+TEXT_COLUMNS = ("run", "strategy", "objective", "architecture")  # of runs.csv and curves.csv: text, whatever it says
+DIFFERENCE_NUMBERS = ("difference", "low", "high")
 Run = Mapping[str, Any]  # a row of runs.csv; None where a cell is empty
 
 
@@ -36,6 +27,7 @@ class Results:
         cost: architecture, parameters and FLOPs of the paper's students by strategy.
         teacher: the teacher's metrics.
         differences: one mapping per row of differences.csv.
+        curves: one mapping per row of curves.csv: a run's validation metrics after an epoch, counted from 0.
         folder: where these results lie.
     """
 
@@ -45,31 +37,58 @@ class Results:
     cost: Mapping[str, Mapping[str, Any]]
     teacher: Mapping[str, Any]
     differences: Sequence[Mapping[str, Any]] = ()
+    curves: Sequence[Mapping[str, Any]] = ()
     folder: str = "reports/results"
 
 
-def read_rows(path: Path, kinds: dict[str, Callable[[str], Any]], empty: Any) -> list[dict[str, Any]]:
-    """The rows of a CSV file, with some columns converted; what an empty cell stands for is `empty`."""
+def cell(value: Any) -> Any:
+    """A setting as a cell of runs.csv: lists, mappings and booleans as JSON, which `read_runs` reads back."""
+    structured = isinstance(value, Mapping | list | tuple | bool)
+    return json.dumps(value, sort_keys=True) if structured else value
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """The rows of runs.csv or curves.csv: cells are text, or JSON where they can be; None where they are empty."""
+    return _read_rows(path, dict.fromkeys(TEXT_COLUMNS, str), _value, None)
+
+
+def read_results(folder: Path, manifest: Path) -> Results:
+    """What `summarize` wrote in a folder, with the runs' numbers as numbers.
+
+    Raises:
+        UserError: runs.csv is missing.
+    """
+    if not (folder / "runs.csv").is_file():
+        raise UserError(f"{folder / 'runs.csv'} is missing; run `dvc repro summarize` to make it")
+    # Studies recorded before these files existed lack them.
+    differences, curves = folder / "differences.csv", folder / "curves.csv"
+    return Results(
+        data=read_json(manifest),
+        analyses={name: read_json(folder / f"{name}.json") for name in ("svd", "pca", "sep")},
+        runs=read_runs(folder / "runs.csv"),
+        cost=read_json(folder / "cost.json"),
+        teacher=read_json(folder / "teacher.json"),
+        differences=_read_rows(differences, dict.fromkeys(DIFFERENCE_NUMBERS, float), str, math.nan)
+        if differences.is_file()
+        else [],
+        curves=read_runs(curves) if curves.is_file() else [],
+        folder=folder.as_posix(),
+    )
+
+
+def _read_rows(
+    path: Path, kinds: Mapping[str, Callable[[str], Any]], other: Callable[[str], Any], empty: Any
+) -> list[dict[str, Any]]:
+    """The rows of a CSV file, converted by column or by `other`; `empty` stands for an empty cell."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            {name: kinds.get(name, str)(text) if text else empty for name, text in row.items()}
+            {name: kinds.get(name, other)(text) if text else empty for name, text in row.items()}
             for row in csv.DictReader(file)
         ]
 
 
-def read_results(folder: Path, manifest: Path) -> Results:
-    """What `summarize` wrote in a folder, with the runs' numbers as numbers."""
-    if not (folder / "runs.csv").is_file():
-        raise UserError(f"{folder / 'runs.csv'} is missing; run `dvc repro summarize` to make it")
-    differences = folder / "differences.csv"  # a study from before there was one has none
-    return Results(
-        data=read_json(manifest),
-        analyses={name: read_json(folder / f"{name}.json") for name in ("svd", "pca", "sep")},
-        runs=read_rows(folder / "runs.csv", RUN_KINDS, None),
-        cost=read_json(folder / "cost.json"),
-        teacher=read_json(folder / "teacher.json"),
-        differences=read_rows(differences, dict.fromkeys(("difference", "low", "high"), float), math.nan)
-        if differences.is_file()
-        else [],
-        folder=folder.as_posix(),
-    )
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

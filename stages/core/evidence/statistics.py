@@ -63,7 +63,7 @@ def paired_t(differences: Sequence[float] | np.ndarray, level: float) -> Differe
     """The mean of paired differences, one a seed, by Student's t.
 
     Two seeds leave one degree of freedom: the 95 % interval is 9 standard deviations wide either side. Where all
-    differences are equal (accuracies are counts of images) they say nothing of their spread: no interval.
+    differences are equal (accuracies are counts of images) their spread is unknown: no interval.
 
     Args:
         differences: at least two.
@@ -86,13 +86,13 @@ def paired_t(differences: Sequence[float] | np.ndarray, level: float) -> Differe
 def mcnemar(first_only: int, second_only: int, images: int, level: float) -> Difference:
     """The difference of two accuracies on the same images, in percentage points.
 
-    The test is McNemar's exact one (binomial in the images on which just one is right). The interval is Bonett and
-    Price's adjusted Wald interval for paired proportions (2012), which Fagerland, Lydersen and Laake (2014) recommend:
-    one image more counts in each direction, and two in all. It is of these two models over images, and knows nothing
-    of what another seed would give.
+    The test is McNemar's exact one (binomial in the images that exactly one model classifies correctly). The interval
+    is Bonett and Price's adjusted Wald interval for paired proportions (2012), which Fagerland, Lydersen and Laake
+    (2014) recommend: it counts one more image in each direction and two in all. It is an interval over images for
+    these two models and does not include what another seed would give.
 
     Args:
-        first_only, second_only: images that only the first, only the second classifies rightly.
+        first_only, second_only: images that only the first, or only the second, classifies correctly.
         images: of the validation split.
         level: of the interval.
     """
@@ -120,17 +120,17 @@ def family(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
     return [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1] and there.issuperset(pair)]
 
 
-def differences_table(runs: pd.DataFrame, right: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def differences_table(runs: pd.DataFrame, correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Top-1 differences of `family` in percentage points, each at the level of `bonferroni` for the whole family.
 
     Several seeds: paired over seeds, t. One seed: paired over the validation images, McNemar.
 
     Args:
         runs: runs.csv.
-        right: for each run, which validation images it classifies rightly, [images] of booleans.
+        correct: for each run, which validation images it classifies correctly, [images] of booleans.
 
     Raises:
-        UserError: two settings have other seeds, or two runs other images.
+        UserError: two settings have different seeds, or two runs different images.
     """
     groups = {
         (str(strategy), str(objective)): rows.sort_values("seed")
@@ -143,15 +143,15 @@ def differences_table(runs: pd.DataFrame, right: Mapping[str, np.ndarray]) -> pd
         one, other = groups[first], groups[second]
         named = f"{setting_name(*first)} and {setting_name(*second)}"
         if list(one["seed"]) != list(other["seed"]):
-            raise UserError(f"{named} have other seeds; run `dvc repro train`")
+            raise UserError(f"{named} were trained with different seeds; run `dvc repro train`")
         if len(one) > 1:
             method = PAIRED_T
             found = paired_t(one["top1"].to_numpy() - other["top1"].to_numpy(), level)
         else:
             method = MCNEMAR
-            a, b = (right[str(rows["run"].iloc[0])] for rows in (one, other))
+            a, b = (correct[str(rows["run"].iloc[0])] for rows in (one, other))
             if len(a) != len(b):
-                raise UserError(f"{named} were validated on other images; run `dvc repro train`")
+                raise UserError(f"{named} were validated on different images; run `dvc repro train`")
             found = mcnemar(int((a & ~b).sum()), int((b & ~a).sum()), len(a), level)
         table.append(
             {
@@ -173,8 +173,8 @@ def differences_table(runs: pd.DataFrame, right: Mapping[str, np.ndarray]) -> pd
     return pd.DataFrame(table, columns=list(DIFFERENCE_COLUMNS))
 
 
-def told(differences: pd.DataFrame) -> str:
-    """A sentence that says what the differences show, by their intervals alone.
+def summary_sentence(differences: pd.DataFrame) -> str:
+    """A sentence that says what the differences show, judged by their intervals alone.
 
     Args:
         differences: as `differences_table` makes it.

@@ -1,4 +1,4 @@
-"""Recorded studies: finished reproductions frozen in one folder each, to be read beside the current run.
+"""Recorded studies: finished reproductions, each copied to a folder of its own, to be read beside the current run.
 
 A study's folder holds `record.json` (when, from which commit, with which versions and hardware) and copies of
 `CONTENT`: the parameters, the pipeline's record and everything that was reported.
@@ -15,7 +15,7 @@ from stages.core.base.files import atomic_folder, read_json, write_json
 
 RECORD = "record.json"
 CONTENT = ("params.yaml", "dvc.lock", "metrics.json", "results", "figures", "audit.json", "data.json")
-CURRENT = "current"  # what the verdicts call the run that is no study
+CURRENT = "current"  # the name of the current run in verdicts
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Study:
 
     Attributes:
         name: of the study and its folder.
-        folder: where it lies.
+        folder: that holds it.
         record: the content of record.json.
     """
 
@@ -34,7 +34,7 @@ class Study:
 
     @property
     def results(self) -> Path:
-        """The folder that `summarize` wrote."""
+        """The folder of its results, as `summarize` wrote them."""
         return self.folder / "results"
 
     @property
@@ -49,26 +49,26 @@ def place(root: Path, name: str, *, replace: bool) -> Path:
     Args:
         root: the folder of all studies.
         name: of letters, digits, dots and underscores.
-        replace: allow a name that is taken.
+        replace: allow the name of a recorded study.
 
     Raises:
-        UserError: the name cannot be a study's, or is taken by a study, or by something else.
+        UserError: the name is reserved, or there is a study or something else of that name.
     """
     if name == CURRENT or name.startswith("."):
-        raise UserError(f"a study cannot be called {name}; give it a name of its own")
+        raise UserError(f"a study cannot be called {name}; choose another name")
     folder = root / name
     if folder.exists() and not (folder / RECORD).is_file():
-        raise UserError(f"{folder} is no study; choose another name")
+        raise UserError(f"{folder} is not a study; choose another name")
     if folder.exists() and not replace:
         raise UserError(f"{folder} is recorded already; choose another name, or replace it with --replace")
     return folder
 
 
 def freeze(sources: Mapping[str, Path], record: Mapping[str, Any], folder: Path) -> None:
-    """Copy a finished reproduction into a study's folder, whole or not at all; what was there is replaced.
+    """Copy a finished reproduction into a study's folder, completely or not at all; an earlier one is replaced.
 
     Args:
-        sources: where each entry of `CONTENT` lies now.
+        sources: the path of each entry of `CONTENT`.
         record: goes to record.json.
         folder: see `place`.
 
@@ -88,20 +88,20 @@ def freeze(sources: Mapping[str, Path], record: Mapping[str, Any], folder: Path)
 
 
 def read(root: Path) -> list[Study]:
-    """Every study below a folder, by name; none where there is no such folder.
+    """Every study in a folder, by name; none if the folder does not exist.
 
     Raises:
-        UserError: a study's folder lacks something.
+        UserError: a study's folder is incomplete.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     found = []
     for folder in folders:
-        if folder.name.startswith("."):  # a recording that was cut short
+        if folder.name.startswith("."):  # a recording that was interrupted
             continue
         missing = [name for name in (RECORD, *CONTENT) if not (folder / name).exists()]
         if missing:
             raise UserError(
-                f"{folder} is no whole study, {', '.join(missing)} is missing; "
+                f"{folder} is an incomplete study: {', '.join(missing)} is missing; "
                 f"restore it with `git restore {folder}`, or delete it"
             )
         found.append(Study(folder.name, folder, read_json(folder / RECORD)))

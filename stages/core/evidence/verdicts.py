@@ -1,11 +1,11 @@
 """Published claims as data, and the verdict on each from what was measured.
 
 A claim is `confirmed` or `contradicted` only by a measurement of the thing it speaks of; otherwise it is
-`not measured`, with the reason. A value with a confidence interval confirms only if the whole interval does, and
-contradicts only if the whole interval does; between the two it shows nothing, and the claim stays `not measured`.
+`not measured`, with the reason. A value with a confidence interval confirms a claim only if the whole interval does,
+and contradicts it only if the whole interval does; otherwise the claim stays `not measured`.
 
-Several runs may measure one claim. They are not averaged, and none outvotes another: the claim is contradicted if
-any of them contradicts it, confirmed if at least one confirms it and none contradicts it.
+Several runs may measure one claim. They are neither averaged nor counted against each other: the claim is contradicted
+if any of them contradicts it, and confirmed if at least one confirms it and none contradicts it.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.measures import MEASURES, Measured
 from stages.core.evidence.register import BOUNDS
-from stages.core.evidence.requirements import NEEDS, unmet
+from stages.core.evidence.requirements import REQUIREMENTS, unmet_requirement
 from stages.core.evidence.results import Results
 from stages.core.evidence.statistics import NOT_SHOWN
 
@@ -27,7 +27,8 @@ def judge(claim: Claim, results: Results) -> dict[str, Any]:
 
     Returns:
         id, statement, source, published (None for words), expected (what confirms, in words), scale (what a run must
-        be), measured, interval (None where there is none), tolerance, verdict, reason, evidence: metric and figure.
+        be to count), measured, interval (None where there is none), tolerance, verdict, reason, evidence: metric and
+        figure.
     """
     allowed = _tolerance(claim)
     verdict = {
@@ -36,12 +37,12 @@ def judge(claim: Claim, results: Results) -> dict[str, Any]:
         "source": claim.source,
         "published": claim.figure,
         "expected": expected(claim),
-        "scale": ", ".join(NEEDS[need].words for need in claim.needs),
+        "scale": ", ".join(REQUIREMENTS[name].words for name in claim.requires),
     }
-    measured = unmet(claim, "of_results", results) or MEASURES[claim.measure](claim, results)
+    measured = unmet_requirement(claim, "of_results", results) or MEASURES[claim.measure](claim, results)
     if isinstance(measured, str):
-        nothing = {"measured": None, "interval": None, "tolerance": 0.0, "verdict": NOT_MEASURED}
-        return {**verdict, **nothing, "reason": measured, "evidence": None}
+        unknown = {"measured": None, "interval": None, "tolerance": 0.0, "verdict": NOT_MEASURED}
+        return {**verdict, **unknown, "reason": measured, "evidence": None}
     decided, reason = _decide(claim, measured, allowed)
     interval = measured.interval and [None if math.isnan(end) else end for end in measured.interval]
     return {
@@ -70,7 +71,7 @@ def _tolerance(claim: Claim) -> float:
 
 
 def _side(value: float, claim: Claim, allowed: float) -> int:
-    """0 where a value confirms, −1 where it lies too low, 1 where too high."""
+    """0 where a value confirms, −1 where it is too low, 1 where it is too high."""
     if claim.figure is not None:
         difference = value - claim.figure
         return 0 if abs(difference) <= allowed else int(math.copysign(1, difference))
@@ -90,17 +91,17 @@ def _decide(claim: Claim, measured: Measured, allowed: float) -> tuple[str, str]
                 f"{NOT_SHOWN}: all seeds differ by the same {measured.value:+.2f}, which gives no interval",
             )
         ends = {_side(end, claim, allowed) for end in measured.interval}
-        told = f"interval {low:+.2f} to {high:+.2f}, expected {expected(claim)}"
+        finding = f"interval {low:+.2f} to {high:+.2f}, expected {expected(claim)}"
         if len(ends) > 1:
-            return NOT_MEASURED, f"{NOT_SHOWN}: {told}"
-        return (CONFIRMED if ends == {0} else CONTRADICTED), told
+            return NOT_MEASURED, f"{NOT_SHOWN}: {finding}"
+        return (CONFIRMED if ends == {0} else CONTRADICTED), finding
     if claim.figure is None:
-        told = f"{measured.value:.4g}, expected {expected(claim)}"
+        finding = f"{measured.value:.4g}, expected {expected(claim)}"
     else:
-        told = f"differs by {measured.value - claim.figure:+g}, {'beyond' if side else 'within'} {allowed:g}"
+        finding = f"differs by {measured.value - claim.figure:+g}, {'beyond' if side else 'within'} {allowed:g}"
     if side:
-        return CONTRADICTED, told
-    return (NOT_MEASURED, f"{told}, but {measured.missing}") if measured.missing else (CONFIRMED, told)
+        return CONTRADICTED, finding
+    return (NOT_MEASURED, f"{finding}, but {measured.missing}") if measured.missing else (CONFIRMED, finding)
 
 
 def judge_all(claim: Claim, runs: Mapping[str, Results]) -> dict[str, Any]:
@@ -120,9 +121,9 @@ def judge_all(claim: Claim, runs: Mapping[str, Results]) -> dict[str, Any]:
     if not measured:
         reasons = {name: verdict["reason"] for name, verdict in verdicts.items()}
         same = len(set(reasons.values())) == 1
-        told = [reason if same else f"{name}: {reason}" for name, reason in reasons.items()]
+        shown = [reason if same else f"{name}: {reason}" for name, reason in reasons.items()]
         first = next(iter(verdicts.values()))
-        return {**first, "reason": told[0] if same else "; ".join(told), "run": None, "others": []}
+        return {**first, "reason": shown[0] if same else "; ".join(shown), "run": None, "others": []}
     order = (CONTRADICTED, CONFIRMED, NOT_MEASURED)
     deciding = min(measured, key=lambda name: order.index(measured[name]["verdict"]))
     keys = ("measured", "verdict", "reason")

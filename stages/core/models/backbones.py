@@ -1,11 +1,11 @@
-"""Teachers and backbones of any timm name: with weights that the user brings, from the hub, or random.
+"""Teachers and backbones of any timm name: with weights from the user's folder, from the hub, or random.
 
-Weights are looked for in a folder of the user's, as NAME.safetensors, NAME.pth, NAME.bin, or a folder NAME/
+Weights are searched for in a folder of the user, as NAME.safetensors, NAME.pth, NAME.bin, or a folder NAME/
 with one such file and perhaps timm's config.json; then in the hub's cache; then on the hub. Only tensors are
 loaded: a checkpoint that holds anything else is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +15,7 @@ import timm
 import torch
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError
-from timm.data import resolve_input_data_config
+from timm.data import ImageNetInfo, resolve_input_data_config
 from timm.models import resolve_model_input_args
 from torch import nn
 
@@ -24,11 +24,11 @@ from stages.core.base.files import read_json, sha256
 from stages.core.models import students  # noqa: F401  registers the students with timm
 from stages.core.models.talking_heads import batch_talking_heads
 
-SUFFIXES = (".safetensors", ".pth", ".bin")  # in the order in which they are looked for
+SUFFIXES = (".safetensors", ".pth", ".bin")  # in the order in which they are tried
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_TIMEOUT_S = 10
-# What timm and torch raise for a file that is damaged, unsafe, or of another model.
-UNFIT = (
+# What timm and torch raise for a file that is damaged, unsafe, or belongs to another model.
+LOADING_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -47,9 +47,9 @@ class Provenance:
     """Where a model's weights come from.
 
     Attributes:
-        architecture: the timm name, with its tag where one was given.
+        architecture: the timm name, with its tag if it had one.
         weights: "fit", "pretrained" or "random".
-        source: the brought file, hub repository and commit, or address; None where there is none.
+        source: the user's file, the hub repository and commit, or the address; None for weights made here.
         sha256: of the weights' file, where it is known.
     """
 
@@ -66,7 +66,7 @@ class Provenance:
 def random(
     name: str, arguments: Mapping[str, Any], *, seed: int, img_size: int | None = None
 ) -> tuple[nn.Module, Provenance]:
-    """A timm model with random weights and the architecture's own data configuration: for dry runs.
+    """A timm model with random weights and the architecture's own data configuration, for dry runs.
 
     Args:
         name: a timm name, with or without a tag.
@@ -75,14 +75,14 @@ def random(
         img_size: of the input; None keeps the model's own.
 
     Raises:
-        UserError: timm knows no such model, or it does not take the arguments.
+        UserError: timm has no such model, or it does not take the arguments.
     """
     check_name(name)
     torch.manual_seed(seed)
     try:
         model = _create(name, arguments, img_size, pretrained=False)
-    except UNFIT as error:
-        raise UserError(f"timm cannot make {name} with {_asked(arguments, img_size)}: {_line(error)}") from None
+    except LOADING_ERRORS as error:
+        raise UserError(f"timm cannot make {name} with {_shown(arguments, img_size)}: {_line(error)}") from None
     return model, Provenance(name, "random")
 
 
@@ -98,13 +98,13 @@ def pretrained(
         img_size: of the input; None keeps the model's own.
 
     Raises:
-        UserError: timm knows no such model; the weights cannot be had, and the text says which file to bring and
+        UserError: timm has no such model; the weights are not available, and the text says which file to download and
             where to put it; or they do not fit the model.
     """
     check_name(name)
-    brought = None if folder is None else _brought(name, folder)
-    if brought is not None and folder is not None:
-        path, source, opened = brought, f"WEIGHTS/{brought.relative_to(folder).as_posix()}", name
+    own = None if folder is None else _users_file(name, folder)
+    if own is not None and folder is not None:
+        path, source, opened = own, f"WEIGHTS/{own.relative_to(folder).as_posix()}", name
         if path.parent != folder and (path.parent / "config.json").is_file():
             _check_architecture(name, path.parent / "config.json")
             opened = f"local-dir:{path.parent}"
@@ -122,25 +122,47 @@ def pretrained(
             pretrained=True,
             pretrained_cfg_overlay={"file": str(path), "source": "", "custom_load": False},
         )
-    except UNFIT as error:
-        asked = _asked(arguments, img_size)
-        raise UserError(f"{path} does not hold the weights of {name} with {asked}: {_line(error)}") from None
+    except LOADING_ERRORS as error:
+        shown = _shown(arguments, img_size)
+        raise UserError(f"{path} does not hold the weights of {name} with {shown}: {_line(error)}") from None
     return model, Provenance(name, "pretrained", source, sha256(path))
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that timm does not know.
+def check_imagenet_order(class_names: Sequence[str]) -> None:
+    """Refuse classes that are not ImageNet-1K's in the order of pretrained heads.
+
+    Each may be named by its WordNet id (n01440764), by its words ("tench, Tinca tinca", or "tench"), or by its index
+    with leading zeros.
+
+    Args:
+        class_names: in the order of the dataset's labels.
 
     Raises:
-        UserError: the text names the nearest ones.
+        UserError: the text names the first class that differs.
+    """
+    info = ImageNetInfo()
+    for index, name in enumerate(class_names):
+        synset, words = info.index_to_label_name(index), info.index_to_description(index)
+        if name.casefold() not in {synset, words.casefold(), words.split(",")[0].casefold(), f"{index:03d}"}:
+            raise UserError(
+                f"class {index} of the images is {name}, but that of a model pretrained on ImageNet-1K is {synset} "
+                f"({words}); name the class folders by their WordNet ids, so that they sort in ImageNet's order"
+            )
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not have.
+
+    Raises:
+        UserError: the text names the most similar ones.
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = get_close_matches(architecture, timm.list_models(), 3)
-        raise UserError(f"timm knows no model {architecture}" + (f"; it knows {', '.join(near)}" if near else ""))
+        raise UserError(f"timm has no model {architecture}" + (f"; similar ones are {', '.join(near)}" if near else ""))
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
-        raise UserError(f"timm knows no weights {tag} of {architecture}; it knows {', '.join(tags) or 'none'}")
+        raise UserError(f"timm has no weights {tag} for {architecture}; it has {', '.join(tags) or 'none'}")
 
 
 def _create(name: str, arguments: Mapping[str, Any], img_size: int | None, **options: Any) -> nn.Module:
@@ -153,9 +175,9 @@ def _create(name: str, arguments: Mapping[str, Any], img_size: int | None, **opt
     return model.eval()
 
 
-def _brought(name: str, folder: Path) -> Path | None:
+def _users_file(name: str, folder: Path) -> Path | None:
     if not folder.is_dir():
-        raise UserError(f"WEIGHTS={folder} is no folder; set it to the folder that holds your weights")
+        raise UserError(f"WEIGHTS={folder} is not a folder; set it to the folder that holds your weights")
     for suffix in SUFFIXES:
         if (folder / f"{name}{suffix}").is_file():
             return folder / f"{name}{suffix}"
@@ -169,7 +191,7 @@ def _brought(name: str, folder: Path) -> Path | None:
             return (usual or files)[0]
         if files:
             names = ", ".join(file.name for file in files)
-            raise UserError(f"{inside} holds {names}: keep the one to load")
+            raise UserError(f"{inside} holds {names}: keep only the one to load")
     raise UserError(f"{inside} holds no weights; put a file {', '.join(f'*{suffix}' for suffix in SUFFIXES)} there")
 
 
@@ -177,11 +199,11 @@ def _check_architecture(name: str, config: Path) -> None:
     found = read_json(config)
     of = found.get("architecture") if isinstance(found, dict) else None
     if of != name.partition(".")[0]:
-        raise UserError(f"{config} is of architecture {of}, not of {name}; bring the folder of the right one")
+        raise UserError(f"{config} describes architecture {of}, not {name}; replace the folder by that of {name}")
 
 
 def _from_hub(name: str, folder: Path | None) -> Path | None:
-    """The weights' file in the hub's cache, fetched there if need be; None for weights that are not on the hub."""
+    """The weights' file in the hub's cache, downloaded if it is not there; None for weights that are not on the hub."""
     config = timm.get_pretrained_cfg(name)
     repository = config.hf_hub_id if config else None
     if not repository:
@@ -204,14 +226,14 @@ def _from_hub(name: str, folder: Path | None) -> Path | None:
 def _from_address(
     name: str, arguments: Mapping[str, Any], folder: Path | None, img_size: int | None
 ) -> tuple[nn.Module, Provenance]:
-    """Weights that timm fetches from a plain address."""
+    """Weights that timm downloads from a plain address."""
     config = timm.get_pretrained_cfg(name)
     address = config.url if config else None
     if not address:
-        raise UserError(f"timm knows no weights of {name}; bring them as {_place(name, folder, SUFFIXES[0])}")
+        raise UserError(f"timm has no weights for {name}; put yours at {_place(name, folder, SUFFIXES[0])}")
     try:
         model = _create(name, arguments, img_size, pretrained=True)
-    except UNFIT as error:
+    except LOADING_ERRORS as error:
         raise _missing(name, folder, address, error) from None
     return model, Provenance(name, "pretrained", address)
 
@@ -219,17 +241,17 @@ def _from_address(
 def _missing(name: str, folder: Path | None, address: str, error: Exception) -> UserError:
     suffix = Path(address).suffix
     place = _place(name, folder, suffix if suffix in SUFFIXES else ".pth")
-    return UserError(f"no weights of {name} ({_line(error, 120)}); download {address} and put it at {place}")
+    return UserError(f"no weights for {name} ({_line(error, 120)}); download {address} and put it at {place}")
 
 
 def _place(name: str, folder: Path | None, suffix: str) -> str:
     at = f"{'WEIGHTS' if folder is None else folder}/{name}{suffix}"
-    return at + (", where the environment variable WEIGHTS names a folder of yours" if folder is None else "")
+    return at + (", where the environment variable WEIGHTS is a folder of yours" if folder is None else "")
 
 
-def _asked(arguments: Mapping[str, Any], img_size: int | None) -> str:
-    asked = {**arguments, **({} if img_size is None else {"img_size": img_size})}
-    return ", ".join(f"{key} {value}" for key, value in asked.items()) or "its own arguments"
+def _shown(arguments: Mapping[str, Any], img_size: int | None) -> str:
+    every = {**arguments, **({} if img_size is None else {"img_size": img_size})}
+    return ", ".join(f"{key} {value}" for key, value in every.items()) or "its default arguments"
 
 
 def _line(error: Exception, length: int = 300) -> str:

@@ -15,8 +15,8 @@ def parameters(model: nn.Module) -> int:
 def flops(model: nn.Module, image_size: int) -> int:
     """Floating-point operations of one image's forward pass, a multiply-add counted as two.
 
-    Attention products are included: fused attention, which torch's counter passes over on some devices,
-    is switched off for the count.
+    Attention products are included: fused attention, which torch's counter does not count on every device, is
+    switched off meanwhile.
     """
     fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
     training = model.training

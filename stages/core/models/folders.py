@@ -1,4 +1,4 @@
-"""timm models: made by name, saved to and loaded from folders that `timm.create_model("local-dir:…")` opens."""
+"""timm models: created by name, saved to and loaded from folders that `timm.create_model("local-dir:…")` opens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,18 +29,18 @@ def create(
     std: Sequence[float],
     position_std: float | None = None,
 ) -> nn.Module:
-    """Make a timm model with random weights that knows its own evaluation transform.
+    """Create a timm model with random weights whose configuration holds its evaluation transform.
 
     Args:
-        architecture: a name that timm knows.
+        architecture: a timm name.
         arguments: of the architecture.
-        classes: outputs of the head.
+        classes: number of the head's outputs.
         seed: of the weights.
         image_size, crop_pct, interpolation, mean, std: the model's data configuration.
         position_std: standard deviation of the initial position embedding; None keeps timm's 0.02.
 
     Raises:
-        UserError: timm knows no such architecture, or it does not take the arguments.
+        UserError: timm has no such architecture, or it does not take the arguments.
     """
     config = {
         "input_size": (3, image_size, image_size),
@@ -62,25 +62,23 @@ def create(
 
 
 def save(model: nn.Module, folder: Path, provenance: Mapping[str, Any] | None = None) -> None:
-    """Write config.json and model.safetensors, from which `load` and timm make the same model.
+    """Write config.json and model.safetensors, from which `load` and timm create the same model.
 
-    `provenance` says in config.json what the model is; timm passes over it.
+    `provenance` is stored in config.json; timm ignores it.
     """
     config = None if provenance is None else {"provenance": dict(provenance)}
     save_for_hf(model, str(folder), model_config=config, safe_serialization=True)
 
 
 def provenance(folder: Path) -> dict[str, Any]:
-    """What `save` was told that the model is.
+    """The provenance that `save` stored.
 
     Raises:
         UserError: the folder is missing or was not written by `save`.
     """
     config = read_json(folder / "config.json")
     if "provenance" not in config:
-        raise UserError(
-            f"{folder / 'config.json'} does not say where its weights come from; run `dvc repro` to make it"
-        )
+        raise UserError(f"{folder / 'config.json'} has no provenance of its weights; run `dvc repro` to make it")
     return config["provenance"]
 
 
@@ -94,6 +92,6 @@ def load(folder: Path) -> nn.Module:
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except (OSError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder} holds no model that timm can open ({error}); run `dvc repro` to make it") from None
+        raise UserError(f"{folder} is not a model that timm can open ({error}); run `dvc repro` to make it") from None
     batch_talking_heads(model)
     return model.eval()

@@ -1,4 +1,4 @@
-"""Images normalised for one model, as another model wants them."""
+"""Images normalised for one model, normalised for another."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from stages.core.base.errors import UserError
 def renormalization(student: nn.Module, teacher: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
     """A function from images normalised for the student to the same images normalised for the teacher.
 
-    timm's DistillationTeacher has one too, which compares tensors at every call and so waits for the device.
+    timm's DistillationTeacher does this too, but compares tensors at every call, which waits for the device.
     """
     (mean, std), (teacher_mean, teacher_std) = (
         [torch.tensor(model.pretrained_cfg[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std")]  # type: ignore[index]

@@ -5,7 +5,8 @@ Importing this module registers `deit_tiny_lift_patch16_224`, `deit_tiny_widelas
 arguments (`img_size`, `embed_dim`, `depth`, …).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,10 +27,11 @@ from torch import Tensor, nn
 class LiftedVisionTransformer(VisionTransformer):
     """A VisionTransformer whose last-block patch tokens are read through a linear projector (Lift).
 
-    The projector stays at inference: patch tokens, not normed → Linear(embed dim → width, no bias) →
-    LayerNorm(width) → mean over tokens → head. The transformer's own final norm is gone, its class token
-    is not read. The lifted tokens are the output of the last block to `forward_intermediates`: they are
-    what feature distillation matches with the teacher's.
+    The projector stays at inference: patch tokens, not normalised → Linear(embed dim → width, no bias) →
+    LayerNorm(width) → mean over tokens → head. The transformer's own final norm is removed and its class token is
+    not used. `forward_intermediates` returns the lifted tokens as the last block's output: they are what feature
+    distillation matches with the teacher's. Projector and head keep torch's initialisation of `nn.Linear`, as in
+    the authors' release.
 
     Args:
         lift_width: channels of the lifted tokens; the paper takes the teacher's embed dim.
@@ -52,8 +54,6 @@ class LiftedVisionTransformer(VisionTransformer):
         self.feature_info[-1]["num_chs"] = width
         self.reset_classifier(self.num_classes, "avg")
         self.pool_include_prefix = True  # the prefix tokens are dropped before the pool
-        for module in (self.lift_proj, self.head):
-            _init_like(self, module)
 
     def _lift(self, tokens: Tensor) -> Tensor:
         return self.lift_norm(self.lift_proj(tokens))
@@ -74,7 +74,11 @@ class LiftedVisionTransformer(VisionTransformer):
         intermediates_only: bool = False,
         **kwargs: Any,
     ):
-        """As timm's, with the lifted tokens as the last block's output; there is no final norm to apply."""
+        """As timm's, with the lifted tokens as the last block's output; there is no final norm to apply.
+
+        Raises:
+            ValueError: prefix tokens or a dictionary are asked for.
+        """
         if return_prefix_tokens or kwargs.pop("output_dict", False):
             raise ValueError("a lifted model has no prefix tokens after its projector, and returns no dictionary")
         last = len(self.blocks) - 1
@@ -113,27 +117,37 @@ class WidenedBlock(Block):
 class WidenedVisionTransformer(VisionTransformer):
     """A VisionTransformer with its last blocks at a larger width (WideLast): `widen`, as a timm class.
 
+    With timm's default initialisation the class token starts truncated normal with a standard deviation of 0.02, as
+    in the authors' release (timm: 1e-6).
+
     Args:
-        widen_width, widen_blocks, widen_heads: `width`, `blocks` and `heads` of `widen`.
+        widen_width, widen_blocks, widen_widths, widen_heads: `width`, `blocks`, `widths` and `heads` of `widen`.
         args, kwargs: as for timm's VisionTransformer.
     """
 
     def __init__(
         self,
         *args: Any,
-        widen_width: int,
+        widen_width: int | None = None,
         widen_blocks: int = 1,
+        widen_widths: Sequence[int] | None = None,
         widen_heads: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        widen(self, widen_width, blocks=widen_blocks, heads=widen_heads)
+        widen(self, widen_width, blocks=widen_blocks, widths=widen_widths, heads=widen_heads)
+        if not self.weight_init_mode and self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+
+# Students whose classes in the authors' release name no exceptions from weight decay.
+ALTERED = (LiftedVisionTransformer, WidenedVisionTransformer)
 
 
 def lift(model: VisionTransformer, width: int) -> LiftedVisionTransformer:
     """Turn a timm VisionTransformer, in place, into one that reads its patch tokens through a projector.
 
-    Weights are kept but for the final norm and the head, which is made anew for `width` channels.
+    Weights are kept, except that the final norm is removed and the head replaced by one for `width` channels.
 
     Args:
         model: a plain VisionTransformer.
@@ -152,17 +166,26 @@ def lift(model: VisionTransformer, width: int) -> LiftedVisionTransformer:
     return model
 
 
-def widen(model: VisionTransformer, width: int, *, blocks: int = 1, heads: int | None = None) -> VisionTransformer:
-    """Make the last blocks of a timm VisionTransformer wider, in place; the last one has `width` channels.
+def widen(
+    model: VisionTransformer,
+    width: int | None = None,
+    *,
+    blocks: int = 1,
+    widths: Sequence[int] | None = None,
+    heads: int | None = None,
+) -> VisionTransformer:
+    """Make the last blocks of a timm VisionTransformer wider, in place.
 
     The blocks before keep their weights; each widened block is new, behind Linear(no bias) → norm from the
-    width before it. The final norm and the head are made anew.
+    width before it. The final norm and the head are replaced. New parts are initialised as the model's own are: by
+    timm's default, Linear weights are normal with a standard deviation of 0.02 and biases 0.
 
     Args:
         model: a VisionTransformer built from timm's standard block.
         width: channels of the last block; the paper takes the teacher's embed dim.
         blocks: how many blocks to widen, in equal steps from the model's embed dim to `width`
             (1: the last block only; 3, from 192 to 384: 256, 320, 384).
+        widths: instead of `width` and `blocks`, the width of each widened block; the last is the model's last block.
         heads: attention heads of the widened blocks; None keeps the channels per head.
 
     Returns:
@@ -170,34 +193,40 @@ def widen(model: VisionTransformer, width: int, *, blocks: int = 1, heads: int |
 
     Raises:
         TypeError: the last blocks are not timm's standard Block.
-        ValueError: a step's width is not a whole number of channels or of heads.
+        ValueError: both or neither of `width` and `widths` are set, there are fewer blocks than widths, or a width is
+            not a whole number of channels or of heads.
     """
+    if (width is None) == (widths is None):
+        raise ValueError("widen takes either the last block's width or the list of widths")
+    steps = _equal_steps(model, width, blocks) if width is not None else list(widths or ())
+    if not 1 <= len(steps) <= len(model.blocks):
+        raise ValueError(f"cannot widen {len(steps)} of {len(model.blocks)} blocks")
+    before = model.embed_dim
+    for index, after in enumerate(steps, len(model.blocks) - len(steps)):
+        model.blocks[index] = _widened(model.blocks[index], before, after, heads)
+        named_apply(get_init_weights_vit(model.weight_init_mode), model.blocks[index])
+        model.feature_info[index]["num_chs"] = after
+        before = after
+    model.embed_dim = model.num_features = model.head_hidden_size = before
+    if not isinstance(model.norm, nn.Identity):
+        model.norm = _norm_like(model.norm)(before)
+    if not isinstance(model.fc_norm, nn.Identity):
+        model.fc_norm = _norm_like(model.fc_norm)(before)
+    model.reset_classifier(model.num_classes)
+    if model.weight_init_mode != "reset":  # torch's own initialisation, which the new head has already
+        head_bias = -math.log(model.num_classes) if "nlhb" in model.weight_init_mode else 0.0
+        get_init_weights_vit(model.weight_init_mode, head_bias)(model.head, "head")
+    return model
+
+
+def _equal_steps(model: VisionTransformer, width: int, blocks: int) -> list[int]:
+    """Widths of the last `blocks` blocks, in equal steps from the model's embed dim to `width`."""
     base = model.embed_dim
     if not 1 <= blocks <= len(model.blocks):
         raise ValueError(f"cannot widen {blocks} of {len(model.blocks)} blocks")
     if (width - base) % blocks:
         raise ValueError(f"{blocks} equal steps from {base} to {width} channels are not whole")
-    step = (width - base) // blocks
-    before = base
-    for index in range(len(model.blocks) - blocks, len(model.blocks)):
-        after = before + step
-        model.blocks[index] = _widened(model.blocks[index], before, after, heads)
-        _init_like(model, model.blocks[index])
-        model.feature_info[index]["num_chs"] = after
-        before = after
-    model.embed_dim = model.num_features = model.head_hidden_size = width
-    if not isinstance(model.norm, nn.Identity):
-        model.norm = _norm_like(model.norm)(width)
-    if not isinstance(model.fc_norm, nn.Identity):
-        model.fc_norm = _norm_like(model.fc_norm)(width)
-    model.reset_classifier(model.num_classes)
-    _init_like(model, model.head)
-    return model
-
-
-def _init_like(model: VisionTransformer, module: nn.Module) -> None:
-    """Initialise a new part of a model in the model's own way."""
-    named_apply(get_init_weights_vit(model.weight_init_mode), module)
+    return [base + step * (width - base) // blocks for step in range(1, blocks + 1)]
 
 
 def _norm_like(norm: nn.Module) -> Callable[[int], nn.Module]:
@@ -285,8 +314,8 @@ def deit_tiny_lift_patch16_224(pretrained: bool = False, **kwargs: Any) -> Visio
 
 @register_model
 def deit_tiny_widelast_patch16_224(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """DeiT-Tiny with the last `widen_blocks` (1) blocks widened to `widen_width` (384) channels."""
-    arguments = {"widen_width": 384, **kwargs}
+    """DeiT-Tiny with its last blocks widened: `widen_blocks` (1) to `widen_width` (384) channels, or `widen_widths`."""
+    arguments = kwargs if kwargs.get("widen_widths") else {"widen_width": 384, **kwargs}
     return _deit_tiny(WidenedVisionTransformer, "deit_tiny_widelast_patch16_224", pretrained=pretrained, **arguments)
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from stages.core.base.arrays import write_npy
@@ -17,31 +18,18 @@ from stages.core.data.image_list import ImageList
 from stages.core.data.unreadable import SkippingImages
 from stages.core.models import folders
 from stages.core.models.cost import flops, parameters
+from stages.core.models.students import ALTERED
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train import compilation
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
 from stages.core.train.evaluation import check_finite, evaluate, evaluate_against_teacher
-from stages.core.train.loop import PRECISIONS, fit
+from stages.core.train.loop import PRECISIONS, History, fit
 from stages.core.train.resident import Augmentation, ResidentBatches
 from stages.core.train.sampler import EpochSampler
 from stages.core.train.task import create_task
 
-# Keys of a recipe that metrics.json repeats: those that the paper states of its own.
-RECORDED_RECIPE = {
-    "epochs",
-    "epoch_steps",
-    "global_batch",
-    "lr",
-    "weight_decay",
-    "warmup_epochs",
-    "warmup_lr",
-    "min_lr",
-    "label_smoothing",
-    "clip_grad",
-}
-RECORDED_AUGMENT = {"repeats", "auto_augment", "random_erasing"}
 EPOCH_CHECKPOINT_S = 30.0  # so that epochs of a second do not all wait for the disk
 NO_DISTILLATION = Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0)
 
@@ -50,6 +38,28 @@ def model_options(data: Dataset, recipe: Recipe) -> dict[str, Any]:
     """The keyword arguments of `folders.create` that follow from dataset and recipe."""
     names = {"classes", "image_size", "crop_pct", "interpolation", "mean", "std"}
     return {**data.model_dump(include=names), "position_std": recipe.position_std}
+
+
+def teacher_precision(recipe: Recipe) -> dict[str, Any]:
+    """The keyword arguments of `create_task` for `recipe.teacher_precision`."""
+    precision = PRECISIONS[recipe.precision]
+    if recipe.teacher_precision == "rounded" or precision == torch.float32:
+        return {"teacher_dtype": precision, "teacher_autocast": None}
+    return {"teacher_dtype": torch.float32, "teacher_autocast": precision}
+
+
+def decays_embeddings(recipe: Recipe, model: nn.Module) -> bool:
+    """Whether a recipe decays the position embedding and the class token of a model."""
+    return recipe.decay_embeddings == "lift_and_widen" and isinstance(model, ALTERED)
+
+
+def best_epoch(history: History) -> dict[str, float]:
+    """The highest validation top-1 of all epochs and the first epoch (from 0) that reaches it.
+
+    The authors' scripts keep and print the best epoch's; this project saves and reports the last epoch's weights.
+    """
+    best = max(history, key=lambda metrics: metrics["top1"])
+    return {"top1_best": best["top1"], "top1_best_epoch": best["epoch"]}
 
 
 @contextmanager
@@ -150,7 +160,7 @@ def fit_and_save(
         **objective.model_dump(),
         label_smoothing=recipe.label_smoothing,
         device=world.device,
-        teacher_dtype=PRECISIONS[recipe.precision],
+        **teacher_precision(recipe),
     )
     passes = recipe.epochs * training.sampler.steps * training.sampler.pieces  # forward and backward
     image_flops = 3 * flops(model, data.image_size)
@@ -167,6 +177,7 @@ def fit_and_save(
                 training,
                 validation,
                 **recipe.optimization(),
+                decay_embeddings=decays_embeddings(recipe, model),
                 seed=seed,
                 world=world,
                 checkpoints=checkpoints,
@@ -193,9 +204,10 @@ def fit_and_save(
             metrics = {
                 **record,
                 "seed": seed,
-                **recipe.model_dump(include=RECORDED_RECIPE),
-                **recipe.augment.model_dump(include=RECORDED_AUGMENT),
+                **recipe.settings(),
+                **data.evaluation(),
                 **measured,
+                **best_epoch(fitted.history),
                 **{name: value for name, value in fitted.history[-1].items() if name.endswith("_ema")},
                 "parameters": parameters(model),
                 "flops": flops(model, data.image_size),

@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
 from torch import Tensor, nn
@@ -63,6 +64,9 @@ def fit(
     seed: int,
     world: World,
     checkpoints: CheckpointFolder,
+    schedule: str = "step",
+    ema_start: str = "first_step",
+    decay_embeddings: bool = False,
     checkpoint_s: float = 600.0,
     epoch_checkpoint_s: float = 0.0,
     terminated: Callable[[], bool] = lambda: False,
@@ -92,6 +96,11 @@ def fit(
         seed: of drop path.
         world: the processes that train together.
         checkpoints: where to save and to resume from.
+        schedule: "step" sets the learning rate before every step; "epoch" sets it after each epoch for the next, as
+            timm's scripts do, so that epoch n trains at the schedule's value for n − 1.
+        ema_start: "first_step" starts the averaged weights from those after the first step, "initial" from those
+            before it.
+        decay_embeddings: whether position embedding and class token are decayed too.
         checkpoint_s: least age of the last checkpoint, in seconds, for another one within an epoch.
         epoch_checkpoint_s: likewise after an epoch.
         terminated: returns whether this process was asked to terminate, which makes all of them save and stop.
@@ -108,7 +117,14 @@ def fit(
         task.setup_ema(decay=ema_decay)
         ema_model = bare_model(task, ema=True)
     pieces = training.sampler.pieces
-    optimizer = create_optimizer_v2(student, opt="adamw", lr=lr, weight_decay=weight_decay, fused=True)
+    optimizer = create_optimizer_v2(
+        student,
+        opt="adamw",
+        lr=lr,
+        weight_decay=weight_decay,
+        param_group_fn=partial(param_groups_weight_decay, weight_decay=weight_decay) if decay_embeddings else None,
+        fused=True,
+    )
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched="cosine",
@@ -116,7 +132,7 @@ def fit(
         warmup_epochs=warmup_epochs,
         warmup_lr=warmup_lr,
         min_lr=min_lr,
-        step_on_epochs=False,
+        step_on_epochs=schedule == "epoch",
         updates_per_epoch=training.sampler.steps,
     )
     run = _TrainingState(task, optimizer, training.sampler, checkpoints, world, terminated, checkpoint_s)
@@ -135,6 +151,7 @@ def fit(
     progress = Progress(checkpoints.run, done=len(run.history), epochs=epochs, world=world)
     for epoch in progress:
         task.train()
+        scheduler.step(max(0, epoch - 1))  # does nothing where the rate changes with every step
         run.start_clock()
         steps_done = run.steps_done
         for position, (images, labels) in enumerate(training.epoch(epoch, steps_done), steps_done * pieces):
@@ -142,7 +159,7 @@ def fit(
             last = piece == pieces - 1
             if piece == 0:
                 generator.manual_seed(_random_seed(seed, run.step, world.rank))  # of layers that draw, drop path apart
-                scheduler.step_update(run.step)
+                scheduler.step_update(run.step)  # does nothing where the rate changes with every epoch
                 optimizer.zero_grad()
             masks.set(run.step, piece)
             try:
@@ -161,7 +178,7 @@ def fit(
                     torch.nn.utils.clip_grad_norm_(task.get_clip_parameters(), clip_grad)
                 optimizer.step()
                 run.step += 1
-                task.update_ema(run.step)
+                task.update_ema(run.step if ema_start == "first_step" else None)  # timm copies at step 1
                 run.after_step()
         run.finish_steps(last=epoch == epochs - 1)
 

@@ -25,12 +25,16 @@ def feature_target(teacher_map: Tensor, student_map: Tensor) -> Tensor:
     """
     check_grids(teacher_map, student_map)
     check_width(teacher_map, student_map)
-    width = student_map.shape[1]
-    if teacher_map.shape[1] == width:
-        return teacher_map
-    tokens = teacher_map.flatten(2).transpose(1, 2)  # [images, tokens, teacher channels]
+    return pool_channels(teacher_map, student_map.shape[1])
+
+
+def pool_channels(features: Tensor, width: int) -> Tensor:
+    """Adaptive average pooling of a map's channels, [images, channels, rows, columns] to [images, width, …]."""
+    if features.shape[1] == width:
+        return features
+    tokens = features.flatten(2).transpose(1, 2)  # [images, tokens, channels]
     pooled = F.adaptive_avg_pool1d(tokens, width)
-    return pooled.transpose(1, 2).unflatten(2, teacher_map.shape[2:])
+    return pooled.transpose(1, 2).unflatten(2, features.shape[2:])
 
 
 def has_target(teacher_map: Tensor, student_map: Tensor) -> bool:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from stages.core.base.errors import UserError
 from stages.core.models.normalization import check_preprocessing, renormalization
 from stages.core.models.students import forward_with_map
-from stages.core.train.losses import FEATURE_LOSSES, check_grids, check_width, feature_target, soft_label_loss
+from stages.core.train.losses import (
+    FEATURE_LOSSES,
+    check_grids,
+    check_width,
+    feature_target,
+    pool_channels,
+    soft_label_loss,
+)
 
 
 @torch.no_grad()
@@ -26,11 +33,11 @@ def check_compatible(student: nn.Module, teacher: nn.Module, image_size: int, *,
     Args:
         student, teacher: timm models on one device.
         image_size: height and width of their input.
-        feature: whether there is a feature loss; without one a student may be wider than its teacher.
+        feature: whether there is a feature loss that refuses a student wider than its teacher.
 
     Raises:
-        UserError: the teacher does not take the student's images, grids or classes differ, or there is a feature loss
-            and the teacher is narrower than the student.
+        UserError: the teacher does not take the student's images, grids or classes differ, or there is such a loss and
+            the teacher is narrower than the student.
     """
     check_preprocessing(teacher, image_size)
     outputs = []
@@ -65,12 +72,14 @@ class MapDistillationTask(LogitDistillationTask):
 
     Args:
         student: a timm model that `forward_with_map` accepts, on `device`.
-        teacher: the same; a frozen copy of it runs in `teacher_dtype`.
+        teacher: the same; a frozen copy of it is used.
         alpha: weight of the soft labels; the cross-entropy has weight 1 - alpha.
         tau: softmax temperature of both models.
         feature: a key of FEATURE_LOSSES, or None.
         feature_weight: weight of the feature loss.
-        teacher_dtype: type of the teacher's weights and activations.
+        wider: "pool" averages the channels of a student wider than its teacher for the feature loss; "refuse" does not.
+        teacher_dtype: type of the teacher's weights and of its input.
+        teacher_autocast: type of its matrix products under autocast; None to do without.
         kwargs: see timm's LogitDistillationTask.
     """
 
@@ -85,6 +94,8 @@ class MapDistillationTask(LogitDistillationTask):
         feature_weight: float,
         teacher_dtype: torch.dtype,
         device: torch.device,
+        wider: str = "refuse",
+        teacher_autocast: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
         frozen = copy.deepcopy(teacher).requires_grad_(False).to(teacher_dtype)  # the caller's model is left unchanged
@@ -93,7 +104,8 @@ class MapDistillationTask(LogitDistillationTask):
         wrapped.model = WithMap(frozen)
         self.renormalize = renormalization(student, frozen, device)
         self.trainable_module = WithMap(student)
-        self.teacher_dtype = teacher_dtype
+        self.teacher_dtype, self.teacher_autocast = teacher_dtype, teacher_autocast
+        self.pool_wider = wider == "pool"
         self.feature_loss = FEATURE_LOSSES[feature] if feature else None
         self.feature_weight = feature_weight
 
@@ -109,7 +121,8 @@ class MapDistillationTask(LogitDistillationTask):
             input: images [images, 3, height, width], normalised for the student.
             target: labels [images].
         """
-        with torch.inference_mode(), torch.autocast(input.device.type, enabled=False):
+        device, autocast = input.device.type, self.teacher_autocast
+        with torch.inference_mode(), torch.autocast(device, autocast, enabled=autocast is not None):
             teacher_output = self.teacher(self.renormalize(input).to(self.teacher_dtype))
         # Copies, because the backward pass does not accept tensors of inference mode; in float32, so that pooling does
         # not round again.
@@ -118,6 +131,8 @@ class MapDistillationTask(LogitDistillationTask):
         parts = {"task_loss": self.criterion(logits, target)}
         loss = self.task_loss_weight * parts["task_loss"]
         if self.feature_loss is not None:
+            if self.pool_wider and student_map.shape[1] > teacher_map.shape[1]:
+                student_map = pool_channels(student_map, teacher_map.shape[1])
             parts["feature_loss"] = self.feature_loss(student_map, feature_target(teacher_map, student_map))
             loss = loss + self.feature_weight * parts["feature_loss"]
         if self.distill_loss_weight:
@@ -144,7 +159,9 @@ def create_task(
     feature_weight: float,
     label_smoothing: float,
     device: torch.device,
+    wider: str = "refuse",
     teacher_dtype: torch.dtype = torch.float32,
+    teacher_autocast: torch.dtype | None = None,
 ) -> TrainingTask:
     """Make the timm training task of an objective; only the student's parameters are trained.
 
@@ -155,7 +172,7 @@ def create_task(
             FEATURE_LOSSES or None.
         label_smoothing: of the cross-entropy.
         device: of both models.
-        teacher_dtype: type in which the teacher computes.
+        wider, teacher_dtype, teacher_autocast: see `MapDistillationTask`.
     """
     criterion: dict[str, Any] = {"criterion_kwargs": {"smoothing": label_smoothing}, "verbose": False}
     if teacher is None or (alpha == 0 and feature is None):
@@ -167,7 +184,9 @@ def create_task(
         tau=tau,
         feature=feature,
         feature_weight=feature_weight,
+        wider=wider,
         teacher_dtype=teacher_dtype,
+        teacher_autocast=teacher_autocast,
         device=device,
         **criterion,
     )

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from stages.core.base.names import BASELINE, setting_name
-from stages.core.evidence.statistics import NOT_SHOWN, told
+from stages.core.evidence.statistics import NOT_SHOWN, summary_sentence
 from stages.core.report.style import GREY, look, new_figure
 
 WIDEST = 100.0  # percentage points: two accuracies cannot differ by more
@@ -45,7 +45,7 @@ def differences(rows: pd.DataFrame) -> tuple[Figure, str]:
     panel.set_title("Differences between settings, with intervals that hold together")
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     held = "; ".join(_shown(row) for row in rows[shown].to_dict("records"))
-    caption = f"The first setting's top-1 minus the second's, with its adjusted interval. {told(rows)}"
+    caption = f"The first setting's top-1 minus the second's, with its adjusted interval. {summary_sentence(rows)}"
     caption += f" Shown: {held} points." if held else ""
     empty = int(rows["low"].isna().sum())
     if empty:

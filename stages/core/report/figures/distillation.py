@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stages.core.evidence.statistics import told
+from stages.core.evidence.statistics import summary_sentence
 from stages.core.report.style import GREY, looks, new_figure
 
 OBJECTIVES = ("none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral")
@@ -35,7 +35,7 @@ def accuracy(runs: pd.DataFrame, teacher: Mapping[str, Any], differences: pd.Dat
     _legend_beside(panel)
     caption = (
         f"Top-1 accuracy of {_seeds(runs)}: points are seeds, bars their means. The means are "
-        f"{_range(_means(runs, 'top1'))} %{_spread(runs, 'top1')}. {told(differences)}"
+        f"{_range(_means(runs, 'top1'))} %{_spread(runs, 'top1')}. {summary_sentence(differences)}"
     )
     if teacher.get("top1") is not None:
         caption += f" The dotted line is the teacher, {teacher['top1']:.2f} %."

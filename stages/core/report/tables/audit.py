@@ -12,12 +12,12 @@ ROOT = "../.."  # of the project, from a page or an executed notebook
 
 
 def verdicts(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How many claims got each verdict."""
+    """The number of claims with each verdict."""
     return [{"verdict": verdict, "claims": count} for verdict, count in audit["counts"].items()]
 
 
 def register(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Claims of audit.json with verdict, reason and links to the evidence, one row for each run that measured it."""
+    """Claims of audit.json with verdict, reason and links to the evidence: one row for each run that measured one."""
     return [
         {
             "claim": claim["statement"],
@@ -41,7 +41,7 @@ def contradicted(audit: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def by_family(audit: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """The claims of audit.json by the first part of their id."""
+    """The claims of audit.json, grouped by the first part of their id."""
     families: dict[str, list[Mapping[str, Any]]] = {}
     for claim in audit["claims"]:
         families.setdefault(claim["id"].partition("/")[0], []).append(claim)
@@ -49,13 +49,13 @@ def by_family(audit: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def families(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each family of claims: how many, their verdicts, and the reason most given where nothing was measured."""
+    """Each family of claims: their number, their verdicts, and the most frequent reason why nothing was measured."""
     rows = []
     for name, claims in by_family(audit).items():
         reasons = Counter(claim["reason"] for claim in claims if claim["verdict"] == NOT_MEASURED)
         counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in audit["counts"]}
         rows.append({"family": name, "claims": len(claims), **counts})
-        rows[-1]["reason most given"] = reasons.most_common(1)[0][0] if reasons else None
+        rows[-1]["most frequent reason"] = reasons.most_common(1)[0][0] if reasons else None
     return rows
 
 
