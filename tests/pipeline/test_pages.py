@@ -29,7 +29,7 @@ PAGES = [
 ELSEWHERE = {"curves.csv", "predictions.npy", "config.json", "model.safetensors", "record.json", "train.tar", "val.tar"}
 IGNORED = ("", "artifacts", ".ckpt", ".git", ".venv")
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b|\*|…")
-OTHERS = ("SLURM_", "MASTER_", "RANK", "LOCAL_", "WORLD_SIZE", "DVC_ROOT", "CUDA_VISIBLE_DEVICES", "CC", "CXX")
+OTHERS = ("SLURM_", "MASTER_", "RANK", "LOCAL_", "WORLD_SIZE", "DVC_ROOT", "CUDA_VISIBLE_DEVICES", "CC", "CXX", "CI")
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
