@@ -73,21 +73,6 @@ def test_every_stage_runs_without_a_network(project: Project) -> None:
         assert 'src="http' not in html and 'href="http' not in html.replace('href="https://arxiv.org', "")
 
 
-def test_nothing_is_lost_by_a_full_disk_kills_and_a_second_command(project: Project) -> None:
-    """The short form of tests.faults.kill."""
-    harness = Harness(project, 0, TRAIN)
-    project.compose()
-    project.forget(TRAIN)
-    harness.kill(TRAIN, signal.SIGINT, at=0.2)
-    error = harness.fill_the_disk(TRAIN)
-    assert error.startswith("error: no space left on the disk for ") and error.endswith("give the command again")
-    harness.kill(TRAIN, signal.SIGKILL, at=0.0, saving=True)
-    harness.kill(TRAIN, signal.SIGTERM, at=0.0, saving=True)
-    assert (harness.total, harness.saving, harness.stopped) == (3, 2, 1)
-    assert harness.two_repros(TRAIN).endswith("is busy, it is being blocked by:")
-    assert harness.compared == 1 and not harness.needed
-
-
 def test_a_change_reruns_what_it_touches_alone(project: Project) -> None:
     project.compose()
     assert project.due() == set()
@@ -101,6 +86,22 @@ def test_a_change_reruns_what_it_touches_alone(project: Project) -> None:
         "widen-mse-0",
         "widen-none-0",
     ]
+
+
+def test_nothing_is_lost_by_a_full_disk_kills_and_a_second_command(project: Project) -> None:
+    """The short form of tests.faults.kill."""
+    project.compose()
+    project.remember()
+    harness = Harness(project, 0, TRAIN)
+    project.forget(TRAIN)
+    harness.kill(TRAIN, signal.SIGINT, at=0.2)
+    error = harness.fill_the_disk(TRAIN)
+    assert error.startswith("error: no space left on the disk for ") and error.endswith("give the command again")
+    harness.kill(TRAIN, signal.SIGKILL, at=0.0, saving=True)
+    harness.kill(TRAIN, signal.SIGTERM, at=0.0, saving=True)
+    assert (harness.total, harness.saving, harness.stopped) == (3, 2, 1)
+    assert harness.two_repros(TRAIN).endswith("is busy, it is being blocked by:")
+    assert harness.compared == 1 and not harness.needed
 
 
 def test_wrong_parameters_end_in_one_line(project: Project) -> None:
