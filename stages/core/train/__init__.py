@@ -3,6 +3,8 @@
 __all__ = [
     "batches",
     "checkpoints",
+    "compilation",
+    "drop_path",
     "evaluation",
     "fingerprints",
     "fitting",
