@@ -168,7 +168,8 @@ def fit_and_save(
         image_flops += flops(teacher, data.image_size)
     worthwhile = compilation.pays(passes, passes * training.sampler.piece * image_flops)
     with checkpoint_folder as checkpoints:
-        machine.note_fresh_start()
+        if world.primary:  # the process that has deleted the old ones
+            machine.note_fresh_start()
         live = checkpoints.folder / "live"
         logged = live_log(live) if world.primary else nullcontext(lambda _: None)
         with logged as log, sigterm_deferred() as terminated:
