@@ -76,7 +76,7 @@ def test_results_that_are_not_up_to_date_are_not_written(project: Path, monkeypa
     def stale(*command: str) -> str:
         return '{"train@lift-mse-1": [{"changed outs": {}}], "prepare": ["always changed"]}'
 
-    monkeypatch.setattr("stages.tools.record.said", stale)
+    monkeypatch.setattr("stages.tools.record.output_of", stale)
     before = (project / "README.md").read_text()
     with pytest.raises(UserError, match=r"not up to date \(train@lift-mse-1\); run `dvc repro`"):
         readme.main()
