@@ -45,11 +45,7 @@ def test_the_papers_scale_runs_dry(
     parameters = (
         *("profile=imagenet", "experiment=dry_run", "strategy=widen", "recipe.global_batch=8"),
         *(f"objective.names=[{','.join(objectives)}]", f"dataset.classes={len(CLASSES)}"),
-        *(
-            f"analysis.backbones=[teacher,{backbone}]",
-            f"++analysis.img_size={{{DINOV2}: 224}}",
-            "analysis.layerwise=[teacher]",
-        ),
+        *(f"analysis.backbones=[teacher,{backbone}]", f"++analysis.img_size={{{DINOV2}: 224}}"),
     )
     machine = {"DATA_ROOT": str(photographs), "DEVICE_BATCH": "4", "HF_HUB_OFFLINE": "1", "CHECKPOINT_MINUTES": "10"}
     project = Project(folder, parameters, **machine)
