@@ -117,3 +117,15 @@ def test_heat_maps_show_the_mean_over_seeds():
     shown = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(shown, [[0.25] * 3, [0.35] * 3])
     assert "mean over 2 seeds" in caption and "lift with none 0.35" in caption
+
+
+@pytest.mark.parametrize("settings", [1, 2, 3, 4, 5])
+def test_maps_of_cka_stand_in_rows_whatever_their_number(settings):
+    table = pd.DataFrame(
+        {"strategy": f"strategy{n}", "objective": "none", "seed": 0, "block": b, "teacher_block": b, "cka": 0.5}
+        for n in range(settings)
+        for b in range(2)
+    )
+    figure, _ = block_figures.cka(table)
+    titles = [panel.get_title() for panel in figure.axes if panel.get_title()]
+    assert titles == [f"strategy{n}, none" for n in range(settings)]

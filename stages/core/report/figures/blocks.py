@@ -92,7 +92,7 @@ def cka(table: pd.DataFrame) -> tuple[Figure, str]:
         highest.append(f"{strategy} with {objective} {last.iloc[-1]:.2f}")
     for panel in panels.flat[len(settings) :]:
         panel.remove()
-    figure.colorbar(image, ax=panels, label="CKA", shrink=0.8)
+    figure.colorbar(image, ax=list(panels.flat[: len(settings)]), label="CKA", shrink=0.8)
     figure.suptitle("CKA of the students' blocks with the teacher's")
     seeds = table["seed"].nunique()
     caption = (
