@@ -14,5 +14,6 @@ __all__ = [
     "progress",
     "resident",
     "sampler",
+    "state",
     "task",
 ]
