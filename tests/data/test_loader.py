@@ -122,6 +122,6 @@ def test_sigterm_ends_a_wait_without_end(monkeypatch):
 
     monkeypatch.setattr(checkpoints, "PATIENCE_S", 0.1)
     started = time.monotonic()
-    with pytest.raises(UserError, match="stopped by SIGTERM while no batch came"), checkpoints.termination_noted():
+    with pytest.raises(UserError, match="stopped by SIGTERM while no batch came"), checkpoints.sigterm_deferred():
         list(Loader(Numbers(terminate_and_sleep), workers=1))
     assert time.monotonic() - started < 30

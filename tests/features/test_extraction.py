@@ -51,7 +51,7 @@ def extract(make_student, tmp_path):
 def test_parts_of_several_processes_are_joined_to_the_files_of_one(extract, processes):
     alone, together = extract(1), extract(processes)
     names = sorted(path.name for path in alone.iterdir())
-    assert names == ["features.json", "layer_00.npy", "layer_01.npy"]
+    assert names == ["energies_00.npy", "features.json", "layer_01.npy"]
     assert sorted(path.name for path in together.iterdir()) == names
     for name in names:
         assert (together / name).read_bytes() == (alone / name).read_bytes(), name

@@ -16,7 +16,8 @@ def train_in_two_lives(root: Path) -> None:
     """Continue from the last checkpoint and save the next one; at the first one, rank 1 is killed."""
     checkpoints.code_and_libraries = dict  # the workers have loaded less code than the test
     with joined() as world, CheckpointFolder(root, "run", {}, fresh=machine.fresh(), writes=world.primary) as folder:
-        machine.note_fresh_start()
+        if world.primary:
+            machine.note_fresh_start()
         saved = folder.load() if world.primary else None
         step = world.broadcast(saved["step"] + 1 if saved else 1)
         folder.save({"step": step})

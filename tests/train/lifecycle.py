@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from stages import encode, extract, pca, prepare, rotation, sep, summarize, svd, teach, train, weights
+from stages import dynamics, encode, extract, pca, prepare, rank, rotation, sep, summarize, svd, teach, train, weights
 from stages.core.base.files import write_json
 from stages.core.config import params
 from stages.core.runtime.distributed import World, joined, launch
@@ -57,6 +57,7 @@ def start(folder: Path) -> None:
     stage(weights.main)
     for one in (extract, svd, pca, sep, rotation):
         stage(one.main, "--backbone", "teacher")
+    stage(rank.main)
     write_json(COST / "metrics.json", {})  # counted on the paper's students, not on these
 
 
@@ -79,9 +80,10 @@ def train_together(folder: Path, strategies: Sequence[str], ema_decay: Mapping[i
 
 
 def analyse(folder: Path) -> None:
-    """Encode and summarize the runs of a project."""
+    """Encode, follow block by block, and summarize the runs of a project."""
     os.chdir(folder)
     stage(encode.main)
+    stage(dynamics.main)
     stage(summarize.main)
 
 

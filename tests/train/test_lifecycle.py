@@ -142,16 +142,15 @@ def train_one(folder, objective="mse", strategy="lift"):
     return outputs(folder / TRAIN / run_name(strategy, objective, 0))
 
 
-EVALUATE = "evaluate_together" if hasattr(loop, "evaluate_together") else "evaluate"
 # What is called after the last optimizer step, and at which of its calls it fails.
 AFTER_THE_LAST_STEP = [
     (CheckpointFolder, "save", 1),
-    (loop, EVALUATE, 0),
+    (loop, "evaluate_together", 0),
     (loop, "check_finite", 0),
     (loop.Progress, "finished", 0),
     (fitting, "evaluate_against_teacher", 0),
     (fitting, "parameters", 0),
-    (fitting, "flops", 0),
+    (fitting, "flops", 2),  # the first two, of student and teacher, estimate the work before training
     (folders, "save", 0),
     (folders, "save", 1),
     (fitting, "write_npy", 0),
