@@ -194,9 +194,9 @@ class Project:
         self.records = self.locked()
         self.reference = self.contents()
 
-    def rerun(self) -> set[str]:
+    def rerun(self, *targets: str) -> set[str]:
         """Run `dvc repro`; the stages that it runs, or takes from its cache of runs."""
-        return self._due(self.run("dvc", "repro"))
+        return self._due(self.run("dvc", "repro", *targets))
 
     def due(self) -> set[str]:
         """The stages whose own dependencies or parameters have changed; those after them are not among these."""
