@@ -15,6 +15,7 @@ import pytest
 import yaml
 from dvc.cli.parser import get_main_parser
 
+from stages.paths import ASIDE
 from stages.tools import readme
 from stages.tools.compose import GROUPS, composed
 from stages.tools.study import steps
@@ -113,7 +114,7 @@ def test_paths_that_are_named_exist(page: Path) -> None:
     for name in named:
         parts = name.rstrip("/").split("/")
         if parts[0] == "artifacts" and len(parts) > 1:
-            assert parts[1] in {*pipeline, "html"} or PLACEHOLDER.search(parts[1]), name
+            assert parts[1] in {*pipeline, "html", ASIDE.name} or PLACEHOLDER.search(parts[1]), name
         elif parts[0] in IGNORED or name.startswith(".dvc/tmp"):
             continue
         elif len(parts) > 1 and (ROOT / parts[0]).exists() and re.fullmatch(r"[\w./*-]+", name):
