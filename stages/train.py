@@ -42,7 +42,7 @@ def train_run(settings: params.Params, strategy: str, objective_name: str, seed:
     teacher = folders.load(TEACH).to(world.device)
     student = folders.create(architecture, model_args, seed=seed, **model_options(data, settings.recipe))
     student = student.to(world.device)
-    check_compatible(student, teacher, data.image_size, feature=objective.refuses_wider)
+    check_compatible(student, teacher, data.image_size, feature=objective.refuses_wider, blocks=objective.blocks)
     fit_and_save(
         student,
         teacher,

@@ -87,10 +87,13 @@ class Params(Section):
         if width and least and width > least and self.objective.definitions[objective].refuses_wider:
             widths = ("lift_width", "widen_width", "widen_widths", "embed_dim")
             argument = next(name for name in widths if name in arguments)
+            orthogonal = self.objective.definitions[objective].projector == "orthogonal"
+            reason = "projects orthogonally from one to the other" if orthogonal else "compares the two"
+            change = "projector to linear" if orthogonal else "wider to pool"
             raise ValueError(
                 f"{self.student.key(strategy, argument)}: {width} channels are more than the teacher's {least}, and "
-                f"objective.names: {objective} compares the two; lower it, leave {strategy} or {objective} out, or "
-                f"set objective.definitions.{objective}.wider to pool"
+                f"objective.names: {objective} {reason}; lower it, leave {strategy} or {objective} out, or "
+                f"set objective.definitions.{objective}.{change}"
             )
         patches = [
             args.patch_size if re.match(ISOTROPIC, name) else None

@@ -164,29 +164,64 @@ RECIPE_SETTINGS = tuple(name for name in (*Recipe.model_fields, *Augment.model_f
 EVALUATION_SETTINGS = tuple(f"eval_{name}" for name in ("image_size", "crop_pct", "interpolation"))
 
 
+# Feature losses: each is a function of that name in `stages.core.train.losses`.
+FeatureLoss = Literal[
+    "mse",
+    "spectral",
+    "normalized_mse",
+    "batch_normalized_mse",
+    "pooled_smooth_l1",
+    "l1_cosine",
+    "gram",
+    "relation",
+]
+ANY_WIDTH = ("gram", "relation")  # losses that compare maps of any two widths; the others compare channel by channel
+
+
 class Objective(Section):
     """L = (1 - alpha)·CE + alpha·tau²·KL(teacher‖student) + feature_weight·L_feature.
 
-    A feature loss cannot compare a student wider than its teacher: `wider: refuse` says so before training,
-    `wider: pool` average-pools the student's channels to the teacher's width, as the authors' release does.
+    feature: L_feature, the mean over `blocks` of a loss between student's and teacher's patch-token maps.
+    wider: a loss that compares channel by channel cannot take a student wider than its teacher: `refuse` says so before
+        training, `pool` average-pools the student's channels to the teacher's width, as the authors' release does. (A
+        narrower student is compared with the teacher's channels pooled to its width.)
+    projector: the student's tokens are read through a linear map to the teacher's width, which is no part of the saved
+        model: `linear` is trained with the student, `frozen` keeps its random initialisation, `orthogonal` is trained
+        and has orthonormal rows.
+    project_equal: whether a student as wide as its teacher is read through the projector too.
+    target: the teacher's features as they are, or `balanced`: centred and rotated so that all channels have one
+        variance over the training images (PHI-S).
+    blocks: which blocks are compared.
     """
 
     alpha: Share
     tau: Positive
-    feature: Literal["mse", "spectral"] | None
+    feature: FeatureLoss | None
     feature_weight: NonNegative
     wider: Literal["refuse", "pool"] = "refuse"
+    projector: Literal["linear", "frozen", "orthogonal"] | None = None
+    project_equal: bool = True
+    target: Literal["features", "balanced"] = "features"
+    blocks: Annotated[list[Literal["first", "last"]], Field(min_length=1)] = ["last"]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.feature is None and self.feature_weight:
-            raise ValueError("feature_weight is set, but feature is null")
+        if self.feature is None:
+            for name in ("feature_weight", "projector"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is set, but feature is null")
+        if len(set(self.blocks)) != len(self.blocks):
+            raise ValueError(f"blocks: {self.blocks} has the same value twice")
+        if self.projector is not None and self.wider == "pool":
+            raise ValueError(f"wider must be refuse where there is a projector ({self.projector})")
         return self
 
     @property
     def refuses_wider(self) -> bool:
         """Whether a student wider than its teacher cannot be trained with this objective."""
-        return self.feature is not None and self.wider == "refuse"
+        if self.feature is None or self.projector in ("linear", "frozen"):
+            return False
+        return self.projector == "orthogonal" or (self.feature not in ANY_WIDTH and self.wider == "refuse")
 
 
 class Selection(Section):

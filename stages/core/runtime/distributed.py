@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.nn.functional import all_reduce
 
 from stages.core.base.errors import UserError, known_errors_reported
 from stages.core.base.ownership import try_lock
@@ -97,6 +98,13 @@ class World:
         """Return once every process has called this."""
         if self.size > 1:
             dist.barrier()
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, through which gradients flow back to each of them."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return values
+    return all_reduce(values) / dist.get_world_size()
 
 
 def launch(entry: Callable[..., None], *arguments: Any) -> None:

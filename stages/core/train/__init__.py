@@ -1,6 +1,7 @@
 """One training loop, with its objectives, its batches and its checkpoints."""
 
 __all__ = [
+    "balancing",
     "batches",
     "checkpoints",
     "compilation",
@@ -12,6 +13,7 @@ __all__ = [
     "losses",
     "map_errors",
     "progress",
+    "projectors",
     "resident",
     "sampler",
     "state",

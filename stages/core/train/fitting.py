@@ -7,28 +7,34 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from timm.data import create_transform, resolve_model_data_config
 from torch import nn
+from torch.utils.data import Subset
 
 from stages.core.base.arrays import write_npy
+from stages.core.base.errors import UserError
 from stages.core.base.files import atomic_folder, write_csv, write_json
 from stages.core.config.schema import Dataset, Objective, Recipe
-from stages.core.data.batches import evaluation_batches
+from stages.core.data.batches import Images, evaluation_batches
 from stages.core.data.image_list import ImageList
+from stages.core.data.loader import Loader
 from stages.core.data.unreadable import SkippingImages
 from stages.core.models import folders
 from stages.core.models.cost import flops, parameters
 from stages.core.models.students import ALTERED
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
-from stages.core.train import compilation
+from stages.core.train import balancing, compilation
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
 from stages.core.train.evaluation import check_finite, evaluate, evaluate_against_teacher
 from stages.core.train.loop import PRECISIONS, History, fit
+from stages.core.train.losses import WHOLE_BATCH
 from stages.core.train.resident import Augmentation, ResidentBatches
 from stages.core.train.sampler import EpochSampler
-from stages.core.train.task import create_task
+from stages.core.train.task import MapDistillationTask, bare_model, create_task
 
 EPOCH_CHECKPOINT_S = 30.0  # so that epochs of a second do not all wait for the disk
 NO_DISTILLATION = Objective(alpha=0.0, tau=1.0, feature=None, feature_weight=0.0)
@@ -102,6 +108,16 @@ def training_batches(
     return TrainingBatches(images, model, sampler, augment=augment, workers=machine.workers())
 
 
+def balance(task: MapDistillationTask, images: ImageList, *, batch: int) -> None:
+    """Set the statistics of a task's balanced targets from training images, without augmentation.
+
+    Every process computes them from the same images; the first one's are used by all, and by a resumed run.
+    """
+    whole = Images(images, create_transform(**resolve_model_data_config(bare_model(task))))
+    chosen = np.linspace(0, len(whole) - 1, min(len(whole), balancing.IMAGES)).round().astype(int).tolist()
+    task.balance(Loader(Subset(whole, chosen), workers=machine.workers(), batch_size=batch))
+
+
 def fit_and_save(
     model: nn.Module,
     teacher: nn.Module | None,
@@ -154,14 +170,22 @@ def fit_and_save(
     validation = evaluation_batches(
         val_images, model, batch=training.sampler.piece, workers=machine.workers(), world=world
     )
+    if objective.feature in WHOLE_BATCH and training.sampler.pieces > 1:
+        raise UserError(
+            f"objective.definitions: the feature loss {objective.feature} normalises over the whole batch, which "
+            f"DEVICE_BATCH splits into {training.sampler.pieces} pieces; unset DEVICE_BATCH, or take another objective"
+        )
     task = create_task(
         model,
         teacher,
         **objective.model_dump(),
         label_smoothing=recipe.label_smoothing,
         device=world.device,
+        seed=seed,
         **teacher_precision(recipe),
     )
+    if isinstance(task, MapDistillationTask) and objective.target == "balanced":
+        balance(task, train_images, batch=training.sampler.piece)
     passes = recipe.epochs * training.sampler.steps * training.sampler.pieces  # forward and backward
     image_flops = 3 * flops(model, data.image_size)
     if teacher is not None and (objective.alpha or objective.feature):

@@ -1,9 +1,8 @@
 """The one training loop: it fits the teacher and every student, and resumes where it was interrupted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -114,11 +114,10 @@ def fit(
         ema_model = bare_model(task, ema=True)
     pieces = training.sampler.pieces
     optimizer = create_optimizer_v2(
-        student,
+        _parameter_groups(task, weight_decay, decay_embeddings=decay_embeddings),
         opt="adamw",
         lr=lr,
         weight_decay=weight_decay,
-        param_group_fn=partial(param_groups_weight_decay, weight_decay=weight_decay) if decay_embeddings else None,
         fused=True,
     )
     scheduler, _ = create_scheduler_v2(
@@ -188,6 +187,20 @@ def fit(
         progress.finished(metrics)
         run.finish_epoch(metrics, last=epoch == epochs - 1)
     return Fitted(run.history, run.images / run.seconds if run.seconds else 0.0, ema_model)
+
+
+def _parameter_groups(task: TrainingTask, weight_decay: float, *, decay_embeddings: bool) -> list[dict[str, Any]]:
+    """A student's parameters without and with weight decay, then likewise those of what is trained beside it.
+
+    Biases and norms are not decayed, and the position embedding and the class token only with `decay_embeddings`.
+    """
+    student = bare_model(task)
+    spared: Collection[str] = () if decay_embeddings else getattr(student, "no_weight_decay", set)()
+    groups = list(param_groups_weight_decay(student, weight_decay, spared))
+    projectors = getattr(unwrap_model(task.get_trainable_module()), "projectors", None)
+    if projectors is not None:
+        groups += [group for group in param_groups_weight_decay(projectors, weight_decay) if group["params"]]
+    return groups
 
 
 def _random_seed(*key: int) -> int:

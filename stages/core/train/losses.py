@@ -1,10 +1,19 @@
-"""Loss functions: soft labels (KL divergence), and feature losses between last-block maps (MSE, spectral)."""
+"""Loss functions: soft labels, and the feature losses between patch-token maps.
+
+A feature loss takes a student's and a teacher's map, both [images, channels, rows, columns], and gives one number,
+computed in float32. In the formulas S and T are their tokens, [images, tokens, channels]. FEATURE_LOSSES names them.
+"""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stages.core.base.errors import UserError
+from stages.core.runtime.distributed import mean_over_processes
+
+RELATION_TEMPERATURE = 0.07  # of LightlyTrain's distillation, version 3
 
 
 def feature_target(teacher_map: Tensor, student_map: Tensor) -> Tensor:
@@ -70,8 +79,13 @@ def check_width(teacher_map: Tensor, student_map: Tensor) -> None:
         )
 
 
+def tokens_of(token_map: Tensor) -> Tensor:
+    """A map [images, channels, rows, columns] as tokens [images, rows · columns, channels], in float32."""
+    return token_map.flatten(2).transpose(1, 2).float()
+
+
 def mse_loss(student_map: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over all values of two maps [images, channels, rows, columns]."""
+    """mean (S − T)², over all values."""
     return F.mse_loss(student_map.float(), target.float())
 
 
@@ -85,7 +99,88 @@ def spectral_loss(student_map: Tensor, target: Tensor) -> Tensor:
     return torch.view_as_real(difference).square().mean()
 
 
-FEATURE_LOSSES = {"mse": mse_loss, "spectral": spectral_loss}
+def normalized_mse_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """mean (S − LN(T))²; LN is a LayerNorm over the channels of each token, without scale and shift.
+
+    The target of feature distillation after masked image modelling (Wei et al., 2022). It gives every token one norm,
+    as Lift's own LayerNorm does to the student's.
+    """
+    teacher = tokens_of(teacher_map)
+    return F.mse_loss(tokens_of(student_map), F.layer_norm(teacher, teacher.shape[-1:]))
+
+
+def batch_normalized_mse_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """mean (BN(S) − BN(T))²; BN normalises each channel over all tokens of the global batch, as in training mode.
+
+    What the code of "Distillation Dynamics" (2025-11) computes behind its projector, which stays at its initialisation.
+    """
+    student, teacher = (_batch_normalized(tokens_of(one).flatten(0, 1)) for one in (student_map, teacher_map))
+    return F.mse_loss(student, teacher)
+
+
+def _batch_normalized(tokens: Tensor) -> Tensor:
+    """Tokens [tokens, channels], each channel with mean 0 and variance 1 over the tokens of all processes."""
+    centred = tokens - mean_over_processes(tokens.mean(0))
+    variance = mean_over_processes(centred.square().mean(0))
+    return centred * torch.rsqrt(variance + 1e-5)  # torch's BatchNorm adds as much
+
+
+def pooled_smooth_l1_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Smooth L1 of (mean over tokens of S) − LN(mean over tokens of T), LN as in `normalized_mse_loss`.
+
+    VkD (Miles, Elezi and Deng, CVPR 2024), which reads the student through an orthogonal projector.
+    """
+    teacher = tokens_of(teacher_map).mean(1)
+    return F.smooth_l1_loss(tokens_of(student_map).mean(1), F.layer_norm(teacher, teacher.shape[-1:]))
+
+
+def l1_cosine_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """mean |S − T| − mean over tokens of log σ(cos(S, T)).
+
+    Lillama (low-rank feature distillation of language models, 2024-12).
+    """
+    student, teacher = tokens_of(student_map), tokens_of(teacher_map)
+    cosines = F.cosine_similarity(student, teacher, dim=-1)
+    return F.l1_loss(student, teacher) - F.logsigmoid(cosines).mean()
+
+
+def gram_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """mean (S Sᵀ − T Tᵀ)² over all pairs of an image's tokens, each scaled to unit length.
+
+    DINOv3's Gram loss. The matrices are [tokens, tokens]: it depends on neither width nor basis.
+    """
+    return F.mse_loss(_cosines(student_map), _cosines(teacher_map))
+
+
+def relation_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """KL(softmax(T Tᵀ / τ) ‖ softmax(S Sᵀ / τ)) by rows, tokens scaled to unit length; the mean over rows and images.
+
+    LightlyTrain's distillation, version 3, with its τ of 0.07. It depends on neither width nor basis.
+    """
+    student, teacher = (
+        F.log_softmax(_cosines(one) / RELATION_TEMPERATURE, dim=-1).flatten(0, 1) for one in (student_map, teacher_map)
+    )
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def _cosines(token_map: Tensor) -> Tensor:
+    """Cosines of all pairs of an image's tokens, [images, tokens, tokens]."""
+    unit = F.normalize(tokens_of(token_map), dim=-1)
+    return unit @ unit.transpose(1, 2)
+
+
+FeatureLossFunction = Callable[[Tensor, Tensor], Tensor]
+FEATURE_LOSSES: dict[str, FeatureLossFunction] = {
+    "mse": mse_loss,
+    "spectral": spectral_loss,
+    "normalized_mse": normalized_mse_loss,
+    "batch_normalized_mse": batch_normalized_mse_loss,
+    "pooled_smooth_l1": pooled_smooth_l1_loss,
+    "l1_cosine": l1_cosine_loss,
+    "gram": gram_loss,
+    "relation": relation_loss,
+}
+WHOLE_BATCH = ("batch_normalized_mse",)  # losses that normalise over the global batch, which must not come in pieces
 
 
 def soft_label_loss(logits: Tensor, teacher_logits: Tensor, tau: float) -> Tensor:

@@ -87,9 +87,9 @@ class TrainingState:
             self._set(saved)
 
     def _set(self, saved: dict[str, Any]) -> None:
-        self.task.load_checkpoint_state(saved["state_dict"])
+        self.task.load_checkpoint_state(saved["state_dict"], saved.get("task_state"))
         if self.task.has_ema():
-            self.task.load_checkpoint_state(saved["state_dict_ema"], ema=True)
+            self.task.load_checkpoint_state(saved["state_dict_ema"], saved.get("task_state_ema"), ema=True)
         self.optimizer.load_state_dict(saved["optimizer"])
         for weight, moments in self.optimizer.state.items():  # torch matches them by position alone
             if moments["exp_avg"].shape != weight.shape:

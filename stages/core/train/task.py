@@ -1,12 +1,14 @@
-"""A student's objective: cross-entropy, soft labels, and its feature map against the teacher's.
+"""A student's objective: cross-entropy, soft labels, and its feature maps against the teacher's.
 
 L = (1 - α)·CE + α·τ²·KL(teacher ‖ student) + w·L_feature
 
-L_feature compares the last-block patch-token maps of student and teacher. Built on `timm.task`.
+L_feature compares patch-token maps of student and teacher, those of the last block if nothing else is said. Built on
+`timm.task`.
 """
 
 import copy
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from timm.task import ClassificationTask, DistillationTeacher, LogitDistillationTask, TrainingTask
@@ -14,26 +16,35 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from stages.core.base.errors import UserError
+from stages.core.config.schema import ANY_WIDTH
 from stages.core.models.normalization import check_preprocessing, renormalization
-from stages.core.models.students import forward_with_map
+from stages.core.models.students import block_index, forward_with_maps
+from stages.core.train.balancing import BalancedTarget, token_moments
 from stages.core.train.losses import (
     FEATURE_LOSSES,
+    FeatureLossFunction,
     check_grids,
     check_width,
     feature_target,
     pool_channels,
     soft_label_loss,
 )
+from stages.core.train.projectors import make_projectors, projector_widths
+
+LAST = ("last",)
 
 
 @torch.no_grad()
-def check_compatible(student: nn.Module, teacher: nn.Module, image_size: int, *, feature: bool) -> None:
-    """Check, before any training, that a student's logits and map can be compared with the teacher's.
+def check_compatible(
+    student: nn.Module, teacher: nn.Module, image_size: int, *, feature: bool, blocks: Sequence[str] = LAST
+) -> None:
+    """Check, before any training, that a student's logits and maps can be compared with the teacher's.
 
     Args:
         student, teacher: timm models on one device.
         image_size: height and width of their input.
         feature: whether there is a feature loss that refuses a student wider than its teacher.
+        blocks: the blocks that it compares.
 
     Raises:
         UserError: the teacher does not take the student's images, grids or classes differ, or there is such a loss and
@@ -43,44 +54,71 @@ def check_compatible(student: nn.Module, teacher: nn.Module, image_size: int, *,
     outputs = []
     for model in (teacher, student):
         blank = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
-        outputs.append(forward_with_map(model.eval(), blank))
-    (teacher_logits, teacher_map), (student_logits, student_map) = outputs
+        outputs.append(forward_with_maps(model.eval(), blank, blocks))
+    (teacher_logits, teacher_maps), (student_logits, student_maps) = outputs
     if teacher_logits.shape != student_logits.shape:
         raise UserError(
             f"the teacher has {teacher_logits.shape[1]} classes, the student {student_logits.shape[1]}; "
             "fit both on one dataset"
         )
-    check_grids(teacher_map, student_map)
-    if feature:
-        check_width(teacher_map, student_map)
+    for teacher_map, student_map in zip(teacher_maps, student_maps, strict=True):
+        check_grids(teacher_map, student_map)
+        if feature:
+            check_width(teacher_map, student_map)
 
 
-class WithMap(nn.Module):
-    """A model whose forward pass gives logits and last-block map at once, so that DDP and compile see one call."""
+class WithMaps(nn.Module):
+    """A model whose forward pass gives logits and maps at once, so that DDP and compile see one call.
 
-    def __init__(self, model: nn.Module) -> None:
+    Attributes:
+        model: a timm model.
+        projectors: what the map of each block is read through; trained with the model, not saved with it.
+        targets: of a student, what the teacher's map of each block is turned into before it is compared.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[str] = LAST,
+        projectors: nn.ModuleList | None = None,
+        targets: nn.ModuleList | None = None,
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.blocks = model, list(blocks)
+        self.projectors = nn.ModuleList(nn.Identity() for _ in blocks) if projectors is None else projectors
+        self.targets = nn.ModuleList(nn.Identity() for _ in blocks) if targets is None else targets
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [images, classes] and map [images, channels, rows, columns]."""
-        return forward_with_map(self.model, images)
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits [images, classes] and for each block a map [images, channels, rows, columns]."""
+        logits, maps = forward_with_maps(self.model, images, self.blocks)
+        return logits, [projector(one) for projector, one in zip(self.projectors, maps, strict=True)]
+
+
+class TeacherOutput(NamedTuple):
+    """A teacher's logits [images, classes] and, for each block, its map [images, channels, rows, columns]."""
+
+    logits: Tensor
+    maps: list[Tensor]
 
 
 class MapDistillationTask(LogitDistillationTask):
-    """Distil a teacher's soft labels, its last-block map, or both, in one pass of each model.
+    """Distil a teacher's soft labels, its maps, or both, in one pass of each model.
 
     Args:
-        student: a timm model that `forward_with_map` accepts, on `device`.
+        student: a timm model that `forward_with_maps` accepts, on `device`.
         teacher: the same; a frozen copy of it is used.
         alpha: weight of the soft labels; the cross-entropy has weight 1 - alpha.
         tau: softmax temperature of both models.
         feature: a key of FEATURE_LOSSES, or None.
-        feature_weight: weight of the feature loss.
-        wider: "pool" averages the channels of a student wider than its teacher for the feature loss; "refuse" does not.
+        feature_weight: weight of the feature loss, which is the mean over `blocks`.
+        wider, projector, project_equal, target, blocks: see `stages.core.config.schema.Objective`.
         teacher_dtype: type of the teacher's weights and of its input.
         teacher_autocast: type of its matrix products under autocast; None to do without.
+        seed: of the projectors' initialisation.
         kwargs: see timm's LogitDistillationTask.
+
+    Raises:
+        UserError: an orthogonal projector cannot map the student's channels to the teacher's.
     """
 
     def __init__(
@@ -95,50 +133,115 @@ class MapDistillationTask(LogitDistillationTask):
         teacher_dtype: torch.dtype,
         device: torch.device,
         wider: str = "refuse",
+        projector: str | None = None,
+        project_equal: bool = True,
+        target: str = "features",
+        blocks: Sequence[str] = LAST,
         teacher_autocast: torch.dtype | None = None,
+        seed: int = 0,
         **kwargs: Any,
     ) -> None:
         frozen = copy.deepcopy(teacher).requires_grad_(False).to(teacher_dtype)  # the caller's model is left unchanged
         wrapped = DistillationTeacher(frozen, device=device)
         super().__init__(student, wrapped, task_loss_weight=1 - alpha, temperature=tau, device=device, **kwargs)
-        wrapped.model = WithMap(frozen)
+        wrapped.model = WithMaps(frozen, blocks)
         self.renormalize = renormalization(student, frozen, device)
-        self.trainable_module = WithMap(student)
+        widths = [(_channels(student, block), _channels(frozen, block)) for block in blocks]
+        projected = projector_widths(widths, projector, project_equal=project_equal)
+        balanced = target == "balanced"
+        targets = nn.ModuleList(BalancedTarget(width) if balanced else nn.Identity() for _, width in widths)
+        self.trainable_module = WithMaps(student, blocks, make_projectors(projected, projector, seed), targets).to(
+            device
+        )
         self.teacher_dtype, self.teacher_autocast = teacher_dtype, teacher_autocast
         self.pool_wider = wider == "pool"
+        self.any_width = feature in ANY_WIDTH
         self.feature_loss = FEATURE_LOSSES[feature] if feature else None
         self.feature_weight = feature_weight
+
+    def balance(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Set the statistics of balanced targets; without such targets, nothing happens.
+
+        Args:
+            batches: images [images, 3, height, width], normalised for the student, and labels; passed over once for
+                each block.
+
+        Raises:
+            UserError: see `BalancedTarget.set_statistics`.
+        """
+        for position, target in enumerate(unwrap_model(self.trainable_module).targets):
+            if isinstance(target, BalancedTarget):
+                maps = (self.teacher_output(images.to(self.device)).maps[position] for images, _ in batches)
+                target.set_statistics(*token_moments(maps))
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         """The bare student, whose forward pass gives logits alone."""
         resolved = super().get_eval_model(module=module, ema=ema)
         return None if resolved is None else getattr(unwrap_model(resolved), "model", resolved)
 
-    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+        """What a checkpoint holds beside the student: the projectors' weights and the targets' statistics."""
+        trainable = unwrap_model(self.get_trainable_module(ema=ema) if module is None else module)
+        state = {"projectors": trainable.projectors.state_dict(), "targets": trainable.targets.state_dict()}
+        return state if any(state.values()) else {}
+
+    def load_task_state(
+        self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
+    ) -> None:
+        """Load what `get_task_state` gave; RuntimeError if it is of another objective."""
+        trainable = unwrap_model(self.get_trainable_module(ema=ema) if module is None else module)
+        for name in ("projectors", "targets"):
+            getattr(trainable, name).load_state_dict((state or {}).get(name, {}), strict=strict)
+
+    def teacher_output(self, images: Tensor) -> TeacherOutput:
+        """The teacher's pass over a batch, whatever the student.
+
+        Args:
+            images: [images, 3, height, width], normalised for the student.
+        """
+        device, autocast = images.device.type, self.teacher_autocast
+        with torch.inference_mode(), torch.autocast(device, autocast, enabled=autocast is not None):
+            logits, maps = self.teacher(self.renormalize(images).to(self.teacher_dtype))
+        # Copies, because the backward pass does not accept tensors of inference mode; in float32, so that pooling does
+        # not round again.
+        return TeacherOutput(logits.to(torch.float32, copy=True), [one.to(torch.float32, copy=True) for one in maps])
+
+    def forward(self, input: Tensor, target: Tensor, taught: TeacherOutput | None = None) -> dict[str, Tensor]:
         """The loss of one batch, its parts and the logits.
 
         Args:
             input: images [images, 3, height, width], normalised for the student.
             target: labels [images].
+            taught: the teacher's output for them, where it is known already.
         """
-        device, autocast = input.device.type, self.teacher_autocast
-        with torch.inference_mode(), torch.autocast(device, autocast, enabled=autocast is not None):
-            teacher_output = self.teacher(self.renormalize(input).to(self.teacher_dtype))
-        # Copies, because the backward pass does not accept tensors of inference mode; in float32, so that pooling does
-        # not round again.
-        teacher_logits, teacher_map = (output.to(torch.float32, copy=True) for output in teacher_output)
-        logits, student_map = self.trainable_module(input)
+        taught = self.teacher_output(input) if taught is None else taught
+        logits, maps = self.trainable_module(input)
         parts = {"task_loss": self.criterion(logits, target)}
         loss = self.task_loss_weight * parts["task_loss"]
         if self.feature_loss is not None:
-            if self.pool_wider and student_map.shape[1] > teacher_map.shape[1]:
-                student_map = pool_channels(student_map, teacher_map.shape[1])
-            parts["feature_loss"] = self.feature_loss(student_map, feature_target(teacher_map, student_map))
+            parts["feature_loss"] = self._compare(self.feature_loss, maps, taught.maps)
             loss = loss + self.feature_weight * parts["feature_loss"]
         if self.distill_loss_weight:
-            parts["kd_loss"] = soft_label_loss(logits, teacher_logits, self.temperature)
+            parts["kd_loss"] = soft_label_loss(logits, taught.logits, self.temperature)
             loss = loss + self.distill_loss_weight * parts["kd_loss"]
         return {"loss": loss, "output": logits, **parts}
+
+    def _compare(self, loss: FeatureLossFunction, maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        """The mean over blocks of a feature loss, computed in float32."""
+        targets, losses = unwrap_model(self.trainable_module).targets, []
+        with torch.autocast(maps[0].device.type, enabled=False):
+            for student_map, teacher_map, target in zip(maps, teacher_maps, targets, strict=True):
+                teacher_map = target(teacher_map)
+                if not self.any_width:
+                    if self.pool_wider and student_map.shape[1] > teacher_map.shape[1]:
+                        student_map = pool_channels(student_map, teacher_map.shape[1])
+                    teacher_map = feature_target(teacher_map, student_map)
+                losses.append(loss(student_map, teacher_map))
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+
+def _channels(model: nn.Module, block: str) -> int:
+    return int(model.feature_info[block_index(model, block)]["num_chs"])  # type: ignore[index]
 
 
 def bare_model(task: TrainingTask, *, ema: bool = False) -> nn.Module:
@@ -159,11 +262,10 @@ def create_task(
     feature_weight: float,
     label_smoothing: float,
     device: torch.device,
-    wider: str = "refuse",
     teacher_dtype: torch.dtype = torch.float32,
-    teacher_autocast: torch.dtype | None = None,
+    **options: Any,
 ) -> TrainingTask:
-    """Make the timm training task of an objective; only the student's parameters are trained.
+    """Make the timm training task of an objective; the student's parameters are trained, and those of its projectors.
 
     Args:
         student: the model to train, on `device`.
@@ -172,7 +274,7 @@ def create_task(
             FEATURE_LOSSES or None.
         label_smoothing: of the cross-entropy.
         device: of both models.
-        wider, teacher_dtype, teacher_autocast: see `MapDistillationTask`.
+        teacher_dtype, options: see `MapDistillationTask`; without a teacher they have no effect.
     """
     criterion: dict[str, Any] = {"criterion_kwargs": {"smoothing": label_smoothing}, "verbose": False}
     if teacher is None or (alpha == 0 and feature is None):
@@ -184,9 +286,8 @@ def create_task(
         tau=tau,
         feature=feature,
         feature_weight=feature_weight,
-        wider=wider,
         teacher_dtype=teacher_dtype,
-        teacher_autocast=teacher_autocast,
         device=device,
+        **options,
         **criterion,
     )
