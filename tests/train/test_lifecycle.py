@@ -24,7 +24,7 @@ from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
 from stages.core.models import folders
 from stages.core.runtime.distributed import World
-from stages.core.train import fitting, loop
+from stages.core.train import fitting, loop, outputs
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, RESULTS, TRAIN
 
@@ -118,7 +118,7 @@ class FailedError(Exception):
     pass
 
 
-def outputs(folder):
+def contents(folder):
     """Contents of a run's files, without what is of the clock."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     metrics = json.loads(found.pop("metrics.json"))
@@ -139,7 +139,7 @@ def train_one(folder, objective="mse", strategy="lift"):
 
     os.chdir(folder)
     train_run(params.load(PARAMS), strategy, objective, 0, ALONE)
-    return outputs(folder / TRAIN / run_name(strategy, objective, 0))
+    return contents(folder / TRAIN / run_name(strategy, objective, 0))
 
 
 # What is called after the last optimizer step, and at which of its calls it fails.
@@ -148,14 +148,14 @@ AFTER_THE_LAST_STEP = [
     (loop, "evaluate_together", 0),
     (loop, "check_finite", 0),
     (loop.Progress, "finished", 0),
-    (fitting, "evaluate_against_teacher", 0),
-    (fitting, "parameters", 0),
-    (fitting, "flops", 2),  # the first two, of student and teacher, estimate the work before training
+    (fitting, "evaluate_all_against_teacher", 0),
+    (outputs, "parameters", 0),
+    (outputs, "flops", 0),
     (folders, "save", 0),
     (folders, "save", 1),
-    (fitting, "write_npy", 0),
-    (fitting, "write_json", 0),
-    (fitting, "write_csv", 0),
+    (outputs, "write_npy", 0),
+    (outputs, "write_json", 0),
+    (outputs, "write_csv", 0),
     (shutil, "copytree", 0),
     (Path, "rename", 0),
     (CheckpointFolder, "__exit__", 0),
