@@ -196,7 +196,7 @@ def _parameter_groups(task: TrainingTask, weight_decay: float, *, decay_embeddin
     """
     student = bare_model(task)
     spared: Collection[str] = () if decay_embeddings else getattr(student, "no_weight_decay", set)()
-    groups = list(param_groups_weight_decay(student, weight_decay, spared))
+    groups = list(param_groups_weight_decay(student, weight_decay, no_weight_decay_list=spared))
     projectors = getattr(unwrap_model(task.get_trainable_module()), "projectors", None)
     if projectors is not None:
         groups += [group for group in param_groups_weight_decay(projectors, weight_decay) if group["params"]]
