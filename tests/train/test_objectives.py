@@ -1,19 +1,27 @@
 import copy
 
-import numpy as np
 import pytest
+import together
 import torch
 import torch.nn.functional as F
+from formulas import FORMULAS
 
 from stages.core.base.errors import UserError
 from stages.core.config import params
+from stages.core.config.schema import ANY_WIDTH
 from stages.core.models.students import forward_with_map
-from stages.core.runtime.distributed import World
+from stages.core.runtime.distributed import World, launch
+from stages.core.train import loop
+from stages.core.train.balancing import hadamard_matrix
 from stages.core.train.evaluation import evaluate_against_teacher
-from stages.core.train.losses import feature_target, mse_loss, soft_label_loss, spectral_loss
+from stages.core.train.losses import feature_target
 from stages.core.train.task import check_compatible, create_task
 
-NAMES = ["none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral"]
+PAPER = ["none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral"]
+CONTROLS = ["projector", "frozen_projector", "orthogonal_projector", "normalized_mse", "gram", "relation"]
+CONTROLS += ["l1_cosine", "balanced_mse"]
+PROJECTED = {f"{beside}{name}" for beside in ("", "softkd_") for name in CONTROLS if name not in ("gram", "relation")}
+NAMES = [*PAPER, *CONTROLS, *(f"softkd_{name}" for name in CONTROLS)]
 CPU = torch.device("cpu")
 SMOOTHING = 0.1
 
@@ -41,12 +49,21 @@ def plain_pool(teacher_map, width):
     return torch.stack([teacher_map[:, start:stop].mean(dim=1) for start, stop in windows], dim=1)
 
 
-def plain_spectral(student_map, target):
-    difference = np.fft.rfft2((student_map - target).double().numpy(), norm="ortho")
-    return np.mean(np.stack([difference.real, difference.imag]) ** 2)
+def plain_target(teacher_map):
+    """PHI-S from all tokens of these maps, with an eigendecomposition by SVD of the centred tokens."""
+    tokens = teacher_map.double().movedim(1, -1).flatten(0, 2)
+    centred = tokens - tokens.mean(0)
+    _, singular, vectors = torch.linalg.svd(centred, full_matrices=False)
+    scale = (singular**2).sum() / len(tokens) / tokens.shape[1]
+    vectors = vectors * vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
+    # Eigenvalues are ordered upwards, those of fewer tokens than channels begin with zeros; singular values downwards.
+    columns = torch.from_numpy(hadamard_matrix(tokens.shape[1]))[:, -len(vectors) :]
+    rotation = columns @ vectors.flip(0) / scale.sqrt()
+    balanced = centred @ rotation.T
+    return balanced.unflatten(0, teacher_map.movedim(1, -1).shape[:3]).movedim(-1, 1)
 
 
-def plain_loss(objective, student, teacher, images, labels):
+def plain_loss(objective, student, teacher, images, labels, project=None):
     logits, student_map = forward_with_map(student, images)
     mean, std = (torch.tensor(student.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     teacher_mean, teacher_std = (torch.tensor(teacher.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
@@ -58,16 +75,31 @@ def plain_loss(objective, student, teacher, images, labels):
     teacher_soft = torch.log_softmax(teacher_logits / objective.tau, dim=1)
     divergence = (teacher_soft.exp() * (teacher_soft - student_soft)).sum(dim=1).mean()
     loss = (1 - objective.alpha) * entropy + objective.alpha * objective.tau**2 * divergence
-    target = plain_pool(teacher_map, student_map.shape[1])
-    if objective.feature == "mse":
-        loss = loss + objective.feature_weight * (student_map - target).square().mean()
-    elif objective.feature == "spectral":
-        loss = loss + objective.feature_weight * plain_spectral(student_map, target)
+    if objective.feature:
+        target = plain_target(teacher_map) if objective.target == "balanced" else teacher_map
+        if objective.projector and (objective.project_equal or student_map.shape[1] != teacher_map.shape[1]):
+            student_map = project(student_map)
+        elif objective.feature not in ANY_WIDTH:
+            target = plain_pool(target, student_map.shape[1])
+        loss = loss + objective.feature_weight * FORMULAS[objective.feature](student_map.detach(), target)
     return loss
 
 
-def test_the_six_objectives_are_those_of_params(definitions):
-    assert sorted(definitions) == sorted(NAMES)
+def test_params_define_the_papers_objectives_and_the_controls(definitions):
+    assert list(definitions) == NAMES
+    for name in CONTROLS:
+        alone, beside = definitions[name], definitions[f"softkd_{name}"]
+        assert alone.alpha == 0 and alone.feature_weight == 0.2
+        assert beside == alone.model_copy(update={"alpha": 0.9, "tau": 1.0})
+
+
+def make_task(objective, student, teacher, images, **options):
+    """The task of an objective; balanced targets take their statistics from the batch."""
+    options = {"label_smoothing": SMOOTHING, "device": CPU, **options}
+    task = create_task(student, teacher, **objective.model_dump(), **options).train()
+    if objective.target == "balanced":
+        task.balance([(images, None)])
+    return task
 
 
 @pytest.mark.parametrize("tau", [None, 3.0])
@@ -76,11 +108,40 @@ def test_the_six_objectives_are_those_of_params(definitions):
 def test_loss_equals_the_plain_formula(name, strategy, tau, definitions, make_student, teacher, images, labels):
     objective = definitions[name] if tau is None else definitions[name].model_copy(update={"tau": tau})
     student = make_student(strategy)
-    task = create_task(student, teacher, **objective.model_dump(), label_smoothing=SMOOTHING, device=CPU).train()
+    task = make_task(objective, student, teacher, images)
     found = task(images, labels)
+    project = task.trainable_module.projectors[0] if objective.projector else None
     with torch.no_grad():
-        torch.testing.assert_close(found["loss"], plain_loss(objective, student, teacher, images, labels).float())
+        expected = plain_loss(objective, student, teacher, images, labels, project)
+        torch.testing.assert_close(found["loss"], expected.float(), rtol=2e-5, atol=1e-6)
         torch.testing.assert_close(found["output"], student(images))
+
+
+@pytest.mark.parametrize("strategy", ["baseline", "lift", "widen"])
+@pytest.mark.parametrize("name", ["mse", "projector", "gram"])
+def test_several_blocks_are_compared_by_the_mean_of_their_losses(
+    name, strategy, definitions, make_student, teacher, images, labels
+):
+    student, tokens = make_student(strategy), []
+    for model in (student, teacher):  # the task's copy of the teacher keeps the hook
+        model.blocks[0].register_forward_hook(lambda module, inputs, output: tokens.append(output.detach()))
+    both = make_task(definitions[name].model_copy(update={"blocks": ["first", "last"]}), student, teacher, images)
+    found = both(images, labels)["feature_loss"]
+    teacher_tokens, student_tokens = tokens
+    first = both.trainable_module.projectors[0](as_map(student_tokens[:, student.num_prefix_tokens :]))
+    target = as_map(teacher_tokens)
+    if name == "mse":
+        target = plain_pool(target, first.shape[1])
+    first_loss = FORMULAS[definitions[name].feature](first.detach(), target)
+    last = make_task(definitions[name], student, teacher, images)
+    last.trainable_module.projectors[0] = both.trainable_module.projectors[1]
+    last_loss = last(images, labels)["feature_loss"]
+    assert found.item() == pytest.approx((first_loss + last_loss.item()) / 2, rel=2e-5)
+
+
+def as_map(tokens):
+    """Tokens [images, 16, channels] as a map."""
+    return tokens.transpose(1, 2).unflatten(2, (4, 4))
 
 
 def test_without_a_teacher_only_the_labels_count(definitions, make_student, teacher, images, labels):
@@ -93,16 +154,16 @@ def test_without_a_teacher_only_the_labels_count(definitions, make_student, teac
 
 @pytest.mark.parametrize("strategy", ["baseline", "lift", "widen", "uniform"])
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_reach_the_student_and_never_the_teacher(
+def test_gradients_reach_all_that_is_trained_and_never_the_teacher(
     name, strategy, definitions, make_student, teacher, images, labels
 ):
     student = make_student(strategy)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    objective = definitions[name].model_dump()
-    task = create_task(student, teacher, **objective, label_smoothing=SMOOTHING, device=CPU).train()
+    task = make_task(definitions[name], student, teacher, images)
     task(images, labels)["loss"].backward()
-    without = [key for key, value in student.named_parameters() if value.grad is None or not value.grad.any()]
-    assert without == []
+    trained = dict(task.get_trainable_module().named_parameters())
+    without = [key for key, value in trained.items() if value.grad is None or not value.grad.any()]
+    assert without == (["projectors.0.linear.weight", "projectors.0.linear.bias"] if "frozen" in name else [])
     for frozen in (teacher, getattr(task, "teacher", teacher)):
         assert all(parameter.grad is None for parameter in frozen.parameters())
         assert not frozen.training
@@ -110,39 +171,35 @@ def test_gradients_reach_the_student_and_never_the_teacher(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_the_student_is_trained_saved_and_evaluated(name, definitions, make_student, teacher):
-    student = make_student("lift")
-    task = create_task(student, teacher, **definitions[name].model_dump(), label_smoothing=0.0, device=CPU)
+def test_only_the_student_is_saved_and_evaluated(name, definitions, make_student, teacher, images):
+    student = make_student("baseline")
+    task = make_task(definitions[name], student, teacher, images)
+    projectors = [] if name not in PROJECTED else task.trainable_module.projectors.parameters()
     trainable = {id(parameter) for parameter in task.parameters() if parameter.requires_grad}
-    assert trainable == {id(parameter) for parameter in student.parameters()}
+    beside = {id(parameter) for parameter in projectors if parameter.requires_grad}
+    assert trainable == beside | {id(parameter) for parameter in student.parameters()}
+    assert bool(beside) == (name in PROJECTED and "frozen" not in name)
     assert task.get_eval_model() is student
+    assert list(task.get_checkpoint_state()["state_dict"]) == list(student.state_dict())
 
 
-@pytest.mark.parametrize("columns", [4, 5, 6, 1])
-def test_spectral_loss_equals_numpys(columns):
-    student_map, target = torch.randn(2, 2, 3, 4, columns, generator=torch.Generator().manual_seed(0))
-    assert spectral_loss(student_map, target).item() == pytest.approx(plain_spectral(student_map, target), rel=1e-5)
-
-
-def test_mse_loss_equals_the_full_spectrums_by_parseval(maps):
-    spectrum = np.fft.fft2((maps[0] - maps[1]).double().numpy(), norm="ortho")
-    assert mse_loss(*maps).item() == pytest.approx(np.mean(np.abs(spectrum) ** 2), rel=1e-5)
-
-
-@pytest.mark.parametrize("loss", [mse_loss, spectral_loss])
-def test_feature_losses_take_half_precision(loss, maps):
-    student_map, target = (found.bfloat16() for found in maps)
-    torch.testing.assert_close(loss(student_map, target), loss(student_map.float(), target.float()))
-    assert loss(maps[0], maps[0]) == 0
-
-
-@pytest.mark.parametrize("tau", [1.0, 4.0])
-def test_soft_label_loss_is_torchs_divergence(tau):
-    student, teacher = torch.randn(2, 6, 10, generator=torch.Generator().manual_seed(0))
-    divergence = torch.distributions.kl_divergence(
-        torch.distributions.Categorical(logits=teacher / tau), torch.distributions.Categorical(logits=student / tau)
-    )
-    torch.testing.assert_close(soft_label_loss(student, teacher, tau), tau**2 * divergence.mean())
+@pytest.mark.parametrize("name", ["projector", "frozen_projector", "orthogonal_projector", "balanced_mse", "gram"])
+def test_a_checkpoint_restores_what_is_trained_beside_the_student(name, definitions, make_student, teacher, images):
+    labels, losses, states = torch.arange(5), [], []
+    for seed in (0, 1):  # another seed: other projectors, until the first one's are loaded
+        task = make_task(definitions[name], make_student("baseline"), teacher, (1 + seed) * images, seed=seed)
+        task.setup_ema(decay=0.5)
+        if states:
+            task.load_checkpoint_state(states[0]["state_dict"], states[0].get("task_state"))
+            task.load_checkpoint_state(states[0]["state_dict_ema"], states[0].get("task_state_ema"), ema=True)
+        losses.append(task(images, labels)["loss"].item())
+        states.append(copy.deepcopy({**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}))
+    assert losses[0] == losses[1]
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
+    assert ("task_state" in states[0]) == (name != "gram")
+    if name != "gram":
+        with pytest.raises(RuntimeError, match="Missing key"):
+            task.load_checkpoint_state(states[0]["state_dict"])
 
 
 @pytest.mark.parametrize("width", [8, 4, 5, 3, 1])
@@ -236,3 +293,37 @@ def test_a_teacher_in_bfloat16_leaves_the_callers_alone(make_student, teacher, i
         assert {value.dtype for value in task.teacher.parameters()} == {dtype}
     assert {value.dtype for value in teacher.parameters()} == {torch.float32}
     assert parts[1]["feature_loss"].item() == pytest.approx(parts[0]["feature_loss"].item(), rel=0.02)
+
+
+@pytest.mark.processes
+def test_two_processes_compute_the_gradients_of_one(definitions, tmp_path, monkeypatch):
+    controls = {name: definitions[f"softkd_{name}"] for name in CONTROLS}
+    controls["blocks"] = definitions["projector"].model_copy(update={"blocks": ["first", "last"]})
+    found = []
+    for processes in (1, 2):
+        monkeypatch.setenv("PROCESSES", str(processes))
+        launch(together.write_gradients, out := tmp_path / f"{processes}.pt", controls)
+        found.append(torch.load(out, weights_only=True))
+    alone, shared = found
+    for name in controls:
+        assert shared[name].keys() == alone[name].keys()
+        for key, value in alone[name].items():
+            scale = value.abs().max().item()
+            torch.testing.assert_close(shared[name][key], value, rtol=1e-3, atol=1e-4 * scale, msg=f"{name}: {key}")
+
+
+def test_projectors_are_decayed_like_any_linear_layer(definitions, make_student, teacher, images):
+    student = make_student("baseline")
+    task = make_task(definitions["projector"], student, teacher, images)
+    projector = task.trainable_module.projectors[0].linear
+    decay = {
+        id(parameter): group["weight_decay"]
+        for group in loop._parameter_groups(task, 0.05, decay_embeddings=False)
+        for parameter in group["params"]
+    }
+    assert decay[id(projector.weight)] == 0.05 and decay[id(projector.bias)] == 0
+    assert decay[id(student.blocks[0].mlp.fc1.weight)] == 0.05 and decay[id(student.pos_embed)] == 0
+    assert len(decay) == len(list(task.trainable_module.parameters()))
+    frozen = make_task(definitions["frozen_projector"], student, teacher, images)
+    groups = loop._parameter_groups(frozen, 0.05, decay_embeddings=False)
+    assert sum(len(group["params"]) for group in groups) == len(list(student.parameters()))

@@ -148,7 +148,8 @@ def _published_objective(paper: Mapping[str, Any], name: str) -> dict[str, Any]:
     distillation, parts = paper["recipe"]["distillation"], name.split("_")
     feature = next((part for part in parts if part in ("mse", "spectral")), None)
     soft = {key: distillation[key] for key in ("alpha", "tau")} if "softkd" in parts else {"alpha": 0.0}
-    return {**soft, "feature": feature, "feature_weight": distillation["feature_weight"] if feature else 0.0}
+    plain = {"projector": None, "target": "features", "blocks": ["last"]} if feature else {}
+    return {**soft, "feature": feature, "feature_weight": distillation["feature_weight"] if feature else 0.0, **plain}
 
 
 def _equal(found: Any, published: Any) -> bool:

@@ -1,0 +1,85 @@
+"""Every feature loss against its formula."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from formulas import FORMULAS, spectral
+
+from stages.core.config.schema import ANY_WIDTH, FeatureLoss
+from stages.core.train.losses import FEATURE_LOSSES, soft_label_loss, spectral_loss
+
+WIDTH = 8
+
+
+@pytest.fixture
+def maps():
+    generator = torch.Generator().manual_seed(2)
+    return tuple(3 * torch.randn(3, WIDTH, 4, 6, generator=generator) + 1 for _ in range(2))
+
+
+LOSSES = list(FORMULAS)
+
+
+def test_params_name_every_feature_loss():
+    assert list(get_args(FeatureLoss)) == list(FEATURE_LOSSES) == LOSSES
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_feature_loss_equals_its_formula(name, maps):
+    assert FEATURE_LOSSES[name](*maps).item() == pytest.approx(FORMULAS[name](*maps), rel=2e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_feature_loss_computes_in_float32(name, maps):
+    loss, half = FEATURE_LOSSES[name], [found.bfloat16() for found in maps]
+    torch.testing.assert_close(loss(*half), loss(*(found.float() for found in half)))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_feature_loss_is_least_at_its_target(name, maps):
+    """At the target the gradient is zero, and the loss is what noise adds to."""
+    _, teacher = maps
+    target = {
+        "normalized_mse": torch.nn.functional.layer_norm(teacher.movedim(1, -1), [WIDTH]).movedim(-1, 1),
+        "pooled_smooth_l1": torch.nn.functional.layer_norm(teacher.mean((2, 3)), [WIDTH])[:, :, None, None].expand(
+            teacher.shape
+        ),
+    }.get(name, teacher)
+    student = target.clone().requires_grad_()
+    at_target = FEATURE_LOSSES[name](student, teacher)
+    noise = torch.randn(teacher.shape, generator=torch.Generator().manual_seed(0))
+    assert at_target < FEATURE_LOSSES[name](target + noise, teacher)
+    if name != "l1_cosine":  # its cosine part pulls each token's length to no end
+        at_target.backward()
+        assert at_target.item() == pytest.approx(0, abs=1e-6)
+        assert student.grad.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ANY_WIDTH)
+def test_relations_take_any_width_and_do_not_depend_on_the_basis(name, maps):
+    student, teacher = maps
+    rotation, _ = torch.linalg.qr(torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(1)))
+    wide = torch.einsum("bchw,dc->bdhw", student, rotation)
+    torch.testing.assert_close(FEATURE_LOSSES[name](wide, teacher), FEATURE_LOSSES[name](student, teacher))
+
+
+@pytest.mark.parametrize("columns", [4, 5, 6, 1])
+def test_spectral_loss_equals_numpys(columns):
+    student_map, target = torch.randn(2, 2, 3, 4, columns, generator=torch.Generator().manual_seed(0))
+    assert spectral_loss(student_map, target).item() == pytest.approx(spectral(student_map, target), rel=1e-5)
+
+
+def test_mse_loss_equals_the_full_spectrums_by_parseval(maps):
+    spectrum = np.fft.fft2((maps[0] - maps[1]).double().numpy(), norm="ortho")
+    assert FEATURE_LOSSES["mse"](*maps).item() == pytest.approx(np.mean(np.abs(spectrum) ** 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("tau", [1.0, 4.0])
+def test_soft_label_loss_is_torchs_divergence(tau):
+    student, teacher = torch.randn(2, 6, 10, generator=torch.Generator().manual_seed(0))
+    divergence = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=teacher / tau), torch.distributions.Categorical(logits=student / tau)
+    )
+    torch.testing.assert_close(soft_label_loss(student, teacher, tau), tau**2 * divergence.mean())
