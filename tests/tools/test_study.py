@@ -104,6 +104,8 @@ def test_a_failure_names_the_step_and_what_it_said(toy):
     assert toy() == (["third"], 0)
 
 
+WHOLE = 'sh -c "echo ${item.x}${item.seed} >> order; mkdir -p b/${key}; cat a > b/${key}/file"'
+GRID = TOY.replace("second:", "train:").replace(WHOLE, "python trains.py --x ${item.x} --seed ${item.seed}")
 TRAINS = """
 import argparse, pathlib
 parser = argparse.ArgumentParser()
@@ -120,24 +122,21 @@ for cell in cells:
 
 def test_students_of_one_seed_are_trained_by_one_command(toy):
     Path("trains.py").write_text(TRAINS)
-    whole = 'sh -c "echo ${item.x}${item.seed} >> order; mkdir -p b/${key}; cat a > b/${key}/file"'
-    pipeline = TOY.replace("second:", "train:").replace(whole, "python trains.py --x ${item.x} --seed ${item.seed}")
-    assert toy(pipeline=pipeline) == (["first", "p-0,q-0", "p-1,q-1", "third"], 0)
-    assert toy(pipeline=pipeline) == ([], 0)
+    assert toy(pipeline=GRID) == (["first", "p-0,q-0", "p-1,q-1", "third"], 0)
+    assert toy(pipeline=GRID) == ([], 0)
     changed = GIVEN | {"names": ["p", "q", "r"], "of": {"p": 1, "q": 2, "r": 1}}
-    assert toy(pipeline=pipeline, given=changed)[0][:2] == ["q-0,r-0", "q-1,r-1"]  # what is done stays out
+    assert toy(pipeline=GRID, given=changed)[0][:2] == ["q-0,r-0", "q-1,r-1"]  # what is done stays out
     Path("in").write_text("2")
-    found = toy("--together", "2", pipeline=pipeline, given=changed)[0]
+    found = toy("--together", "2", pipeline=GRID, given=changed)[0]
     assert found == ["first", "p-0,q-0", "r-0", "p-1,q-1", "r-1"]
     with pytest.raises(UserError, match="--at-once and --together must be at least 1"):
-        toy("--together", "0", pipeline=pipeline)
+        toy("--together", "0", pipeline=GRID)
 
 
 def test_a_failure_of_a_command_for_several_steps_names_them_all(toy):
     Path("trains.py").write_text("print('no luck')\nraise SystemExit(1)")
-    pipeline = TOY.replace("second:", "train:").replace('sh -c "echo ${item', "python trains.py --x ${item", 1)
     with pytest.raises(UserError, match=r"^train@p-0, train@q-0 failed: no luck \(all of it: .*train@p-0\+1\.txt\)$"):
-        toy(pipeline=pipeline)
+        toy(pipeline=GRID)
 
 
 @pytest.mark.processes

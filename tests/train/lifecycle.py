@@ -62,14 +62,18 @@ def start(folder: Path) -> None:
 
 
 def train_all(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None], world: World) -> None:
-    """Train every strategy by every objective in a project, with an EMA as each seed says."""
+    """Train every strategy by every objective in a project, with an EMA as each seed says.
+
+    Several processes train all runs of a seed side by side; one process trains them one after the other.
+    """
     torch.set_num_threads(1)
     os.chdir(folder)
     settings = params.load(PARAMS)
     for seed, decay in ema_decay.items():
         recipe = settings.recipe.model_copy(update={"ema_decay": decay})
-        for strategy, objective in product(strategies, OBJECTIVES):
-            train.train_run(settings.model_copy(update={"recipe": recipe}), strategy, objective, seed, world)
+        cells = [train.Cell(*setting, seed) for setting in product(strategies, OBJECTIVES)]
+        for group in [cells] if world.size > 1 else [[cell] for cell in cells]:
+            train.train_runs(settings.model_copy(update={"recipe": recipe}), group, world)
 
 
 def train_together(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None]) -> None:
