@@ -180,9 +180,7 @@ def test_a_run_that_diverges_beside_others_alone_has_no_results(started, uninter
         patch.setattr(torch.optim.AdamW, "step", diverging)
         with pytest.raises(UserError) as caught:
             train_side_by_side(folder)
-    start = (
-        "1 of 3 runs ended early; the others are finished: baseline-none-0: the weights are not finite after step 1 "
-    )
+    start = "1 of 3 runs ended early; the others are finished: baseline-none-0: the weights are not finite after "
     assert str(caught.value).startswith(start)
     assert contents(folder / TRAIN / "lift-mse-0") == uninterrupted
     assert {path.name for path in (folder / TRAIN).iterdir()} == {"lift-mse-0", "widen-softkd_spectral-0"}
