@@ -13,7 +13,8 @@ from stages.core.config import params
 from stages.core.data.splits import index_file, labels, read_index
 from stages.core.evidence import analysis_tables
 from stages.core.evidence.comparison import comparison_table, correct_predictions, nested_means, runs_table
-from stages.core.evidence.statistics import differences_table
+from stages.core.evidence.controls import controls_table
+from stages.core.evidence.differences import differences_table
 from stages.paths import (
     COST,
     DYNAMICS,
@@ -65,10 +66,12 @@ def main() -> None:
     truth = np.array(labels(read_index(index_file(PREPARE, "val")), read_json(MANIFEST)["class_names"]))
     head = ["run", "strategy", "objective", "seed"]
     encoding = pd.DataFrame(read_json(ENCODE / "metrics.json")["runs"]).astype({"seed": "Int64"})
+    differences = differences_table(runs, correct_predictions(runs, TRAIN, truth))
     tables = {
         "runs": runs,
         "comparison": comparison_table(runs, encoding),
-        "differences": differences_table(runs, correct_predictions(runs, TRAIN, truth)),
+        "differences": differences,
+        "controls": controls_table(differences),
         "curves": curves[head + [column for column in curves if column not in head]],
         "backbones": analysis_tables.backbones_table(analyses),
         "dims": analysis_tables.dims_table(SVD, PCA, backbones),

@@ -14,7 +14,7 @@ from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, read_yaml, write_text
 from stages.core.config.models import Student, Teacher
 from stages.core.evidence import studies
-from stages.core.evidence.statistics import summary_sentence
+from stages.core.evidence.differences import summary_sentence
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables.distillation import comparison
 from stages.core.report.tables.encoding import premise

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from stages.core.base.errors import UserError
 from stages.core.config import models, params
+from stages.core.config.schema import Objective
 from stages.core.models.cost import parameters
 from stages.tools.compose import composed
 
@@ -19,12 +20,16 @@ OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
 OPEN = {"strategies", "definitions", "options"}  # mappings whose keys are names of the user's
 
 
+# Keys of an objective that may be left out.
+WITH_DEFAULT = {name for name, field in Objective.model_fields.items() if not field.is_required()}
+
+
 def keys(value, path=()):
     """The paths of all keys that the schema requires."""
     if not isinstance(value, dict) or (path and path[-1] in OPTIONAL):
         return
     for key, inner in value.items():
-        if not (path and path[-1] in OPEN) and key != "wider":  # which has a default
+        if not (path and path[-1] in OPEN) and key not in WITH_DEFAULT:
             yield (*path, key)
         yield from keys(inner, (*path, key))
 
@@ -228,6 +233,10 @@ def test_a_wrong_type_is_named(path, value, load):
         ("recipe.decay_embeddings", True),
         ("recipe.teacher_precision", "float32"),
         ("objective.definitions.mse.wider", "cut"),
+        ("objective.definitions.projector.projector", "trained"),
+        ("objective.definitions.balanced_mse.target", "whitened"),
+        ("objective.definitions.mse.blocks", []),
+        ("objective.definitions.mse.blocks", ["middle"]),
         ("student.strategies.widen_linear.model_args.widen_widths", []),
         ("student.strategies.widen_linear.model_args.widen_widths", [64.0, 96]),
         ("dataset.held_out", 0.0),
@@ -312,6 +321,17 @@ def test_an_impossible_value_is_named(path, value, load):
             "student.strategies.widen.model_args",
             {"widen_widths": [96, 192]},
             "widen.model_args.widen_widths: 192 channels are more than the teacher's 96",
+        ),
+        (
+            "objective.definitions.projector.wider",
+            "pool",
+            "definitions.projector: wider must be refuse where there is a projector (linear)",
+        ),
+        ("objective.definitions.none.projector", "linear", "definitions.none: projector is set, but feature is null"),
+        (
+            "objective.definitions.mse.blocks",
+            ["last", "last"],
+            "definitions.mse: blocks: ['last', 'last'] has the same value twice",
         ),
         ("dataset.image_size", 10, "teacher.model_args.img_size: 8 is not dataset.image_size, 10"),
         ("student.base.img_size", 10, "student.base.img_size: 10 is not dataset.image_size, 8"),
@@ -422,6 +442,21 @@ def test_a_loss_that_pools_wider_students_takes_them(tmp_path):
             UserError, match=r"lift_width: 128 .*spectral.* set objective\.definitions\.spectral\.wider to pool"
         ):
             load_text(tmp_path, composed(change, pool[0], f"objective.names={names}"))
+
+
+def test_widths_that_an_objective_cannot_compare_end_in_one_line_each(tmp_path):
+    change = "student.strategies.lift.model_args.lift_width=128"
+    for name in ("projector", "frozen_projector", "normalized_mse", "gram", "relation", "l1_cosine", "balanced_mse"):
+        assert load_text(tmp_path, composed(change, f"objective={name}"))
+    with pytest.raises(UserError) as caught:
+        load_text(tmp_path, composed(change, "objective=[gram,softkd_orthogonal_projector]"))
+    assert str(caught.value).endswith(
+        "lift_width: 128 channels are more than the teacher's 96, and objective.names: softkd_orthogonal_projector "
+        "projects orthogonally from one to the other; lower it, leave lift or softkd_orthogonal_projector out, or set "
+        "objective.definitions.softkd_orthogonal_projector.projector to linear"
+    )
+    with pytest.raises(UserError, match=r"patch_size: patches of 4 make another grid than .*objective.names: relation"):
+        load_text(tmp_path, composed("student.base.patch_size=4", "objective=relation"))
 
 
 def test_a_misspelt_choice_is_one_line_that_names_the_choices(load):

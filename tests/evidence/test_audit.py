@@ -517,6 +517,25 @@ def test_another_scale_or_a_missing_run_judges_no_difference(change, reason):
     assert verdict["verdict"] == NOT_MEASURED and reason in verdict["reason"] and verdict["evidence"] is None
 
 
+def test_a_control_is_judged_by_its_width_and_not_by_a_published_architecture():
+    claim = CLAIMS["worded/equal_width_gains/half"]
+    results = moved(claim, 1.0)
+    half = {"strategy": "half", "objective": "mse", "architecture": "cait_s24_224", "width": 384, "teacher_width": 384}
+    results.runs.append(half)
+    assert judge(claim, results)["verdict"] == CONFIRMED
+    half["width"] = 192
+    assert judge(claim, results)["reason"] == "half is 192 wide, the claim's is as wide as its teacher, 384"
+
+
+def test_a_verdict_says_that_variances_differ():
+    claim = CLAIMS["worded/gains/lift"]
+    results = moved(claim, 1.0)
+    assert "variances" not in judge(claim, results)["reason"]
+    results.differences[0]["equal_variances_p"] = 0.01
+    verdict = judge(claim, results)
+    assert verdict["verdict"] == CONFIRMED and "variances differ between settings" in verdict["reason"]
+
+
 def test_words_are_judged_on_studies_of_other_images_and_never_on_digits():
     worded = [claim for name, claim in CLAIMS.items() if name.startswith("worded/")]
     for claim in worded:

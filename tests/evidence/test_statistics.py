@@ -10,19 +10,19 @@ from scipy import stats
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import UserError
 from stages.core.evidence.comparison import correct_predictions
-from stages.core.evidence.statistics import (
-    HIGHER,
-    LOWER,
+from stages.core.evidence.differences import (
+    DIFFERENCE_COLUMNS,
+    DUNNETT,
     MCNEMAR,
-    NOT_SHOWN,
-    PAIRED_T,
-    bonferroni,
+    NO_INTERVAL,
+    TUKEY,
     differences_table,
     family,
-    mcnemar,
-    paired_t,
     summary_sentence,
+    variance_warning,
 )
+from stages.core.evidence.simultaneous import dunnett, tukey
+from stages.core.evidence.statistics import HIGHER, LOWER, NOT_SHOWN, bonferroni, mcnemar, paired_t
 from stages.core.report.figures import comparison as figures_comparison
 from stages.core.report.figures import cost as figures_cost
 from stages.core.report.figures import distillation as figures_distillation
@@ -105,7 +105,7 @@ def test_mcnemar_is_antisymmetric_and_shows_what_is_plain():
     assert (one.verdict, other.verdict, mcnemar(12, 10, 450, 0.99).verdict) == (HIGHER, LOWER, NOT_SHOWN)
 
 
-def test_adjusted_intervals_cover_all_at_once(rng):
+def test_bonferronis_intervals_cover_all_at_once(rng):
     level = bonferroni(6)
     assert level == pytest.approx(1 - 0.05 / 6)
     together = [
@@ -124,50 +124,135 @@ def test_every_comparison_of_the_family_is_made_once():
     assert family([("lift", "mse")]) == []
 
 
-def test_seeds_are_paired_and_single_runs_compared_on_their_images():
+def test_two_settings_in_blocks_are_the_paired_t():
     three = runs({("baseline", "none"): [70.0, 75.0, 80.0], ("lift", "none"): [71.0, 76.1, 80.9]})
     (row,) = differences_table(three, {}).to_dict("records")
-    assert (row["method"], row["seeds"], row["comparisons"], row["level"]) == (PAIRED_T, 3, 1, pytest.approx(0.95))
+    assert (row["method"], row["seeds"], row["comparisons"], row["freedom"]) == (DUNNETT, 3, 1, 2)
     assert row["difference"] == pytest.approx(1.0) and row["verdict"] == HIGHER  # unpaired it would show nothing
     assert stats.ttest_ind([71.0, 76.1, 80.9], [70.0, 75.0, 80.0]).pvalue > 0.5
+    for key in ("difference", "low", "high", "p"):
+        assert row[key] == pytest.approx(row[f"paired_{key}"], rel=1e-6)
+    assert row["level"] == pytest.approx(0.95)
 
+
+def test_the_pooled_variance_makes_intervals_that_the_paired_t_does_not(rng):
+    """Six settings and two seeds: each interval is Tukey's or Dunnett's by the analysis of variance of the table."""
+    names = [(strategy, objective) for strategy in ("baseline", "lift", "widen") for objective in ("none", "mse")]
+    values = 90 + 0.5 * rng.normal(size=(6, 2)) + 4 * rng.normal(size=2)
+    values[1] += 6  # baseline-mse
+    table = differences_table(runs({name: list(of) for name, of in zip(names, values, strict=True)}), {})
+    residual = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
+    sd = np.sqrt((residual**2).sum() / 5)
+    assert tuple(table) == DIFFERENCE_COLUMNS and table["residual_sd"].to_numpy() == pytest.approx(sd)
+    halves = {TUKEY: tukey(6, 5) * sd, DUNNETT: dunnett(0.5 + 0.5 * np.eye(5), 5) * sd}  # an error of √(2/2)
+    for row in table.to_dict("records"):
+        one, other = (
+            values[names.index((row[f"{of}strategy"], row[f"{of}objective"]))].mean() for of in ("", "against_")
+        )
+        half = halves[row["method"]]
+        assert (row["low"], row["high"]) == pytest.approx((one - other - half, one - other + half), rel=1e-5)
+        assert (row["method"] == DUNNETT) == (
+            row["against_strategy"] == "baseline" and row["against_objective"] == "none"
+        )
+        assert row["comparisons"] == {TUKEY: 15, DUNNETT: 5}[row["method"]]
+        assert row["level"] == pytest.approx(2 * stats.t.cdf(half / sd, 5) - 1, rel=1e-6)
+        assert row["paired_high"] - row["paired_low"] > 3 * (row["high"] - row["low"]) or abs(row["paired_p"]) < 0.01
+    (gain,) = table[(table["strategy"] == "baseline") & (table["objective"] == "mse")].to_dict("records")
+    assert gain["verdict"] == HIGHER and not gain["paired_low"] > 0
+    text = summary_sentence(table)
+    assert f"2 seeds as blocks, residual standard deviation {sd:.2f} points on 5 degrees of freedom" in text
+    assert "Dunnett's for the 5 from baseline-none, Tukey's for all 15 pairs)." in text
+
+
+def test_settings_may_have_more_seeds_than_others():
+    values = {
+        ("baseline", "none"): [70.0, 72.0, 71.0, 75.0],
+        ("baseline", "mse"): [70.5, 72.1],
+        ("lift", "none"): [71.0],
+    }
+    table = differences_table(runs(values), {})
+    rows = {(row["strategy"], row["objective"]): row for row in table.to_dict("records")}
+    assert {setting: row["seeds"] for setting, row in rows.items()} == {("baseline", "mse"): 2, ("lift", "none"): 1}
+    assert set(table["freedom"]) == {1} and table["low"].notna().all()
+    assert rows["baseline", "mse"]["difference"] == pytest.approx(0.3)  # of the seeds that both have
+    assert rows["lift", "none"]["difference"] == pytest.approx(1.0 - 0.5 / 3 + 0.1 / 3 + 0.4 / 3, abs=0.3)
+    assert np.isnan(rows["lift", "none"]["paired_low"]) and "1 to 2 seeds as blocks" in summary_sentence(table)
+
+
+def test_without_a_degree_of_freedom_there_is_no_interval_over_seeds():
     right = {"baseline-none-0": np.arange(200) < 150, "lift-none-0": np.arange(200) < 180}
     single = runs({("baseline", "none"): [75.0], ("lift", "none"): [90.0]})
     (row,) = differences_table(single, right).to_dict("records")
     assert (row["method"], row["difference"], row["verdict"]) == (MCNEMAR, 15.0, HIGHER)
+    assert np.isnan(row["paired_low"]) and np.isnan(row["residual_sd"])
     assert "by" in figures_comparison.differences(pd.DataFrame([row]))[1].partition("Shown:")[2]
-
-    with pytest.raises(UserError, match="different seeds"):
-        differences_table(three.drop(index=5), {})
+    assert "one run a setting, paired over the validation images" in summary_sentence(pd.DataFrame([row]))
     with pytest.raises(UserError, match="different images"):
         differences_table(single, right | {"lift-none-0": right["lift-none-0"][:-1]})
+
+    apart = runs({("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 73.0]})
+    apart.loc[apart["strategy"] == "lift", "seed"] += 5
+    table = differences_table(apart, {})
+    assert (table["method"][0], table["verdict"][0], table["difference"][0]) == (NO_INTERVAL, NOT_SHOWN, 1.0)
+    assert "for 1 there is no interval: too few seeds in common (no degree of freedom" in summary_sentence(table)
+
+
+def test_settings_that_no_seed_connects_have_no_interval_beside_those_that_have():
+    values = {("baseline", "none"): [70.0, 72.0], ("baseline", "mse"): [70.5, 72.1], ("lift", "none"): [71.0, 73.0]}
+    table = runs(values)
+    table.loc[table["strategy"] == "lift", "seed"] += 5
+    rows = {(row["strategy"], row["objective"]): row for row in differences_table(table, {}).to_dict("records")}
+    assert rows["baseline", "mse"]["method"] == DUNNETT and rows["baseline", "mse"]["low"] < 0.3
+    assert rows["lift", "none"]["method"] == NO_INTERVAL and np.isnan(rows["lift", "none"]["low"])
+
+
+def test_clearly_different_variances_are_warned_of(rng):
+    quiet = {
+        (strategy, "none"): list(80 + 0.1 * rng.normal(size=3)) for strategy in ("baseline", "lift", "widen", "half")
+    }
+    assert variance_warning(differences_table(runs(quiet), {})) == ""
+    loud = quiet | {("uniform", "none"): [70.0, 80.0, 90.0]}
+    warning = variance_warning(differences_table(runs(loud), {}))
+    assert warning.startswith(" Warning: variances clearly differ") and "uniform-none spreads most" in warning
+
+
+def test_the_figure_ends_where_the_intervals_end():
+    wide = differences_table(runs({("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 76.0]}), {})
+    low, high = figures_comparison.differences(wide)[0].axes[0].get_xlim()
+    assert low < wide["low"].min() < low + 0.06 * (high - low) and wide["high"].max() < high
+    narrow = differences_table(
+        runs({("baseline", "none"): [70.0, 71.0, 72.0], ("lift", "none"): [75.0, 76.1, 77.0]}), {}
+    )
+    low, high = figures_comparison.differences(narrow)[0].axes[0].get_xlim()
+    assert -0.5 < low < 0 and wide["low"].notna().all() and high < 6
 
 
 def test_the_sentence_says_what_the_intervals_show():
     table = differences_table(runs({("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 72.1]}), {})
     sentence = summary_sentence(table)
     assert "none is shown (0 higher, 0 lower); for 1 the interval holds zero: no difference shown" in sentence
-    assert "Two seeds leave one degree of freedom" in sentence
+    assert "on 1 degree of freedom" in sentence
     assert "nothing to compare" in summary_sentence(differences_table(runs({("baseline", "none"): [70.0]}), {}))
     (row,) = tables.differences(table)
     assert row["verdict"] == NOT_SHOWN and row["setting"] == "lift-none" and row["minus"] == "baseline-none"
 
 
-def test_equal_differences_have_no_interval_and_are_counted_apart():
-    settings = {("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 73.0], ("widen", "none"): [71.0, 72.4]}
+def test_without_any_spread_there_is_no_interval():
+    settings = {("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 73.0], ("widen", "none"): [71.5, 73.5]}
     table = differences_table(runs(settings), {})
     text = summary_sentence(table)
     assert "Of 3 differences in top-1, none is shown (0 higher, 0 lower)" in text
     assert (
-        "for 2 the interval holds zero: no difference shown; for 1 there is no interval: the seeds differ alike" in text
+        "for 0 the interval holds zero: no difference shown; for 3 there is no interval: the seeds differ alike" in text
     )
-    assert table["low"].isna().sum() == 1 and set(table["verdict"]) == {NOT_SHOWN}
+    assert table["low"].isna().all() and set(table["verdict"]) == {NOT_SHOWN}
     _, caption = figures_comparison.differences(table)
-    assert "1 without a line: there is no interval." in caption and "Shown:" not in caption
-    assert [row["interval"] for row in tables.differences(table)].count("–") == 1
-    every = summary_sentence(differences_table(runs({key: settings[key] for key in list(settings)[:2]}), {}))
-    assert "for 0 the interval holds zero: no difference shown; for 1 there is no interval" in every
-    assert "there is no interval" not in summary_sentence(table[table["low"].notna()])
+    assert "3 without a line: there is no interval." in caption and "Shown:" not in caption
+    assert [row["interval"] for row in tables.differences(table)].count("–") == 3
+    # One setting that differs is enough for a variance, and all have intervals; the paired t of two alike has none.
+    other = differences_table(runs(settings | {("widen", "none"): [71.0, 72.4]}), {})
+    assert other["low"].notna().all() and other["paired_low"].isna().sum() == 1
+    assert "there is no interval" not in summary_sentence(other)
 
 
 WIDTHS = {"baseline": 192, "lift_256": 256, "lift": 384}

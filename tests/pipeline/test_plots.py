@@ -9,7 +9,7 @@ import yaml
 from dvc_render.vega import VegaRenderer
 
 from stages.core.evidence.comparison import RUN_COLUMNS
-from stages.core.evidence.statistics import DIFFERENCE_COLUMNS
+from stages.core.evidence.differences import DIFFERENCE_COLUMNS
 
 COLUMNS = {
     "curves": ("run", "strategy", "objective", "seed", "epoch", "top1"),

@@ -86,7 +86,10 @@ def test_help_says_in_one_line_what_it_does(call, tmp_path):
     ("overrides", "reason"),
     [
         (["profile=cifar"], "profile=cifar: profile has no such option; it has cifar100, digits, imagenet"),
-        (["objective=nope"], "objective=nope: objective has no such option; it has core, default, mse, none, paper"),
+        (
+            ["objective=nope"],
+            "objective=nope: objective has no such option; it has balanced_mse, controls",
+        ),
         (["strategy=[all,nope]"], "strategy=nope: strategy has no such option; it has ablation, all, baseline"),
         (["recipe@teacher.recipe=nope"], "recipe=nope: recipe has no such option; it has cifar100, digits, imagenet"),
         (["recipe=5"], "recipe=5: recipe has no such option; it has cifar100, digits, imagenet"),

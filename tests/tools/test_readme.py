@@ -9,7 +9,7 @@ import pytest
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
 from stages.core.evidence.comparison import comparison_table
-from stages.core.evidence.statistics import differences_table
+from stages.core.evidence.differences import differences_table
 from stages.core.report.notebooks import read_table
 from stages.tools import readme
 

@@ -18,6 +18,9 @@ import scipy.fft
 from stages.core.analysis.energy import TIE, by_threshold, dims, shares
 from stages.core.analysis.nulls import permutation_expectation
 from stages.core.features.store import chunks
+from stages.core.runtime.machine import cores
+
+BATCH = 4  # images that are transformed together: enough for several cores, few enough for their caches
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,17 @@ def mean_spectra(features: np.ndarray) -> MeanSpectra:
     Raises:
         UserError: a feature is not finite.
     """
-    folded, counts = [], []
-    for tokens, energies in _images(features):
+    folded, counts, channels = [], [], features.shape[-1]
+    for tokens, energies in _batches(features):
         weights = np.divide(1.0, energies, out=np.zeros_like(energies), where=energies > 0)
-        half = scipy.fft.rfft(tokens, axis=-1)
-        power = weights @ (half.real**2 + half.imag**2) / tokens.shape[-1]
-        counts.append(np.count_nonzero(energies))
-        folded.append(_add_mirrored(power, tokens.shape[-1]) / max(1, counts[-1]))
-    used = np.array(counts)
-    return MeanSpectra(np.stack(folded), used, int(features.shape[0] * features.shape[1] - used.sum()))
+        squares = scipy.fft.rfft(tokens, axis=-1, workers=cores()).view(np.float64)  # real and imaginary parts in turn
+        np.square(squares, out=squares)
+        sums = (weights[:, None] @ squares)[:, 0] / channels
+        used = np.count_nonzero(energies, axis=1)
+        folded.append(_add_mirrored(sums[:, ::2] + sums[:, 1::2], channels) / np.maximum(1, used)[:, None])
+        counts.append(used)
+    used = np.concatenate(counts)
+    return MeanSpectra(np.concatenate(folded), used, int(features.shape[0] * features.shape[1] - used.sum()))
 
 
 def moment(features: np.ndarray) -> np.ndarray:
@@ -244,8 +249,15 @@ def _add_mirrored(half: np.ndarray, channels: int) -> np.ndarray:
     return folded
 
 
+def _batches(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A few images' tokens [images, tokens, D] in float64 at a time, and their energies ‖x‖² [images, tokens]."""
+    for chunk in chunks(features):
+        for start in range(0, len(chunk), BATCH):
+            tokens = chunk[start : start + BATCH]
+            yield tokens, np.einsum("itc,itc->it", tokens, tokens)
+
+
 def _images(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each image's tokens [tokens, D] in float64, and their energies ‖x‖² [tokens]."""
-    for chunk in chunks(features):
-        for tokens in chunk:
-            yield tokens, np.einsum("tc,tc->t", tokens, tokens)
+    for batch in _batches(features):
+        yield from zip(*batch, strict=True)

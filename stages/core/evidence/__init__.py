@@ -2,12 +2,16 @@
 
 __all__ = [
     "analysis_tables",
+    "blocks",
     "claims",
     "comparison",
+    "controls",
+    "differences",
     "measures",
     "register",
     "requirements",
     "results",
+    "simultaneous",
     "statistics",
     "studies",
     "training_logs",

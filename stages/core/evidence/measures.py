@@ -10,12 +10,14 @@ from typing import Any
 
 from stages.core.base.names import BASELINE, LABELS_ONLY, TEACHER, setting_name
 from stages.core.evidence.claims import Claim
+from stages.core.evidence.differences import UNEQUAL
 from stages.core.evidence.requirements import PaperStudent, unmet_requirement
 from stages.core.evidence.results import Results, Run
 
 BACKBONES = "svd_and_pca_dims"  # the family of paper.yaml whose rows name the backbones' timm models
 IMAGE_SIZE = 224  # of rows without img_size
 LEVEL = "95"  # percent of the energy, in the paper's wording
+CAUTION = "; variances differ between settings, which the interval does not allow for"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Measured:
         figure: the figure that shows it.
         interval: its adjusted confidence interval, where it has one.
         missing: what the claim covers but was not measured: then the value can contradict it, but not confirm it.
+        caution: what to know of the interval, as words that follow it.
     """
 
     value: float
@@ -35,6 +38,7 @@ class Measured:
     figure: str | None = None
     interval: tuple[float, float] | None = None
     missing: str = ""
+    caution: str = ""
 
 
 def _analysed(
@@ -280,26 +284,32 @@ def _difference(results: Results, first: Sequence[str], second: Sequence[str]) -
         if sign:
             low, high = sorted(sign * row[end] for end in ("low", "high"))
             place = f"{results.folder}/differences.csv: {' minus '.join(pair)}"
-            return Measured(sign * row["difference"], place, "differences", (low, high))
+            caution = CAUTION if row.get("equal_variances_p", 1) < UNEQUAL else ""
+            return Measured(sign * row["difference"], place, "differences", (low, high), caution=caution)
     return f"no comparison of {' with '.join(names)}"
 
 
 def _top1_difference(claim: Claim, results: Results) -> Measured | str:
     first, second = claim.options["first"], claim.options["second"]
-    reasons = (_no_such_student(results, strategy) for strategy, _ in (first, second))
+    reasons = (_no_such_student(claim, results, strategy) for strategy, _ in (first, second))
     return next(filter(None, reasons), None) or _difference(results, first, second)
 
 
-def _no_such_student(results: Results, strategy: str) -> str | None:
-    """The reason why the runs of a strategy are not of the paper's student of that name, at whatever scale."""
-    architecture = results.cost[strategy]["architecture"]
+def _no_such_student(claim: Claim, results: Results, strategy: str) -> str | None:
+    """The reason why the runs of a strategy are not of the paper's student of that name, at whatever scale.
+
+    A student that the paper does not have is a control, and has its teacher's width.
+    """
+    of_paper = strategy in claim.paper["cost"]
+    architecture = results.cost[strategy]["architecture"] if of_paper else None
     for run in results.runs:
         if run["strategy"] != strategy:
             continue
-        if run["architecture"] != architecture:
+        if architecture is not None and run["architecture"] != architecture:
             return f"{strategy} is {run['architecture']}, the paper's is {architecture}"
         if strategy != BASELINE and run["width"] != run["teacher_width"]:
-            return f"{strategy} is {run['width']} wide, the paper's is as wide as its teacher, {run['teacher_width']}"
+            meant = "the paper's" if of_paper else "the claim's"
+            return f"{strategy} is {run['width']} wide, {meant} is as wide as its teacher, {run['teacher_width']}"
     return None
 
 

@@ -12,7 +12,7 @@ from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
 
 TEXT_COLUMNS = ("run", "strategy", "objective", "architecture")  # of runs.csv and curves.csv: text, whatever it says
-DIFFERENCE_NUMBERS = ("difference", "low", "high")
+DIFFERENCE_NUMBERS = ("difference", "low", "high", "equal_variances_p")
 Run = Mapping[str, Any]  # a row of runs.csv; None where a cell is empty
 
 

@@ -88,10 +88,10 @@ def _decide(claim: Claim, measured: Measured, allowed: float) -> tuple[str, str]
         if math.isnan(low):
             return (
                 NOT_MEASURED,
-                f"{NOT_SHOWN}: all seeds differ by the same {measured.value:+.2f}, which gives no interval",
+                f"{NOT_SHOWN}: {measured.value:+.2f}, for which the seeds give no interval",
             )
         ends = {_side(end, claim, allowed) for end in measured.interval}
-        finding = f"interval {low:+.2f} to {high:+.2f}, expected {expected(claim)}"
+        finding = f"interval {low:+.2f} to {high:+.2f}, expected {expected(claim)}{measured.caution}"
         if len(ends) > 1:
             return NOT_MEASURED, f"{NOT_SHOWN}: {finding}"
         return (CONFIRMED if ends == {0} else CONTRADICTED), finding

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stages.core.base.names import BASELINE, setting_name
-from stages.core.evidence.statistics import NOT_SHOWN, summary_sentence
+from stages.core.evidence.controls import NOT_RUN
+from stages.core.evidence.differences import summary_sentence
+from stages.core.evidence.statistics import NOT_SHOWN
 from stages.core.report.style import GREY, look, new_figure
-
-WIDEST = 100.0  # percentage points: two accuracies cannot differ by more
 
 
 def differences(rows: pd.DataFrame) -> tuple[Figure, str]:
@@ -26,6 +27,40 @@ def differences(rows: pd.DataFrame) -> tuple[Figure, str]:
     """
     figure = new_figure(8.4, 1.6 + 0.27 * len(rows))
     panel = figure.subplots()
+    _draw_intervals(panel, rows, [" − ".join(_pair(row)) for row in rows.to_dict("records")])
+    panel.set_title("Differences between settings, with intervals that hold together")
+    shown = rows[rows["verdict"] != NOT_SHOWN].to_dict("records")
+    held = "; ".join(_shown(row) for row in shown)
+    caption = f"The first setting's top-1 minus the second's, with its adjusted interval. {summary_sentence(rows)}"
+    caption += f" Shown: {held} points." if held else ""
+    empty = int(rows["low"].isna().sum())
+    if empty:
+        caption += f" {empty} without a line: there is no interval."
+    return figure, caption
+
+
+def controls(rows: pd.DataFrame) -> tuple[Figure, str]:
+    """The pairs of settings that separate the explanations, each with its interval, as in `differences`.
+
+    Args:
+        rows: what `controls_table` made of differences.csv; pairs that were not run are left out.
+    """
+    known = rows[rows["verdict"] != NOT_RUN]
+    figure = new_figure(8.4, 1.7 + 0.4 * len(known))
+    panel = figure.subplots()
+    _draw_intervals(panel, known, [f"{row['first']} − {row['second']}" for row in known.to_dict("records")])
+    panel.set_title("Width, projector or basis?")
+    shown = int((known["verdict"] != NOT_SHOWN).sum())
+    caption = (
+        "The first setting's top-1 minus the second's, with its interval, for the pairs that separate the "
+        f"explanations: {len(known)} of {len(rows)} were run, {shown or 'none'} of them "
+        f"{'show' if shown > 1 else 'shows'} a difference."
+    )
+    return figure, caption
+
+
+def _draw_intervals(panel: Axes, rows: pd.DataFrame, names: list[str]) -> None:
+    """A line for each interval and a point for each difference; the axis ends where what is drawn ends."""
     panel.axvline(0, color=GREY, lw=1)
     places = np.arange(len(rows))
     shown = (rows["verdict"] != NOT_SHOWN).to_numpy()
@@ -36,23 +71,14 @@ def differences(rows: pd.DataFrame) -> tuple[Figure, str]:
         panel.hlines(at, those["low"], those["high"], color=drawn.color, lw=1.8)
         face = drawn.color if label == "shown" else "white"
         panel.plot(those["difference"], at, "o", color=drawn.color, mfc=face, ms=6, label=label)
-    widest = np.nanmax(rows[["difference", "low", "high"]].abs().to_numpy())
-    limit = min(WIDEST, 1.08 * widest) or 1.0
-    panel.set_xlim(-limit, limit)
-    panel.set_yticks(places, [" − ".join(_pair(row)) for row in rows.to_dict("records")])
+    drawn_values = rows[["difference", "low", "high"]].to_numpy(dtype=float)
+    low, high = min(0.0, np.nanmin(drawn_values)), max(0.0, np.nanmax(drawn_values))
+    margin = 0.05 * (high - low) or 1.0
+    panel.set_xlim(low - margin, high + margin)
+    panel.set_yticks(places, names)
     panel.set_ylim(len(rows) - 0.4, -0.6)
     panel.set(xlabel="difference in top-1, percentage points")
-    panel.set_title("Differences between settings, with intervals that hold together")
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    held = "; ".join(_shown(row) for row in rows[shown].to_dict("records"))
-    caption = f"The first setting's top-1 minus the second's, with its adjusted interval. {summary_sentence(rows)}"
-    caption += f" Shown: {held} points." if held else ""
-    empty = int(rows["low"].isna().sum())
-    if empty:
-        caption += f" {empty} without a line: there is no interval."
-    if widest > WIDEST:
-        caption += f" Intervals are cut at ±{WIDEST:.0f} points."
-    return figure, caption
 
 
 def lift_widths(runs: pd.DataFrame) -> list[int]:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stages.core.evidence.statistics import summary_sentence
+from stages.core.evidence.differences import summary_sentence
 from stages.core.report.style import GREY, looks, new_figure
 
 OBJECTIVES = ("none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral")

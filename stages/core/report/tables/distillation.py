@@ -64,10 +64,30 @@ def differences(rows: pd.DataFrame) -> list[dict[str, Any]]:
             "setting": setting_name(row["strategy"], row["objective"]),
             "minus": setting_name(row["against_strategy"], row["against_objective"]),
             "points": f"{row['difference']:+.2f}",
-            "interval": "–" if pd.isna(row["low"]) else f"{row['low']:+.2f} to {row['high']:+.2f}",
+            "interval": _interval(row["low"], row["high"]),
             "p, not adjusted": row["p"],
             "method": row["method"],
+            "paired t alone": _interval(row["paired_low"], row["paired_high"]),
             "verdict": row["verdict"],
         }
         for row in rows.to_dict("records")
     ]
+
+
+def controls(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """The table of `controls_table` in words: question, pair, difference with its interval, and what is shown."""
+    return [
+        {
+            "question": row["question"],
+            "first": row["first"],
+            "second": row["second"],
+            "points": "–" if pd.isna(row["difference"]) else f"{row['difference']:+.2f}",
+            "interval": _interval(row["low"], row["high"]),
+            "what it shows": row["reading"],
+        }
+        for row in rows.to_dict("records")
+    ]
+
+
+def _interval(low: float, high: float) -> str:
+    return "–" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"
