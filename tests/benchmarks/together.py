@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--scale", choices=SCALES, required=True)
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int)
-    parser.add_argument("--steps", type=int, default=20, help="of one measurement")
+    parser.add_argument("--steps", type=int, default=10, help="of one measurement")
     parser.add_argument("--turns", type=int, default=5, help="measurements")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
