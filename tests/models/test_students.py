@@ -182,7 +182,7 @@ def test_the_published_ablation_has_the_releases_widths_and_size(root):
         "widen_linear_three_heads"
     ]
     given = Params.model_validate(yaml.safe_load(composed("profile=imagenet")))
-    architecture, arguments = given.student.model("widen_linear_three_heads")
+    architecture, arguments = given.student.model("widen_linear_three_heads", given.teacher)
     model = timm.create_model(architecture, **arguments)
     assert parameters(model) == published["params"]
     assert [info["num_chs"] for info in model.feature_info] == published["widths"]
