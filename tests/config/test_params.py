@@ -345,7 +345,11 @@ def test_an_impossible_value_is_named(path, value, load):
         ("recipe.keep_epochs", [3, 3], "recipe: keep_epochs [3, 3] must rise, each epoch once"),
         ("recipe.keep_epochs", [0], "recipe.keep_epochs.0: must be greater than or equal to 1"),
         ("recipe.keep_epochs", 3, "recipe.keep_epochs: must be a list, as [3]"),
-        ("student.strategies.lift.copies_teacher", True, "copies_teacher needs architecture: teacher, not deit_tiny_lift"),
+        (
+            "student.strategies.lift.copies_teacher",
+            True,
+            "copies_teacher needs architecture: teacher, not deit_tiny_lift",
+        ),
         ("student.strategies.lift.depth_divisor", 2, "depth_divisor needs architecture: teacher, not deit_tiny_lift"),
         ("student.strategies.half.model_args", {"depth": 3}, "depth_divisor and model_args.depth both set the depth"),
         ("recipe.warmup_epochs", 1000, "recipe: warmup_epochs 1000 leaves none of the"),
@@ -518,7 +522,9 @@ def test_a_depth_that_does_not_halve_stops_only_who_trains_such_a_student(tmp_pa
 def test_a_depth_that_no_name_tells_is_asked_for(tmp_path):
     teacher = ["teacher=imagenet", "teacher.architecture=deit_small_patch16_224", "teacher.weights=random"]
     size = ["+teacher.model_args.img_size=8", "+teacher.model_args.patch_size=2"]
-    with pytest.raises(UserError, match=r"half\.depth_divisor: set teacher\.model_args\.depth, to the blocks of deit_small"):
+    with pytest.raises(
+        UserError, match=r"half\.depth_divisor: set teacher\.model_args\.depth, to the blocks of deit_small"
+    ):
         load_text(tmp_path, composed(*teacher, *size, "strategy=half", "objective=none"))
     given = load_text(
         tmp_path, composed(*teacher, *size, "+teacher.model_args.depth=12", "strategy=half", "objective=none")

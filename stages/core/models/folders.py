@@ -17,6 +17,7 @@ from stages.core.models.talking_heads import batch_talking_heads
 
 EPOCHS = "epochs"  # the folder, within a run's, of the models that were kept during training
 
+
 def create(
     architecture: str,
     arguments: dict[str, Any],

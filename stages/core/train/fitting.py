@@ -121,7 +121,7 @@ def fit_and_save(
 ) -> None:
     """Fit `model` and write `folder`: the timm model, metrics.json, curves.csv, predictions, DVCLive's curves.
 
-    With an EMA, `folder`/ema holds the model with averaged weights; `folder`/epochs holds, each as a timm model, those of
+    With an EMA, `folder`/ema holds the model with averaged weights. `folder`/epochs holds the models of
     `recipe.keep_epochs` (not averaged), which wait beside the checkpoint until the run ends.
 
     Args:
@@ -230,7 +230,8 @@ def fit_and_save(
             kept = folders.kept_epochs(checkpoints.folder)
             for epochs in recipe.keep_epochs:
                 if epochs not in kept:
-                    raise UserError(f"{checkpoints.folder} has lost the model of epoch {epochs}; start over with FRESH=1")
+                    lost = folders.epoch_folder(checkpoints.folder, epochs)
+                    raise UserError(f"{lost}, a model that was kept, is gone; start over with FRESH=1")
                 shutil.copytree(kept[epochs], folders.epoch_folder(out, epochs))
             if fitted.ema_model is not None:
                 folders.save(fitted.ema_model, out / "ema", record)
