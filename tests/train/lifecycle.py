@@ -66,12 +66,13 @@ def start(folder: Path) -> None:
 
 
 def train_all(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None], world: World) -> None:
-    """Train every strategy by every objective in a project, with an EMA as each seed says."""
+    """Train every strategy by every objective; with an EMA where a seed has one, and then models are kept, too."""
     torch.set_num_threads(1)
     os.chdir(folder)
     settings = params.load(PARAMS)
     for seed, decay in ema_decay.items():
-        recipe = settings.recipe.model_copy(update={"ema_decay": decay})
+        kept = settings.recipe.keep_epochs if decay else []
+        recipe = settings.recipe.model_copy(update={"ema_decay": decay, "keep_epochs": kept})
         for strategy, objective in product(strategies, OBJECTIVES):
             train.train_run(settings.model_copy(update={"recipe": recipe}), strategy, objective, seed, world)
 
