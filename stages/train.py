@@ -8,6 +8,7 @@ from stages.core.base.names import run_name
 from stages.core.config import params
 from stages.core.data.dataset import image_list
 from stages.core.models import folders
+from stages.core.models.copying import copy_blocks
 from stages.core.runtime import distributed
 from stages.core.train.fitting import fit_and_save, model_options
 from stages.core.train.task import check_compatible
@@ -37,11 +38,14 @@ def train(settings: params.Params, strategy: str, objective_name: str, seed: int
 def train_run(settings: params.Params, strategy: str, objective_name: str, seed: int, world: distributed.World) -> None:
     """Train one student in the processes of `world` and write its folder."""
     data, objective = settings.dataset, settings.objective.definitions[objective_name]
-    architecture, model_args = settings.student.model(strategy)
+    architecture, model_args = settings.student.model(strategy, settings.teacher)
     name = run_name(strategy, objective_name, seed)
     teacher = folders.load(TEACH).to(world.device)
     student = folders.create(architecture, model_args, seed=seed, **model_options(data, settings.recipe))
     student = student.to(world.device)
+    copied = {}  # what a run that starts from the teacher's weights says of it
+    if settings.student.strategies[strategy].copies_teacher:
+        copied = {"copied_blocks": copy_blocks(student, teacher)}
     check_compatible(student, teacher, data.image_size, feature=objective.refuses_wider, blocks=objective.blocks)
     fit_and_save(
         student,
@@ -57,6 +61,7 @@ def train_run(settings: params.Params, strategy: str, objective_name: str, seed:
         seed=seed,
         identity={
             "student": [architecture, model_args],
+            **copied,
             "objective": objective.model_dump(),
             "seed": seed,
             "recipe": settings.recipe.model_dump(),
@@ -70,6 +75,7 @@ def train_run(settings: params.Params, strategy: str, objective_name: str, seed:
             **objective.model_dump(),
             "architecture": architecture,
             "model_args": model_args,
+            **copied,
             "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
             "teacher_weights": folders.provenance(TEACH)["weights"],
             "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]

@@ -16,7 +16,10 @@ from stages.core.runtime.distributed import World, joined, launch
 from stages.paths import COST, PARAMS
 
 ROOT = Path(__file__).resolve().parents[2]
-STRATEGIES = ("baseline", "lift", "widen", "uniform", "widen_linear", "widen_three_heads")  # one of each kind
+STRATEGIES = (  # one of each kind
+    *("baseline", "lift", "widen", "uniform", "half", "copy"),
+    *("widen_linear", "widen_three_heads"),
+)
 OBJECTIVES = ("none", "mse", "softkd", "softkd_spectral")  # one of each class
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 3, "num_heads": 3}
 
@@ -39,6 +42,7 @@ def write_params(folder: Path, *, ema_decay: float | None, seeds: Sequence[int],
     content["teacher"]["model_args"]["depth"] = 2
     content["student"]["base"] |= TINY
     content["recipe"] |= {"epochs": 1, "epoch_steps": 2, "global_batch": 16, "warmup_epochs": 0}
+    content["recipe"]["keep_epochs"] = [1]
     content["recipe"]["ema_decay"] = ema_decay
     content["analysis"] |= {"images_per_class": 1}
     content["analysis"]["sep"] |= {"permutations": 10, "resamples": 10}
@@ -62,12 +66,13 @@ def start(folder: Path) -> None:
 
 
 def train_all(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None], world: World) -> None:
-    """Train every strategy by every objective in a project, with an EMA as each seed says."""
+    """Train every strategy by every objective; with an EMA where a seed has one, and then models are kept, too."""
     torch.set_num_threads(1)
     os.chdir(folder)
     settings = params.load(PARAMS)
     for seed, decay in ema_decay.items():
-        recipe = settings.recipe.model_copy(update={"ema_decay": decay})
+        kept = settings.recipe.keep_epochs if decay else []
+        recipe = settings.recipe.model_copy(update={"ema_decay": decay, "keep_epochs": kept})
         for strategy, objective in product(strategies, OBJECTIVES):
             train.train_run(settings.model_copy(update={"recipe": recipe}), strategy, objective, seed, world)
 

@@ -136,7 +136,8 @@ def fit_and_save(
 ) -> None:
     """Fit `model` and write `folder`: the timm model, metrics.json, curves.csv, predictions, DVCLive's curves.
 
-    With an EMA, `folder`/ema holds the model with averaged weights.
+    With an EMA, `folder`/ema holds the model with averaged weights. `folder`/epochs holds the models of
+    `recipe.keep_epochs` (not averaged), which wait beside the checkpoint until the run ends.
 
     Args:
         model: the model to train, on the device of `world`; its weights are initialised already.
@@ -151,7 +152,7 @@ def fit_and_save(
         record: entries of metrics.json that describe the run, beside what is measured.
 
     Raises:
-        UserError: see `fit`.
+        UserError: see `fit`; or a kept epoch's model was deleted before the run ended.
     """
     machine.share_cores(world.device)
     checkpoint_folder = CheckpointFolder(
@@ -194,6 +195,12 @@ def fit_and_save(
     with checkpoint_folder as checkpoints:
         if world.primary:  # the process that has deleted the old ones
             machine.note_fresh_start()
+
+        def keep(epochs: int) -> None:
+            if epochs in recipe.keep_epochs and world.primary:
+                with atomic_folder(folders.epoch_folder(checkpoints.folder, epochs)) as out:
+                    folders.save(model, out, {**record, "epochs": epochs})
+
         live = checkpoints.folder / "live"
         logged = live_log(live) if world.primary else nullcontext(lambda _: None)
         with logged as log, sigterm_deferred() as terminated:
@@ -211,6 +218,7 @@ def fit_and_save(
                 terminated=terminated,
                 compiled=machine.compiled(world.device, worthwhile=worthwhile),
                 log=log,
+                keep=keep,
             )
         if teacher is None:
             final = None
@@ -242,6 +250,12 @@ def fit_and_save(
                 **({"adopted": checkpoints.adopted} if checkpoints.adopted else {}),
             }
             folders.save(model, out, record)
+            kept = folders.kept_epochs(checkpoints.folder)
+            for epochs in recipe.keep_epochs:
+                if epochs not in kept:
+                    lost = folders.epoch_folder(checkpoints.folder, epochs)
+                    raise UserError(f"{lost}, a model that was kept, is gone; start over with FRESH=1")
+                shutil.copytree(kept[epochs], folders.epoch_folder(out, epochs))
             if fitted.ema_model is not None:
                 folders.save(fitted.ema_model, out / "ema", record)
             if final is not None:

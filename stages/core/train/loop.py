@@ -68,6 +68,7 @@ def fit(
     terminated: Callable[[], bool] = lambda: False,
     compiled: bool = False,
     log: Callable[[dict[str, float]], None] = lambda _: None,
+    keep: Callable[[int], None] = lambda _: None,
 ) -> Fitted:
     """Train a task's model with AdamW and a cosine schedule, evaluating after every epoch.
 
@@ -102,6 +103,7 @@ def fit(
         terminated: returns whether this process was asked to terminate, which makes all of them save and stop.
         compiled: whether to compile student and teacher.
         log: called with the metrics of each epoch, including those from before an interruption.
+        keep: called after each epoch with the number of epochs done, before any checkpoint says that it is done.
 
     Raises:
         UserError: a loss or weight is not finite (the last checkpoint is kept), the checkpoint that is adopted does not
@@ -185,6 +187,7 @@ def fit(
         check_finite(metrics, f"after epoch {epoch}")
         log(metrics)
         progress.finished(metrics)
+        keep(epoch + 1)
         run.finish_epoch(metrics, last=epoch == epochs - 1)
     return Fitted(run.history, run.images / run.seconds if run.seconds else 0.0, ema_model)
 
