@@ -59,10 +59,17 @@ def started(environment, tmp_path_factory):
     return folder
 
 
+def copied(project, folder):
+    """A copy of a project; its images, which no run changes, are those of the project."""
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns(PREPARE.name))
+    (folder / PREPARE).symlink_to(project / PREPARE)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def finished(started, environment, tmp_path_factory):
     """A project in which every run is trained, encoded and summarized."""
-    folder = shutil.copytree(started, tmp_path_factory.mktemp("finished") / "project")
+    folder = copied(started, tmp_path_factory.mktemp("finished") / "project")
     decays = {seed: f"{seed}:{decay or ''}" for seed, decay in EMA_DECAY.items()}
     command = [sys.executable, lifecycle.__file__, str(folder), decays[2], decays[3]]
     together = subprocess.Popen(
@@ -132,7 +139,7 @@ def outputs(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(started, tmp_path_factory):
     """What the run of the following test leaves when nothing fails."""
-    return train_one(shutil.copytree(started, tmp_path_factory.mktemp("whole") / "project"))
+    return train_one(copied(started, tmp_path_factory.mktemp("whole") / "project"))
 
 
 def train_one(folder, objective="mse", strategy="lift"):
@@ -166,8 +173,7 @@ AFTER_THE_LAST_STEP = [
 
 def test_a_failure_after_the_last_step_costs_no_training(started, uninterrupted, tmp_path, environment):
     for place, name, position in AFTER_THE_LAST_STEP:
-        folder = tmp_path / f"{place.__name__}.{name}-{position}"
-        shutil.copytree(started, folder)
+        folder = copied(started, tmp_path / f"{place.__name__}.{name}-{position}")
         calls, original = count(), getattr(place, name)
 
         def fails(*arguments, calls=calls, original=original, position=position, **options):
@@ -185,7 +191,7 @@ def test_a_failure_after_the_last_step_costs_no_training(started, uninterrupted,
 
 
 def test_weights_that_the_last_step_makes_infinite_end_in_one_line(started, tmp_path, environment):
-    folder = shutil.copytree(started, tmp_path / "project")
+    folder = copied(started, tmp_path / "project")
     step, steps = torch.optim.AdamW.step, count(1)
 
     def diverging(optimizer, *arguments, **options):
@@ -212,7 +218,7 @@ def loadable(file):
 
 
 def test_a_log_file_has_the_device_and_a_line_per_epoch(started, tmp_path, capsys, environment):
-    folder = shutil.copytree(started, tmp_path / "project")
+    folder = copied(started, tmp_path / "project")
     with environment.context() as patch:
         patch.delenv("CI", raising=False)
         train_one(folder)
