@@ -15,6 +15,7 @@ from stages.core.runtime import distributed, machine
 from stages.core.runtime.distributed import World
 from stages.core.train.evaluation import evaluate
 from stages.core.train.fitting import NO_DISTILLATION, fit_and_save, model_options
+from stages.core.train.jobs import Job
 from stages.paths import MANIFEST, PARAMS, PREPARE, TEACH
 
 BATCH = 128  # images at a time; affects memory, not results
@@ -38,16 +39,10 @@ def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, wo
     """Fit the teacher on the labels alone."""
     arguments, options = teacher.model_args.keyword_arguments(), model_options(data, recipe)
     model = folders.create(teacher.architecture, arguments, seed=teacher.seed, **options)
-    fit_and_save(
-        model.to(world.device),
-        None,
-        TEACH,
-        world=world,
+    job = Job(
         run="teach",
-        train_images=image_list(data, "train", prepared=PREPARE, manifest_file=MANIFEST),
-        val_images=image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),
-        data=data,
-        recipe=recipe,
+        model=model.to(world.device),
+        folder=TEACH,
         objective=NO_DISTILLATION,
         seed=teacher.seed,
         identity={
@@ -56,6 +51,15 @@ def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, wo
             "manifest": read_json(MANIFEST),
         },
         record=Provenance(teacher.architecture, teacher.weights).record(),
+    )
+    fit_and_save(
+        [job],
+        None,
+        world=world,
+        train_images=image_list(data, "train", prepared=PREPARE, manifest_file=MANIFEST),
+        val_images=image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),
+        data=data,
+        recipe=recipe,
     )
 
 

@@ -21,6 +21,8 @@ BENCHMARKS = {
     "training-imagenet-cuda": "python tests/benchmarks/training.py --scale imagenet",
     "training-cifar100-cuda": "python tests/benchmarks/training.py --scale cifar100",
     "training-digits-cpu": "python tests/benchmarks/training.py --scale digits --turns 3",
+    "together-imagenet-cuda": "python tests/benchmarks/together.py --scale imagenet",
+    "together-digits-cpu": "python tests/benchmarks/together.py --scale digits",
     "whole_run-cpu": "python tests/benchmarks/whole_run.py",
     "extraction-cuda": "python tests/benchmarks/extraction.py --images 2000",
     "extraction-cpu": "python tests/benchmarks/extraction.py",
@@ -89,6 +91,31 @@ def training_table(found: Measured) -> str:
                 ]
             )
     return table(header, rows)
+
+
+def together_table(found: Measured) -> str:
+    """How many times as fast students are side by side as one after the other, beside the arithmetic's limit."""
+    header = ["scale, device", "students", "together (s)", "one after the other (s)", "ratio", "limit", "of the limit"]
+    rows: list[list[object]] = []
+    for name in (name for name in BENCHMARKS if name.startswith("together-")):
+        place = name.removeprefix("together-").replace("-", ", ")
+        for one in found[name]["results"] if name in found else ():
+            times = (spread(one[key], 2) for key in ("together_s", "apart_s", "ratio"))
+            rows.append([place, one["students"], *times, f"{one['limit']:.2f}", f"{one['share_of_limit']:.0%}"])
+        if name not in found:
+            rows.append([place, *["not measured"] * (len(header) - 1)])
+    return table(header, rows)
+
+
+def limits_table(found: Measured) -> str:
+    """The arithmetic's limits of `together_table` at every scale, from counts of operations."""
+    records = [record for record in found.values() if record["benchmark"] == "together"]
+    if not records:
+        return "Not measured.\n"
+    limits = records[-1]["limits"]
+    counts = list(next(iter(limits.values())))
+    rows = [[scale, *(f"{one[count]:.2f}" for count in counts)] for scale, one in limits.items()]
+    return table(["limit by scale", *(f"{count} students" for count in counts)], rows)
 
 
 def floors_table(found: Measured) -> str:
@@ -235,6 +262,15 @@ one, at the rate of a large copy. Fusion lowers the second; the first holds what
 {floors_table(found)}
 ![Operations per second against operations per byte, under the measured peaks](performance/roofline.svg)
 
+## Students side by side
+
+Baseline, Lift and WideLast in turn, with soft labels and feature distillation, on images that are on the device
+already: the steps of all of them with one pass of the teacher, and of separate runs. A ratio is of one turn, in which
+both follow each other. The limit is that of the operations: Σ(3 × student's forward) + k × teacher's forward over
+Σ(3 × student's forward) + teacher's forward.
+
+{together_table(found)}
+{limits_table(found)}
 ## Extraction
 
 Last-block features of generated 500×375 JPEGs; the plain loop takes one image at a time and writes a file for each.

@@ -2,8 +2,9 @@
 
 For machines without DVC, or on which a session lasts minutes. Runs the stages of dvc.yaml with the parameters of
 params.yaml, several at once if asked, and skips those that are done with the same command, parameters, code and
-inputs. Training that the time limit interrupts goes on from its checkpoint when the command is given again. Exit
-status: 0 when nothing is left, 75 when something is, 1 after a failure.
+inputs. Students of one seed are trained by one command, side by side. Training that the time limit interrupts goes on
+from its checkpoints when the command is given again. Exit status: 0 when nothing is left, 75 when something is, 1 after
+a failure.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from stages.core.runtime import machine
 PIPELINE, PARAMS = Path("dvc.yaml"), Path("params.yaml")
 GRACE_S = 15.0  # at the end of the time, for running stages to stop by themselves
 POLL_S = 0.1  # between two looks at the running stages
+TOGETHER = "train"  # the stage whose steps of one seed are run by one command, which takes the options of each
 LEFT = 75  # exit status when something is left: EX_TEMPFAIL
 
 
@@ -43,6 +45,7 @@ class Step:
         deps, outs: the files and folders that it reads and writes.
         params: the parameters that it reads, by dotted key.
         always: whether it runs every time (`always_changed`).
+        together: equal for steps that one command can run, with the options of each; "" for a step that runs alone.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Step:
     outs: tuple[str, ...]
     params: Mapping[str, Any]
     always: bool
+    together: str = ""
 
     def follows(self, other: "Step") -> bool:
         """Whether this step reads what another one writes."""
@@ -111,6 +115,7 @@ def steps(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[St
                 outs=named(entry.get("outs", ())),
                 params={name: _at(params, name) for name in named(entry.get("params", ()))},
                 always=entry.get("always_changed", False),
+                together=f"{stage} {item['seed']}" if stage == TOGETHER and "seed" in item else "",
             )
 
 
@@ -145,24 +150,36 @@ def _filled(text: str, scope: Mapping[str, Any]) -> str:
     return re.sub(r"\$\{[\w.]+\}", lambda found: str(_resolved(found[0], scope)), text)
 
 
+def command(steps: Sequence[Step]) -> list[str]:
+    """The words of the command that runs one step, or several at once: the first one's, then the others' options."""
+    words, *others = (shlex.split(step.command) for step in steps)
+    if words[0] == "python":
+        words[0] = sys.executable
+    for other in others:
+        words += other[next(place for place, word in enumerate(other) if word.startswith("--")) :]
+    return words
+
+
 class Running:
-    """A step that runs in a process group of its own, with its output in a file.
+    """A step, or several by one command, in a process group of its own, with the output in a file.
 
     Args:
-        step: the step to run.
-        log: the file for its output.
+        steps: the steps to run.
+        folder: for the file.
     """
 
-    def __init__(self, step: Step, log: Path) -> None:
-        self.step, self.log = step, log
-        self.fingerprint = step.fingerprint()
+    def __init__(self, steps: Sequence[Step], folder: Path) -> None:
+        self.steps = list(steps)
+        self.name = ", ".join(step.name for step in steps)
+        self.fingerprints = {step.name: step.fingerprint() for step in steps}
         self.started = time.monotonic()
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = shlex.split(step.command)
-        if command[0] == "python":
-            command[0] = sys.executable
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        others = f"+{len(steps) - 1}" if len(steps) > 1 else ""
+        self.log = folder / f"{steps[0].name}{others}.txt"
+        with self.log.open("wb") as file:
+            self.process = subprocess.Popen(
+                command(steps), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
 
     def ask(self) -> None:
         """Ask it to end (SIGTERM); training saves a checkpoint first."""
@@ -177,14 +194,17 @@ class Running:
         self.process.wait()
 
 
-def execute(waiting: list[Step], stamps: dict[str, str], folder: Path, *, at_once: int, until: float) -> list[str]:
+def execute(
+    waiting: list[Step], stamps: dict[str, str], folder: Path, *, at_once: int, together: int | None, until: float
+) -> list[str]:
     """Run steps, each after those whose outputs it reads.
 
     Args:
         waiting: the steps; each comes after those whose outputs it reads.
         stamps: fingerprints of finished steps by name; changed in place, and saved in `folder`.
         folder: for the stamps and the steps' output.
-        at_once: how many steps may run at the same time.
+        at_once: how many commands may run at the same time.
+        together: how many steps one command may run; None for no limit.
         until: when to end, on the clock of `time.monotonic`.
 
     Returns:
@@ -198,27 +218,47 @@ def execute(waiting: list[Step], stamps: dict[str, str], folder: Path, *, at_onc
     try:
         while (waiting or running) and time.monotonic() < until - GRACE_S:
             for step in list(waiting):
-                ahead = [one.step for one in running] + waiting[: waiting.index(step)]
-                if len(running) < at_once and not any(step.follows(other) for other in ahead):
-                    waiting.remove(step)
-                    if not step.done(stamps):
-                        running.append(Running(step, folder / "logs" / f"{step.name}.txt"))
+                if len(running) == at_once or step not in waiting or not _ready(step, waiting, running):
+                    continue
+                if chosen := _taken(step, waiting, running, stamps, together):
+                    running.append(Running(chosen, folder / "logs"))
             for one in list(running):
                 if one.process.poll() is None:
                     continue
                 running.remove(one)
                 if one.process.returncode:
-                    raise UserError(f"{one.step.name} failed: {_last_line(one.log)} (all of it: {one.log})")
-                stamps[one.step.name] = one.fingerprint
+                    raise UserError(f"{one.name} failed: {_last_line(one.log)} (all of it: {one.log})")
+                stamps |= one.fingerprints
                 write_json(folder / "stamps.json", stamps)
-                print(f"{one.step.name}: {time.monotonic() - one.started:.0f} s", flush=True)
+                print(f"{one.name}: {time.monotonic() - one.started:.0f} s", flush=True)
             time.sleep(POLL_S if running else 0)
     finally:
         for one in running:
             one.ask()
         for one in running:
             one.end(min(GRACE_S, until - time.monotonic()))
-    return [one.step.name for one in running] + [step.name for step in waiting if not _still_done(step, stamps)]
+    left = [step.name for one in running for step in one.steps]
+    return left + [step.name for step in waiting if not _still_done(step, stamps)]
+
+
+def _ready(step: Step, waiting: Sequence[Step], running: Sequence[Running]) -> bool:
+    """Whether all that a step reads is there."""
+    ahead = [other for one in running for other in one.steps] + list(waiting[: waiting.index(step)])
+    return not any(step.follows(other) for other in ahead)
+
+
+def _taken(
+    step: Step, waiting: list[Step], running: Sequence[Running], stamps: Mapping[str, str], limit: int | None
+) -> list[Step]:
+    """Take a step, and those that its command can run too, from the waiting ones; those that are done are left out."""
+    same = [other for other in waiting if step.together and other.together == step.together]
+    chosen: list[Step] = []
+    for one in [other for other in same if _ready(other, waiting, running)] or [step]:
+        if limit is None or len(chosen) < limit:
+            waiting.remove(one)
+            if not one.done(stamps):
+                chosen.append(one)
+    return chosen
 
 
 def _still_done(step: Step, stamps: Mapping[str, str]) -> bool:
@@ -234,7 +274,10 @@ def main() -> None:
     """Run the steps that are not done, for as long as the command line allows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="end within this time")
-    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="run up to N stages at the same time")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="run up to N commands at the same time")
+    parser.add_argument(
+        "--together", type=int, metavar="N", help="train up to N students in one process (default: all of a seed)"
+    )
     parser.add_argument("--without", nargs="*", default=[], metavar="STAGE", help="skip these stages")
     arguments = parser.parse_args()
     until = time.monotonic() + 60 * arguments.minutes
@@ -242,13 +285,15 @@ def main() -> None:
     for name in arguments.without:
         if name not in pipeline:
             raise UserError(f"--without {name}: must be one of the stages in {PIPELINE} ({', '.join(pipeline)})")
-    if arguments.at_once < 1 or 60 * arguments.minutes <= GRACE_S:
-        raise UserError(f"--at-once must be at least 1, and --minutes more than {GRACE_S / 60:g}")
+    if arguments.at_once < 1 or (arguments.together is not None and arguments.together < 1):
+        raise UserError("--at-once and --together must be at least 1")
+    if 60 * arguments.minutes <= GRACE_S:
+        raise UserError(f"--minutes must be more than {GRACE_S / 60:g}")
     chosen = {name: entry for name, entry in pipeline.items() if name not in arguments.without}
     everything = list(steps(chosen, read_yaml(PARAMS)))
     folder = machine.checkpoints() / "study"
     stamps = read_json(folder / "stamps.json") if (folder / "stamps.json").is_file() else {}
-    left = execute(everything, stamps, folder, at_once=arguments.at_once, until=until)
+    left = execute(everything, stamps, folder, at_once=arguments.at_once, together=arguments.together, until=until)
     print(f"{len(everything) - len(left)} of {len(everything)} steps are done" + ("; left:" if left else ""), *left)
     if left:
         sys.exit(LEFT)

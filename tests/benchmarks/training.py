@@ -39,6 +39,7 @@ from stages.core.runtime.distributed import World
 from stages.core.train import loop as training
 from stages.core.train import task as objectives
 from stages.core.train.losses import feature_target
+from stages.core.train.optimization import PRECISIONS
 
 SCALES = {
     "digits": {
@@ -113,7 +114,7 @@ def create_task(
         **objective.model_dump(),
         label_smoothing=SMOOTHING,
         device=device,
-        teacher_dtype=training.PRECISIONS[precision],
+        teacher_dtype=PRECISIONS[precision],
     )
 
 
@@ -205,7 +206,7 @@ def traffic(task: TrainingTask, images: Tensor, labels: Tensor, precision: str) 
     """Bytes of one eager step's forward and backward pass, per image."""
     task.train()
     few = images[:COUNTED], labels[:COUNTED]
-    autocast = torch.autocast(images.device.type, training.PRECISIONS[precision], enabled=precision != "float32")
+    autocast = torch.autocast(images.device.type, PRECISIONS[precision], enabled=precision != "float32")
     with Traffic() as counted:
         with autocast:
             loss = task(*few)["loss"]
@@ -275,7 +276,7 @@ def main() -> None:
             rates = [batch * options.steps / one for one in times]
             found[which] = {"images_per_s": measuring.spread(rates, 1), "peak_memory_gib": peaks.get(which)}
         rows.append(found)
-    dtype = training.PRECISIONS[options.precision]
+    dtype = PRECISIONS[options.precision]
     peak = measuring.matrix_peak(options.device, dtype)
     for found in rows:
         for which in ("ours", "textbook"):

@@ -26,8 +26,8 @@ from stages.core.models import students
 from stages.core.runtime import distributed
 from stages.core.runtime.distributed import World, claim, joined, launch, refuse_shared
 from stages.core.runtime.machine import gpu_claims, processes, workers
+from stages.core.train import group
 from stages.core.train import loop as training_module
-from stages.core.train import state
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.evaluation import evaluate_against_teacher
@@ -77,7 +77,7 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0, terminated_a
         def terminated() -> bool:  # one of the two processes is, after a word with the other at each step and batch
             return world.rank == 1 and next(asked) >= terminated_after
 
-        state.SYNC_EVERY = 1
+        group.SYNC_EVERY = 1
         with CheckpointFolder(out, "run", {}, writes=world.primary) as checkpoints:
             given = {"world": world, "checkpoints": checkpoints, "terminated": terminated}
             fitted = fit(task, training, validation, **RECIPE, seed=0, log=log, **given)

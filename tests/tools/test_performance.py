@@ -107,6 +107,16 @@ def test_ratios_stand_beside_the_rates():
     assert "| 4,000.0 (3,900.0-4,100.0) | 1,000.0 (900.0-1,100.0) | 3.73 | 40.0% | 10.0% | 3.5 / – |" in row
 
 
+def test_students_side_by_side_stand_beside_the_limit_of_the_arithmetic():
+    times = {"median": 1.0, "min": 0.5, "max": 1.5, "rounds": 3}
+    one = {"students": 3, "together_s": times, "apart_s": times, "ratio": times, "limit": 1.25, "share_of_limit": 0.8}
+    record = {"benchmark": "together", "results": [one], "limits": {"imagenet": {"1": 1.0, "3": 1.907}}}
+    found = performance.together_table({"together-digits-cpu": record})
+    assert "| digits, cpu | 3 | 1.00 (0.50-1.50) | 1.00 (0.50-1.50) | 1.00 (0.50-1.50) | 1.25 | 80% |\n" in found
+    assert performance.limits_table({"together-digits-cpu": record}).endswith("| imagenet | 1.00 | 1.91 |\n")
+    assert "not measured" in found and performance.limits_table({}) == "Not measured.\n"
+
+
 def test_growth_shows_memory_time_and_the_line():
     growth = {
         "images": [1_000, 16_000],

@@ -104,6 +104,41 @@ def test_a_failure_names_the_step_and_what_it_said(toy):
     assert toy() == (["third"], 0)
 
 
+WHOLE = 'sh -c "echo ${item.x}${item.seed} >> order; mkdir -p b/${key}; cat a > b/${key}/file"'
+GRID = TOY.replace("second:", "train:").replace(WHOLE, "python trains.py --x ${item.x} --seed ${item.seed}")
+TRAINS = """
+import argparse, pathlib
+parser = argparse.ArgumentParser()
+parser.add_argument("--x", action="append")
+parser.add_argument("--seed", action="append")
+given = parser.parse_args()
+cells = [f"{x}-{seed}" for x, seed in zip(given.x, given.seed, strict=True)]
+with open("order", "a") as order:
+    print(",".join(cells), file=order)
+for cell in cells:
+    pathlib.Path("b", cell).mkdir(parents=True, exist_ok=True)
+"""
+
+
+def test_students_of_one_seed_are_trained_by_one_command(toy):
+    Path("trains.py").write_text(TRAINS)
+    assert toy(pipeline=GRID) == (["first", "p-0,q-0", "p-1,q-1", "third"], 0)
+    assert toy(pipeline=GRID) == ([], 0)
+    changed = GIVEN | {"names": ["p", "q", "r"], "of": {"p": 1, "q": 2, "r": 1}}
+    assert toy(pipeline=GRID, given=changed)[0][:2] == ["q-0,r-0", "q-1,r-1"]  # what is done stays out
+    Path("in").write_text("2")
+    found = toy("--together", "2", pipeline=GRID, given=changed)[0]
+    assert found == ["first", "p-0,q-0", "r-0", "p-1,q-1", "r-1"]
+    with pytest.raises(UserError, match="--at-once and --together must be at least 1"):
+        toy("--together", "0", pipeline=GRID)
+
+
+def test_a_failure_of_a_command_for_several_steps_names_them_all(toy):
+    Path("trains.py").write_text("print('no luck')\nraise SystemExit(1)")
+    with pytest.raises(UserError, match=r"^train@p-0, train@q-0 failed: no luck \(all of it: .*train@p-0\+1\.txt\)$"):
+        toy(pipeline=GRID)
+
+
 @pytest.mark.processes
 def test_time_up_ends_what_runs_and_says_what_is_left(toy, capfd, monkeypatch):
     program = """

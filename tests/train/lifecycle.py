@@ -16,7 +16,7 @@ from stages.core.base.files import write_json
 from stages.core.config import params
 from stages.core.models.cost import flops
 from stages.core.runtime.distributed import World, joined, launch
-from stages.core.train import fitting
+from stages.core.train import fitting, outputs
 from stages.paths import COST, PARAMS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +74,8 @@ def start(folder: Path) -> None:
 def train_all(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None], world: World) -> None:
     """Train every strategy by every objective; with an EMA where a seed has one, and then models are kept, too.
 
-    FLOPs, a quarter of the time of so short a run, are counted once for each shape of a model.
+    Several processes train all runs of a seed side by side; one process trains them one after the other. FLOPs, a
+    quarter of the time of so short a run, are counted once for each shape of a model.
     """
     torch.set_num_threads(1)
     os.chdir(folder)
@@ -87,12 +88,13 @@ def train_all(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, f
             counted[key] = flops(model, image_size)
         return counted[key]
 
-    with mock.patch.object(fitting, "flops", counted_once):
+    with mock.patch.object(fitting, "flops", counted_once), mock.patch.object(outputs, "flops", counted_once):
         for seed, decay in ema_decay.items():
             kept = settings.recipe.keep_epochs if decay else []
             recipe = settings.recipe.model_copy(update={"ema_decay": decay, "keep_epochs": kept})
-            for strategy, objective in product(strategies, OBJECTIVES):
-                train.train_run(settings.model_copy(update={"recipe": recipe}), strategy, objective, seed, world)
+            cells = [train.Cell(*setting, seed) for setting in product(strategies, OBJECTIVES)]
+            for group in [cells] if world.size > 1 else [[cell] for cell in cells]:
+                train.train_runs(settings.model_copy(update={"recipe": recipe}), group, world)
 
 
 def train_together(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from stages.core.base.errors import UserError
 from stages.core.runtime.distributed import World
-from stages.core.train import loop, state
+from stages.core.train import group, loop
 from stages.core.train.task import create_task
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def fit(make_student):
 
 
 def test_the_clock_is_read_when_the_device_is_done(fit, monkeypatch):
-    monkeypatch.setattr(state, "_wait_for", lambda _: time.sleep(0.5))  # what the device still has to do
+    monkeypatch.setattr(group, "_wait_for", lambda _: time.sleep(0.5))  # what the device still has to do
     fitted, _ = fit()
     assert fitted.images_per_s < STEPS * BATCH / 0.5
 
@@ -91,7 +91,7 @@ def test_compilation_is_not_counted(fit, monkeypatch):
     monkeypatch.setattr("timm.task.ClassificationTask.compile", compile_at_first)
     counted = []
     monkeypatch.setattr(
-        state.TrainingState, "finish_steps", lambda run, **_: (run.update_totals(), counted.append(run.images))
+        group.Group, "finish_steps", lambda of, *_, **__: (of.count(), counted.append(of.trainings[0].state.images))
     )
     fitted, _ = fit(compiled=True)
     assert waits and counted == [(STEPS - 1) * BATCH, (2 * STEPS - 1) * BATCH]

@@ -25,7 +25,7 @@ from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
 from stages.core.models import folders
 from stages.core.runtime.distributed import World
-from stages.core.train import fitting, loop
+from stages.core.train import fitting, loop, outputs
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, RESULTS, TRAIN
 
@@ -126,7 +126,7 @@ class FailedError(Exception):
     pass
 
 
-def outputs(folder):
+def contents(folder):
     """Contents of a run's files, without what is of the clock."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     metrics = json.loads(found.pop("metrics.json"))
@@ -147,7 +147,68 @@ def train_one(folder, objective="mse", strategy="lift"):
 
     os.chdir(folder)
     train_run(params.load(PARAMS), strategy, objective, 0, ALONE)
-    return outputs(folder / TRAIN / run_name(strategy, objective, 0))
+    return contents(folder / TRAIN / run_name(strategy, objective, 0))
+
+
+TOGETHER = [("lift", "mse", 0), ("baseline", "none", 0), ("widen", "softkd_spectral", 0)]
+
+
+def train_side_by_side(folder):
+    from stages.train import Cell, train_runs
+
+    os.chdir(folder)
+    train_runs(params.load(PARAMS), [Cell(*cell) for cell in TOGETHER], ALONE)
+
+
+def test_runs_side_by_side_leave_what_each_leaves_alone(started, uninterrupted, tmp_path, environment):
+    """And the command of each then takes its result from its checkpoint."""
+    folder = shutil.copytree(started, tmp_path / "project")
+    train_side_by_side(folder)
+    found = {cell: contents(folder / TRAIN / run_name(*cell)) for cell in TOGETHER}
+    assert found["lift", "mse", 0] == uninterrupted
+    separate = shutil.copytree(started, tmp_path / "separate")
+    assert found["widen", "softkd_spectral", 0] == train_one(separate, "softkd_spectral", "widen")
+    with environment.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("trained again"))
+        for strategy, objective, seed in TOGETHER:
+            shutil.rmtree(folder / TRAIN / run_name(strategy, objective, seed))
+            assert train_one(folder, objective, strategy) == found[strategy, objective, seed]
+
+
+def test_a_run_that_diverges_beside_others_alone_has_no_results(started, uninterrupted, tmp_path, environment):
+    folder = shutil.copytree(started, tmp_path / "project")
+    step, steps = torch.optim.AdamW.step, count(1)
+
+    def diverging(optimizer, *arguments, **options):
+        step(optimizer, *arguments, **options)
+        if next(steps) == 5:  # the second student's second step
+            optimizer.param_groups[0]["params"][0].data.fill_(float("nan"))
+
+    with environment.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", diverging)
+        with pytest.raises(UserError) as caught:
+            train_side_by_side(folder)
+    start = "1 of 3 runs ended early; the others are finished: baseline-none-0: the weights are not finite after "
+    assert str(caught.value).startswith(start)
+    assert contents(folder / TRAIN / "lift-mse-0") == uninterrupted
+    assert {path.name for path in (folder / TRAIN).iterdir()} == {"lift-mse-0", "widen-softkd_spectral-0"}
+
+
+def test_students_that_cannot_be_trained_together_end_in_one_line(started, environment):
+    from stages import train as stage
+
+    os.chdir(started)
+    cell = ("--strategy", "lift", "--objective", "mse", "--seed", "0")
+    faults = [
+        ((*cell, "--strategy", "widen"), "give each once for every student, not --strategy 2, --objective 1, --seed 1"),
+        ((*cell, *cell), "lift-mse-0 is given twice; name each run once"),
+        ((*cell, *cell[:-1], "1"), "lift-mse-1 differs from lift-mse-0 in seed; train it by a command of its own"),
+    ]
+    for arguments, reason in faults:
+        with pytest.raises(UserError) as caught:
+            lifecycle.stage(stage.main, *arguments)
+        assert reason in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(started.glob(".ckpt/lift-mse-*"))
 
 
 # What is called after the last optimizer step, and at which of its calls it fails.
@@ -156,15 +217,15 @@ AFTER_THE_LAST_STEP = [
     (loop, "evaluate_together", 0),
     (loop, "check_finite", 0),
     (loop.Progress, "finished", 0),
-    (fitting, "evaluate_against_teacher", 0),
-    (fitting, "parameters", 0),
-    (fitting, "flops", 2),  # the first two, of student and teacher, estimate the work before training
+    (fitting, "evaluate_all_against_teacher", 0),
+    (outputs, "parameters", 0),
+    (outputs, "flops", 0),
     (folders, "save", 0),
     (folders, "save", 1),
     (folders, "save", 2),  # the first is of the kept epoch
-    (fitting, "write_npy", 0),
-    (fitting, "write_json", 0),
-    (fitting, "write_csv", 0),
+    (outputs, "write_npy", 0),
+    (outputs, "write_json", 0),
+    (outputs, "write_csv", 0),
     (shutil, "copytree", 0),
     (Path, "rename", 0),
     (CheckpointFolder, "__exit__", 0),

@@ -11,10 +11,10 @@ from stages.core.config import params
 from stages.core.config.schema import ANY_WIDTH
 from stages.core.models.students import forward_with_map
 from stages.core.runtime.distributed import World, launch
-from stages.core.train import loop
 from stages.core.train.balancing import hadamard_matrix
 from stages.core.train.evaluation import evaluate_against_teacher
 from stages.core.train.losses import feature_target
+from stages.core.train.optimization import parameter_groups
 from stages.core.train.task import check_compatible, create_task
 
 PAPER = ["none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral"]
@@ -318,12 +318,12 @@ def test_projectors_are_decayed_like_any_linear_layer(definitions, make_student,
     projector = task.trainable_module.projectors[0].linear
     decay = {
         id(parameter): group["weight_decay"]
-        for group in loop._parameter_groups(task, 0.05, decay_embeddings=False)
+        for group in parameter_groups(task, 0.05, decay_embeddings=False)
         for parameter in group["params"]
     }
     assert decay[id(projector.weight)] == 0.05 and decay[id(projector.bias)] == 0
     assert decay[id(student.blocks[0].mlp.fc1.weight)] == 0.05 and decay[id(student.pos_embed)] == 0
     assert len(decay) == len(list(task.trainable_module.parameters()))
     frozen = make_task(definitions["frozen_projector"], student, teacher, images)
-    groups = loop._parameter_groups(frozen, 0.05, decay_embeddings=False)
+    groups = parameter_groups(frozen, 0.05, decay_embeddings=False)
     assert sum(len(group["params"]) for group in groups) == len(list(student.parameters()))

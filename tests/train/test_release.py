@@ -13,8 +13,9 @@ from stages.core.config.schema import Objective, Recipe
 from stages.core.models.students import forward_with_map
 from stages.core.runtime.distributed import World
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.fitting import best_epoch, decays_embeddings, teacher_precision
+from stages.core.train.fitting import decays_embeddings, teacher_precision
 from stages.core.train.loop import fit
+from stages.core.train.outputs import best_epoch
 from stages.core.train.task import check_compatible, create_task
 from stages.paths import REFERENCE
 from stages.tools.compose import composed

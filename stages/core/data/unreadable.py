@@ -16,25 +16,27 @@ class SkippingImages(ImageList):
     """Images in which one that cannot be decoded, an empty file included, is replaced by the next readable one.
 
     The replacement brings its own label, and depends on the list alone. Each replaced file is noted in a journal that
-    all loading processes append to, and that an interrupted run reads again when it resumes.
+    all loading processes append to, and that an interrupted run reads again when it resumes. Runs that are trained on
+    the same images at once have a journal each.
 
     Attributes:
         images: the list to read from.
-        journal: the file that names the replaced images, one a line.
+        journals: the files that name the replaced images, one a line.
         known: positions that this process has found unreadable.
     """
 
     images: ImageList
-    journal: Path
+    journals: tuple[Path, ...]
     known: set[int] = field(default_factory=set)
 
     @classmethod
-    def of(cls, images: ImageList, journal: Path, *, fresh: bool = False) -> Self:
-        """`images`, noting in `journal`; `fresh` forgets the notes of an earlier run."""
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        if fresh:
-            journal.unlink(missing_ok=True)
-        return cls(images.folder, images.files, images.labels, images, journal)
+    def of(cls, images: ImageList, *journals: Path, fresh: bool = False) -> Self:
+        """`images`, noting in each of `journals`; `fresh` forgets the notes of an earlier run."""
+        for journal in journals:
+            journal.parent.mkdir(parents=True, exist_ok=True)
+            if fresh:
+                journal.unlink(missing_ok=True)
+        return cls(images.folder, images.files, images.labels, images, journals)
 
     def name(self, index: int) -> str:
         """What messages call an image."""
@@ -58,12 +60,11 @@ class SkippingImages(ImageList):
                 return self.images.sample(candidate)
             except UnreadableImageError:
                 self.known.add(candidate)
-                with self.journal.open("a", encoding="utf-8") as journal:
-                    journal.write(f"{self.files[candidate]}\n")
+                for journal in self.journals:
+                    with journal.open("a", encoding="utf-8") as notes:
+                        notes.write(f"{self.files[candidate]}\n")
         raise UserError(f"none of the {len(self.files)} images of {self.folder} can be decoded; check the dataset")
 
     def unreadable(self) -> list[str]:
         """The files that were replaced so far, by all processes, sorted."""
-        if not self.journal.is_file():
-            return []
-        return sorted(set(lines(self.journal)))
+        return sorted({name for journal in self.journals if journal.is_file() for name in lines(journal)})

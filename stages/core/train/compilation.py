@@ -13,3 +13,11 @@ def pays(steps: int, operations: float) -> bool:
         operations: floating-point operations of all of them.
     """
     return max(steps * STEP_S, operations / FLOPS_PER_S) >= LEAST_S
+
+
+def expect(models: int) -> None:
+    """Let torch.compile hold so many students and their teacher; beyond its limit it would run them uncompiled."""
+    import torch._dynamo  # half of the time that it takes to import torch
+
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 2 * (models + 1))

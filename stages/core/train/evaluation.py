@@ -42,6 +42,10 @@ def on_device(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) ->
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
+class DivergedError(UserError):
+    """A model's loss, weights or metrics are not finite: its training ends, that of others beside it need not."""
+
+
 def check_finite(metrics: Mapping[str, float | None], moment: str) -> None:
     """Check that no metric is infinite or NaN.
 
@@ -50,11 +54,11 @@ def check_finite(metrics: Mapping[str, float | None], moment: str) -> None:
         moment: when they were measured, for the message.
 
     Raises:
-        UserError: the text names the metric.
+        DivergedError: the text names the metric.
     """
     for name, value in metrics.items():
         if value is not None and not math.isfinite(value):
-            raise UserError(f"{name} is {value} {moment}; lower recipe.lr or set recipe.clip_grad")
+            raise DivergedError(f"{name} is {value} {moment}; lower recipe.lr or set recipe.clip_grad")
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,6 @@ class FinalEvaluation:
     predictions: np.ndarray
 
 
-@torch.no_grad()
 def evaluate_against_teacher(
     student: nn.Module, teacher: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: World
 ) -> FinalEvaluation:
@@ -83,26 +86,49 @@ def evaluate_against_teacher(
     Raises:
         UserError: the grids of the two maps differ.
     """
-    device = world.device
-    student.eval()
-    evaluator = ClassificationEvaluator(device)
-    renormalize = renormalization(student, teacher, device)
-    predictions, sums = [], []
-    for images, labels in on_device(batches, device):
-        logits, student_map = forward_with_map(student, images)
+    (final,) = evaluate_all_against_teacher([student], teacher, batches, world)
+    return final
+
+
+@torch.no_grad()
+def evaluate_all_against_teacher(
+    students: Sequence[nn.Module], teacher: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: World
+) -> list[FinalEvaluation]:
+    """`evaluate_against_teacher` for students that take images normalised alike, in one pass of the teacher."""
+    renormalize = renormalization(students[0], teacher, world.device)
+    compared = [_Compared(student.eval(), world) for student in students]
+    for images, labels in on_device(batches, world.device):
         _, teacher_map = forward_with_map(teacher, renormalize(images))
+        for one in compared:
+            one.update(images, labels, teacher_map)
+    return [one.result() for one in compared]
+
+
+class _Compared:
+    """A student beside its teacher, batch by batch."""
+
+    def __init__(self, student: nn.Module, world: World) -> None:
+        self.student, self.world = student, world
+        self.evaluator = ClassificationEvaluator(world.device)
+        self.predictions: list[Tensor] = []
+        self.sums: list[Tensor] = []
+
+    def update(self, images: Tensor, labels: Tensor, teacher_map: Tensor) -> None:
+        logits, student_map = forward_with_map(self.student, images)
         if has_target(teacher_map, student_map):
             target = feature_target(teacher_map, student_map).double()
             error = (student_map.double() - target).square()
-            sums.append(torch.stack([error.sum((1, 2, 3)), target.square().sum((1, 2, 3))], dim=1))
-        predictions.append(logits.argmax(1))
-        evaluator.update(logits, labels)
-    relative = None
-    if sums:
-        error, energy = world.gather(torch.cat(sums)).sum(0)
-        relative = (error / energy).item()
-    accuracy = evaluator.compute(distributed=world.size > 1)
-    return FinalEvaluation(
-        metrics={**accuracy, "relative_feature_error": relative},
-        predictions=world.gather(torch.cat(predictions)).cpu().numpy(),
-    )
+            self.sums.append(torch.stack([error.sum((1, 2, 3)), target.square().sum((1, 2, 3))], dim=1))
+        self.predictions.append(logits.argmax(1))
+        self.evaluator.update(logits, labels)
+
+    def result(self) -> FinalEvaluation:
+        relative = None
+        if self.sums:
+            error, energy = self.world.gather(torch.cat(self.sums)).sum(0)
+            relative = (error / energy).item()
+        accuracy = self.evaluator.compute(distributed=self.world.size > 1)
+        return FinalEvaluation(
+            metrics={**accuracy, "relative_feature_error": relative},
+            predictions=self.world.gather(torch.cat(self.predictions)).cpu().numpy(),
+        )

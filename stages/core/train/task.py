@@ -6,12 +6,11 @@ L_feature compares patch-token maps of student and teacher, those of the last bl
 `timm.task`.
 """
 
-import copy
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from timm.task import ClassificationTask, DistillationTeacher, LogitDistillationTask, TrainingTask
+from timm.task import ClassificationTask, LogitDistillationTask, TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
@@ -30,8 +29,7 @@ from stages.core.train.losses import (
     soft_label_loss,
 )
 from stages.core.train.projectors import make_projectors, projector_widths
-
-LAST = ("last",)
+from stages.core.train.teacher import LAST, FrozenTeacher, TeacherOutput, WithMaps
 
 
 @torch.no_grad()
@@ -67,53 +65,19 @@ def check_compatible(
             check_width(teacher_map, student_map)
 
 
-class WithMaps(nn.Module):
-    """A model whose forward pass gives logits and maps at once, so that DDP and compile see one call.
-
-    Attributes:
-        model: a timm model.
-        projectors: what the map of each block is read through; trained with the model, not saved with it.
-        targets: of a student, what the teacher's map of each block is turned into before it is compared.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        blocks: Sequence[str] = LAST,
-        projectors: nn.ModuleList | None = None,
-        targets: nn.ModuleList | None = None,
-    ) -> None:
-        super().__init__()
-        self.model, self.blocks = model, list(blocks)
-        self.projectors = nn.ModuleList(nn.Identity() for _ in blocks) if projectors is None else projectors
-        self.targets = nn.ModuleList(nn.Identity() for _ in blocks) if targets is None else targets
-
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits [images, classes] and for each block a map [images, channels, rows, columns]."""
-        logits, maps = forward_with_maps(self.model, images, self.blocks)
-        return logits, [projector(one) for projector, one in zip(self.projectors, maps, strict=True)]
-
-
-class TeacherOutput(NamedTuple):
-    """A teacher's logits [images, classes] and, for each block, its map [images, channels, rows, columns]."""
-
-    logits: Tensor
-    maps: list[Tensor]
-
-
 class MapDistillationTask(LogitDistillationTask):
     """Distil a teacher's soft labels, its maps, or both, in one pass of each model.
 
     Args:
         student: a timm model that `forward_with_maps` accepts, on `device`.
-        teacher: the same; a frozen copy of it is used.
+        teacher: the same, of which a frozen copy is used; or a `FrozenTeacher` that several tasks share, whose students
+            take images normalised alike.
         alpha: weight of the soft labels; the cross-entropy has weight 1 - alpha.
         tau: softmax temperature of both models.
         feature: a key of FEATURE_LOSSES, or None.
         feature_weight: weight of the feature loss, which is the mean over `blocks`.
         wider, projector, project_equal, target, blocks: see `stages.core.config.schema.Objective`.
-        teacher_dtype: type of the teacher's weights and of its input.
-        teacher_autocast: type of its matrix products under autocast; None to do without.
+        teacher_dtype, teacher_autocast: `dtype` and `autocast` of a `FrozenTeacher` that is made here.
         seed: of the projectors' initialisation.
         kwargs: see timm's LogitDistillationTask.
 
@@ -141,10 +105,10 @@ class MapDistillationTask(LogitDistillationTask):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        frozen = copy.deepcopy(teacher).requires_grad_(False).to(teacher_dtype)  # the caller's model is left unchanged
-        wrapped = DistillationTeacher(frozen, device=device)
-        super().__init__(student, wrapped, task_loss_weight=1 - alpha, temperature=tau, device=device, **kwargs)
-        wrapped.model = WithMaps(frozen, blocks)
+        if not isinstance(teacher, FrozenTeacher):
+            teacher = FrozenTeacher(teacher, blocks, device=device, dtype=teacher_dtype, autocast=teacher_autocast)
+        super().__init__(student, teacher, task_loss_weight=1 - alpha, temperature=tau, device=device, **kwargs)
+        (frozen,), self.taken = teacher.bare, [teacher.blocks.index(block) for block in blocks]
         self.renormalize = renormalization(student, frozen, device)
         widths = [(_channels(student, block), _channels(frozen, block)) for block in blocks]
         projected = projector_widths(widths, projector, project_equal=project_equal)
@@ -153,7 +117,6 @@ class MapDistillationTask(LogitDistillationTask):
         self.trainable_module = WithMaps(student, blocks, make_projectors(projected, projector, seed), targets).to(
             device
         )
-        self.teacher_dtype, self.teacher_autocast = teacher_dtype, teacher_autocast
         self.pool_wider = wider == "pool"
         self.any_width = feature in ANY_WIDTH
         self.feature_loss = FEATURE_LOSSES[feature] if feature else None
@@ -199,12 +162,11 @@ class MapDistillationTask(LogitDistillationTask):
         Args:
             images: [images, 3, height, width], normalised for the student.
         """
-        device, autocast = images.device.type, self.teacher_autocast
-        with torch.inference_mode(), torch.autocast(device, autocast, enabled=autocast is not None):
-            logits, maps = self.teacher(self.renormalize(images).to(self.teacher_dtype))
-        # Copies, because the backward pass does not accept tensors of inference mode; in float32, so that pooling does
-        # not round again.
-        return TeacherOutput(logits.to(torch.float32, copy=True), [one.to(torch.float32, copy=True) for one in maps])
+        return self.of_own_blocks(self.teacher.output(self.renormalize(images)))
+
+    def of_own_blocks(self, output: TeacherOutput) -> TeacherOutput:
+        """A shared teacher's output with the maps of this task's blocks alone, in their order."""
+        return TeacherOutput(output.logits, [output.maps[position] for position in self.taken])
 
     def forward(self, input: Tensor, target: Tensor, taught: TeacherOutput | None = None) -> dict[str, Tensor]:
         """The loss of one batch, its parts and the logits.
@@ -240,6 +202,25 @@ class MapDistillationTask(LogitDistillationTask):
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
 
+def teach(tasks: Sequence[TrainingTask], images: Tensor) -> list[TeacherOutput | None]:
+    """The teacher's output for each task, in one pass for all that share a teacher; None for a task without one.
+
+    Args:
+        tasks: whose students take images normalised alike.
+        images: [images, 3, height, width], normalised for the students.
+    """
+    outputs: dict[FrozenTeacher, TeacherOutput] = {}
+    taught: list[TeacherOutput | None] = []
+    for task in tasks:
+        if not isinstance(task, MapDistillationTask):
+            taught.append(None)
+            continue
+        if task.teacher not in outputs:
+            outputs[task.teacher] = task.teacher.output(task.renormalize(images))
+        taught.append(task.of_own_blocks(outputs[task.teacher]))
+    return taught
+
+
 def _channels(model: nn.Module, block: str) -> int:
     return int(model.feature_info[block_index(model, block)]["num_chs"])  # type: ignore[index]
 
@@ -269,7 +250,8 @@ def create_task(
 
     Args:
         student: the model to train, on `device`.
-        teacher: the model to distil from, on `device`, which is copied; None to train on the labels alone.
+        teacher: the model to distil from, on `device`, which is copied, or a `FrozenTeacher` to share; None to train on
+            the labels alone.
         alpha, tau, feature, feature_weight: α, τ, L_feature and w of the module's formula; `feature` is a key of
             FEATURE_LOSSES or None.
         label_smoothing: of the cross-entropy.

@@ -1,0 +1,325 @@
+"""Students side by side: each is what it is alone, whenever any of them stops, and one that diverges ends alone."""
+
+import resource
+import weakref
+from contextlib import ExitStack
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stages.core.base.errors import UserError
+from stages.core.config.schema import Objective
+from stages.core.data.batches import evaluation_batches
+from stages.core.data.image_list import ImageList
+from stages.core.data.listing import scan
+from stages.core.runtime.distributed import World
+from stages.core.train import group
+from stages.core.train.batches import TrainingBatches
+from stages.core.train.checkpoints import CheckpointFolder
+from stages.core.train.evaluation import evaluate_against_teacher, evaluate_all_against_teacher
+from stages.core.train.jobs import Job, check_together
+from stages.core.train.loop import fit_together
+from stages.core.train.optimization import Optimization
+from stages.core.train.sampler import EpochSampler
+from stages.core.train.task import create_task
+from stages.core.train.teacher import FrozenTeacher
+from stages.core.train.trainee import Trainee
+
+CPU = torch.device("cpu")
+ALONE = World(0, 1, CPU)
+AUGMENT = {
+    "scale": (0.5, 1.0),
+    "ratio": (0.9, 1.1),
+    "hflip": 0.5,
+    "color_jitter": 0.3,
+    "auto_augment": "rand-m5-mstd0.5",
+    "random_erasing": 0.5,
+    "interpolation": "random",
+}
+NONE = {"alpha": 0.0, "tau": 1.0, "feature": None, "feature_weight": 0.0}
+MSE = {"alpha": 0.0, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
+PROJECTED = {"alpha": 0.5, "tau": 2.0, "feature": "mse", "feature_weight": 0.2, "projector": "linear"}
+STUDENTS = {
+    "none": ("baseline", NONE),
+    "mse": ("lift", MSE),
+    "spectral": ("widen", {**MSE, "alpha": 0.5, "feature": "spectral", "blocks": ["first", "last"]}),
+    "projected": ("baseline", {**PROJECTED, "blocks": ["first"]}),
+}
+STEPS, EPOCHS = 4, 2
+OPTIMIZATION = Optimization(
+    epochs=EPOCHS,
+    lr=1e-3,
+    weight_decay=0.05,
+    warmup_epochs=1,
+    warmup_lr=1e-6,
+    min_lr=1e-5,
+    clip_grad=1.0,
+    precision="float32",
+    ema_decay=0.9,
+)
+
+
+class Counted:
+    """Training batches, or batches to evaluate on, that count how many were asked for."""
+
+    def __init__(self, batches):
+        self.batches, self.asked = batches, 0
+        self.sampler = getattr(batches, "sampler", None)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return self._counted(self.batches)
+
+    def epoch(self, number, start=0):
+        return self._counted(self.batches.epoch(number, start))
+
+    def _counted(self, batches):
+        for batch in batches:
+            self.asked += 1
+            yield batch
+
+
+@pytest.fixture
+def splits(tmp_path, make_split):
+    def listed(folder, images):
+        split = scan(make_split(folder, ("ant", "bee", "cat", "dog"), images))
+        return ImageList(folder, list(split.files), split.labels())
+
+    return listed(tmp_path / "data/train", 16), listed(tmp_path / "data/val", 4)
+
+
+@pytest.fixture
+def train(tmp_path, splits, make_student, make_teacher):
+    """Train students side by side; returns each one's result, weights and averaged weights, and what was counted."""
+
+    def run(*names, root="checkpoints", device_batch=None, terminated=lambda: False, diverges=None, **options):
+        models = {name: make_student(STUDENTS[name][0], drop_path_rate=0.2, proj_drop_rate=0.1) for name in names}
+        teacher = make_teacher()
+        if len(names) > 1:
+            teacher = FrozenTeacher(teacher, ["first", "last"], device=CPU)
+        tasks = {
+            name: create_task(models[name], teacher, **STUDENTS[name][1], label_smoothing=0.1, device=CPU)
+            for name in names
+        }
+        for name, at in (diverges or {}).items():
+            spoil(tasks[name], at)
+        sampler = EpochSampler(64, 0, batch=16, world=ALONE, device_batch=device_batch)
+        batches = Counted(TrainingBatches(splits[0], models[names[0]], sampler, augment=AUGMENT, workers=0))
+        validation = Counted(evaluation_batches(splits[1], models[names[0]], batch=8, workers=0))
+        passes = []
+        if isinstance(teacher, FrozenTeacher):
+            teacher.register_forward_hook(lambda *_: passes.append(1))
+        with ExitStack() as stack:
+            trainees = [
+                Trainee(tasks[name], stack.enter_context(CheckpointFolder(tmp_path / root, name, {"of": name})))
+                for name in names
+            ]
+            fitted = fit_together(
+                trainees, batches, validation, OPTIMIZATION, seed=0, world=ALONE, terminated=terminated, **options
+            )
+        results = {}
+        for name, one in zip(names, fitted, strict=True):
+            weights = [model.state_dict() for model in (tasks[name].trainable_module, one.ema_model)]
+            results[name] = SimpleNamespace(history=one.history, weights=weights, failure=one.failure, fitted=one)
+        return results, SimpleNamespace(batches=batches.asked, validation=validation.asked, passes=len(passes))
+
+    return run
+
+
+def spoil(task, at):
+    """Let a task's loss be infinite from its call `at` on."""
+    forward, calls = task.forward, count()
+    task.forward = lambda *given: {"loss": forward(*given)["loss"] * (float("inf") if next(calls) >= at else 1)}
+
+
+def assert_equal(found, expected):
+    assert found.history == expected.history and len(found.history) == EPOCHS
+    torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Results of students that were trained alone; the images are the same in every test."""
+    return {}
+
+
+@pytest.fixture
+def separate(train, known):
+    """The results of training each student alone."""
+
+    def run(*names, device_batch=None):
+        for name in names or STUDENTS:
+            if (name, device_batch) not in known:
+                known[name, device_batch] = train(name, root="alone", device_batch=device_batch)[0][name]
+        return {name: known[name, device_batch] for name in names or STUDENTS}
+
+    return run
+
+
+@pytest.mark.parametrize("device_batch", [None, 8])
+def test_each_student_is_what_it_is_alone(train, separate, device_batch):
+    alone = separate(device_batch=device_batch)
+    together, asked = train(*STUDENTS, device_batch=device_batch)
+    for name, expected in alone.items():
+        assert_equal(together[name], expected)
+    pieces = 16 // (device_batch or 16)
+    assert asked.batches == asked.passes == EPOCHS * STEPS * pieces  # of the images and of the teacher, once each
+    assert asked.validation == EPOCHS * 2  # for four students, raw and averaged
+
+
+def after(calls):
+    said = count(1)
+    return lambda: next(said) > calls
+
+
+STOPPED = r"^stopped by SIGTERM; the same command resumes at step {}$"
+
+
+def test_students_that_stop_anywhere_go_on_alone_or_together(train, separate):
+    alone = separate()
+    names = list(STUDENTS)
+    with pytest.raises(UserError, match=STOPPED.format(7)):
+        train("mse", terminated=after(4 + 2 + 1 + 2))  # asked after each step and validation batch, and after an epoch
+    with pytest.raises(UserError, match=STOPPED.format(3)):
+        train("none", terminated=after(2))
+    with pytest.raises(UserError, match=STOPPED.format(2)):
+        train(*names, terminated=after(1))  # the other two start; mse and none are further on, and wait
+    with pytest.raises(UserError, match=STOPPED.format(4)):
+        train(*names, terminated=after(3))  # none has joined, in the evaluation of the first epoch
+    assert_equal(train("spectral")[0]["spectral"], alone["spectral"])
+    together, asked = train(*reversed(names))  # one of which is finished
+    for name, expected in alone.items():
+        assert_equal(together[name], expected)
+    assert asked.batches == STEPS
+
+
+def test_finished_students_are_not_trained_again(train):
+    names = list(STUDENTS)[:2]
+    first, _ = train(*names)
+    again, asked = train(*names, diverges=dict.fromkeys(names, 0))
+    assert asked.batches == asked.passes == asked.validation == 0
+    for name in names:
+        assert_equal(again[name], first[name])
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_a_student_that_diverges_ends_alone(train, separate, capsys, at):
+    alone = separate("none", "spectral")
+    capsys.readouterr()
+    together, _ = train("none", "mse", "spectral", diverges={"mse": at}, checkpoint_s=0.0)
+    for name, expected in alone.items():
+        assert_equal(together[name], expected)
+    reason = f"the loss is not finite at step {at} (epoch {at // STEPS}, batch {at % STEPS})"
+    assert str(together["mse"].failure).startswith(reason)
+    line = f"error: mse: {together['mse'].failure}; the others go on\n"
+    assert capsys.readouterr().err == line and line.count("\n") == 1
+    assert_equal(train("mse")[0]["mse"], separate("mse")["mse"])  # from a checkpoint of finite weights
+
+
+def test_students_that_all_diverge_end_in_one_error(train):
+    with pytest.raises(UserError) as caught:
+        train("none", "mse", diverges={"none": 0, "mse": 6})
+    reasons = [f"{name}: the loss is not finite at step {step} " for name, step in (("none", 0), ("mse", 6))]
+    assert str(caught.value).startswith(f"2 of 2 runs ended early: {reasons[0]}") and reasons[1] in str(caught.value)
+    with pytest.raises(UserError, match=r"^the loss is not finite at step 0 \(epoch 0, batch 0\); lower recipe\.lr"):
+        train("none", root="other", diverges={"none": 0})
+
+
+def test_a_full_disk_while_one_student_saves_harms_none(train, separate, tmp_path):
+    alone = separate("none", "spectral")
+    with pytest.raises(UserError, match=STOPPED.format(2)):
+        train("none", "spectral", terminated=after(1))
+    files = {name: next(tmp_path.glob(f"checkpoints/{name}-*/checkpoint.pt")) for name in alone}
+    sizes = {name: file.stat().st_size for name, file in files.items()}
+    assert sizes["none"] < sizes["spectral"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (sum(sizes.values()) // 2, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"^no space left on the disk for .*spectral-.*checkpoint\.pt; free some"):
+            train("none", "spectral", terminated=after(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for file in files.values():
+        assert {path.name for path in file.parent.iterdir()} <= {"lock", "checkpoint.pt", "previous.pt", "run.json"}
+    together, _ = train("none", "spectral")
+    for name, expected in alone.items():
+        assert_equal(together[name], expected)
+
+
+class Kept:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+class Held:
+    """What a forward pass keeps for the backward pass; knows the most bytes that were kept at a time."""
+
+    def __init__(self):
+        self.bytes = self.peak = 0
+
+    def pack(self, tensor):
+        kept = Kept(tensor)
+        size = tensor.numel() * tensor.element_size()
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+        weakref.finalize(kept, self.release, size)
+        return kept
+
+    def release(self, size):
+        self.bytes -= size
+
+    def unpack(self, kept):
+        return kept.tensor
+
+
+def test_the_activations_of_one_student_are_held_at_a_time(train):
+    peaks = {}
+    for names in (*[[name] for name in STUDENTS], list(STUDENTS)):
+        held = Held()
+        with torch.autograd.graph.saved_tensors_hooks(held.pack, held.unpack):
+            train(*names, root="-".join(names))
+        peaks["-".join(names)] = held.peak
+    assert peaks.pop("-".join(STUDENTS)) == max(peaks.values())
+
+
+def test_students_share_the_time_of_their_steps(train, monkeypatch):
+    ticks = count()
+    monkeypatch.setattr(group.time, "perf_counter", lambda: float(next(ticks)))
+    rates = {name: one.fitted.images_per_s for name, one in train("none", "mse")[0].items()}
+    assert rates["none"] == rates["mse"] == 16 * STEPS / 0.5  # a tick an epoch, of which each has half
+
+
+def test_the_last_evaluation_of_several_students_is_that_of_each(make_student, teacher, images):
+    students = [make_student(strategy) for strategy in ("baseline", "lift", "widen")]
+    batches = [(images, torch.arange(len(images)))]
+    for student, found in zip(students, evaluate_all_against_teacher(students, teacher, batches, ALONE), strict=True):
+        expected = evaluate_against_teacher(student, teacher, batches, ALONE)
+        assert found.metrics == expected.metrics and (found.predictions == expected.predictions).all()
+
+
+@pytest.fixture
+def jobs(tmp_path, make_student):
+    def make(name, strategy, **changes):
+        identity = {"student": strategy, "objective": name, "seed": 0, "recipe": {"lr": 1.0}, "teacher": "digest"}
+        return Job(name, make_student(strategy), tmp_path, Objective(**NONE), 0, identity | changes, {})
+
+    return make("a", "baseline"), make
+
+
+def test_only_runs_of_the_same_images_and_teacher_are_trained_together(jobs):
+    first, make = jobs
+    check_together([first, make("b", "lift")])
+    with pytest.raises(UserError, match=r"^a is given twice; name each run once$"):
+        check_together([first, make("b", "lift"), first])
+    faults = {"seed": {"seed": 1}, "recipe.lr": {"recipe": {"lr": 2.0}}, "teacher": {"teacher": "other"}}
+    for key, changes in faults.items():
+        with pytest.raises(UserError, match=rf"b differs from a in {key}; train it by a command of its own$"):
+            check_together([first, make("b", "lift", **changes)])
+    other = make("b", "lift")
+    other.model.pretrained_cfg["mean"] = (0.1, 0.2, 0.3)
+    with pytest.raises(UserError, match=r"b differs from a in its model's mean; train it"):
+        check_together([first, other])
