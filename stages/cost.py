@@ -1,4 +1,4 @@
-"""Count parameters and FLOPs of the paper's students at their own scale: 224×224 images, 1000 classes.
+"""Count parameters and FLOPs of the paper's students and of the controls of size: 224×224 images, 1000 classes.
 
 It needs neither data nor weights, so the published costs can be audited anywhere.
 """
@@ -15,7 +15,10 @@ STUDENTS = {
     "lift": "deit_tiny_lift_patch16_224",
     "widen": "deit_tiny_widelast_patch16_224",
     "uniform": "deit_tiny_uniform_patch16_224",
+    "half": "cait_s24_224",
+    "copy": "cait_s24_224",
 }
+ARGUMENTS = {name: {"depth": 12} for name in ("half", "copy")}  # of the teacher's 24 blocks
 IMAGE_SIZE = 224
 
 
@@ -23,7 +26,7 @@ def main() -> None:
     """Write the counts of each student."""
     counts = {}
     for strategy, architecture in STUDENTS.items():
-        model = timm.create_model(architecture)
+        model = timm.create_model(architecture, **ARGUMENTS.get(strategy, {}))
         counts[strategy] = {
             "architecture": architecture,
             "parameters": parameters(model),

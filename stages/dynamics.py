@@ -1,9 +1,11 @@
-"""What happens block by block in the teacher and in every trained student, on the analysis sample.
+"""What happens block by block in the teacher, in every trained student, and in students at epochs that were kept.
 
-Frequency intensity, token entropy, activations and gradients, as "Distillation Dynamics" (2025-11) defines them.
+On the analysis sample: frequency intensity, token entropy, activations and gradients, as "Distillation Dynamics"
+(2025-11) defines them.
 """
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from stages.core.analysis import dynamics
@@ -18,26 +20,34 @@ from stages.core.runtime import machine
 from stages.paths import DYNAMICS, MANIFEST, PARAMS, PREPARE, TEACH, TRAIN
 
 BATCH = 64  # images at a time; it decides memory, not results
-COLUMNS = ("run", "strategy", "objective", "seed", "block", *dynamics.MEASURES)
+NAMES = ("run", "strategy", "objective", "seed")
+MEASURES = ("block", *dynamics.MEASURES)
 
 
 def main() -> None:
-    """Write one row for each block of each model that params name."""
+    """Write one row for each block of each model that params name, and another table of the kept epochs' models."""
     settings = params.load(PARAMS)
     device = machine.device()
     machine.share_cores(device)
     sample = image_list(settings.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
-    models: list[tuple[dict[str, Any], Any]] = [({"run": TEACHER, "strategy": TEACHER}, TEACH)]
-    for strategy, objective, seed in product(settings.strategy.names, settings.objective.names, settings.seeds):
-        name = run_name(strategy, objective, seed)
-        models.append(({"run": name, "strategy": strategy, "objective": objective, "seed": seed}, TRAIN / name))
-    rows = []
-    for names, folder in models:
+
+    def measured(folder: Path, names: dict[str, Any]) -> list[dict[str, Any]]:
         model = folders.load(folder).to(device)
         batches = evaluation_batches(sample, model, batch=BATCH, workers=machine.workers())
-        rows += [{**names, **row} for row in dynamics.measure(model, batches, device)]
+        return [{**names, **row} for row in dynamics.measure(model, batches, device)]
+
+    rows = measured(TEACH, {"run": TEACHER, "strategy": TEACHER})
+    kept_rows = []
+    for strategy, objective, seed in product(settings.strategy.names, settings.objective.names, settings.seeds):
+        name = run_name(strategy, objective, seed)
+        names = {"run": name, "strategy": strategy, "objective": objective, "seed": seed}
+        rows += measured(TRAIN / name, names)
+        for epoch, folder in folders.kept_epochs(TRAIN / name).items():
+            kept_rows += measured(folder, {**names, "epoch": epoch})
     with atomic_folder(DYNAMICS) as out:
-        write_csv(out / "blocks.csv", rows, columns=COLUMNS)
+        write_csv(out / "blocks.csv", rows, columns=(*NAMES, *MEASURES))
+        if kept_rows:
+            write_csv(out / "kept_blocks.csv", kept_rows, columns=(*NAMES, "epoch", *MEASURES))
 
 
 if __name__ == "__main__":

@@ -88,6 +88,9 @@ def main() -> None:
         "angles": analysis_tables.angles_table(ROTATION, backbones),
         "overlap": analysis_tables.overlap_table(ROTATION, backbones),
     }
+    kept = DYNAMICS / "kept_blocks.csv"
+    if kept.is_file():  # of runs that kept models during training
+        tables["kept_blocks"] = pd.read_csv(kept)
     with atomic_folder(RESULTS) as folder:
         for name, value in {
             **analyses,

@@ -16,6 +16,7 @@ from stages.core.base.names import run_name
 from stages.core.config import params
 from stages.core.data.dataset import image_list
 from stages.core.models import folders
+from stages.core.models.copying import copy_blocks
 from stages.core.runtime import distributed
 from stages.core.train.fitting import fit_and_save, model_options
 from stages.core.train.jobs import Job
@@ -86,9 +87,12 @@ def train_runs(settings: params.Params, cells: Sequence[Cell], world: distribute
 def job(settings: params.Params, cell: Cell, teacher: nn.Module, world: distributed.World) -> Job:
     """A student with random weights that is to learn from `teacher`, and what decides and describes its run."""
     data, objective = settings.dataset, settings.objective.definitions[cell.objective]
-    architecture, model_args = settings.student.model(cell.strategy)
+    architecture, model_args = settings.student.model(cell.strategy, settings.teacher)
     student = folders.create(architecture, model_args, seed=cell.seed, **model_options(data, settings.recipe))
     student = student.to(world.device)
+    copied = {}  # what a run that starts from the teacher's weights says of it
+    if settings.student.strategies[cell.strategy].copies_teacher:
+        copied = {"copied_blocks": copy_blocks(student, teacher)}
     check_compatible(student, teacher, data.image_size, feature=objective.refuses_wider, blocks=objective.blocks)
     name = run_name(*cell)
     return Job(
@@ -99,6 +103,7 @@ def job(settings: params.Params, cell: Cell, teacher: nn.Module, world: distribu
         seed=cell.seed,
         identity={
             "student": [architecture, model_args],
+            **copied,
             "objective": objective.model_dump(),
             "seed": cell.seed,
             "recipe": settings.recipe.model_dump(),
@@ -112,6 +117,7 @@ def job(settings: params.Params, cell: Cell, teacher: nn.Module, world: distribu
             **objective.model_dump(),
             "architecture": architecture,
             "model_args": model_args,
+            **copied,
             "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
             "teacher_weights": folders.provenance(TEACH)["weights"],
             "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]

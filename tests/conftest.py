@@ -4,6 +4,7 @@ torch and timm are imported by the fixtures that need them: the process that han
 """
 
 import os
+import signal
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 # Threads of OpenMP that wait for each other sleep instead of spinning, so that tests side by side leave cores to each
 # other; stages that tests start inherit this. It changes no result.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# OpenBLAS's threads spin for each other: on two busy cores, eigenvalues of 384×384 take 35 times the CPU time of one
+# thread. The variable holds for what is loaded or started later, the limit for numpy, which is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+threadpool_limits(int(os.environ["OPENBLAS_NUM_THREADS"]), "blas")
 collect_ignore = [] if find_spec("datasets") else ["data/test_hub.py"]  # the test extra installs it
 MAX_WORKERS = 8  # each holds torch and timm, half a GiB
 LONG = ("train", "runtime", "models", "tools")  # after the pipeline's, the folders whose tests take longest
@@ -46,7 +52,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose hypothesis' profile: HYPOTHESIS_PROFILE, or the one that suits the run."""
+    """Choose hypothesis' profile (HYPOTHESIS_PROFILE, or the one that suits the run); let SIGINT be received.
+
+    A shell starts what it puts in the background (`pytest &`) with SIGINT ignored, which every child process inherits:
+    tests that send it would wait for ever, or find a command that nothing has stopped.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     name = os.environ.get("HYPOTHESIS_PROFILE") or ("nightly" if config.getoption("nightly") else "default")
     hypothesis.settings.load_profile(name)
 

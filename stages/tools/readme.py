@@ -102,7 +102,7 @@ def scales() -> str:
                 f"{data['classes']} classes, {data['image_size']}²",
                 f"`{teacher.architecture}`, {width(teacher.architecture, own)} wide, "
                 f"{'fitted' if teacher.weights == 'fit' else teacher.weights}",
-                f"{width(*student.model('baseline'))} wide, {recipe['epochs']} epochs",
+                f"{width(*student.model('baseline', teacher))} wide, {recipe['epochs']} epochs",
                 ", ".join(names) or "no figures yet",
             ]
         )

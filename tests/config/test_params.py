@@ -20,8 +20,9 @@ OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
 OPEN = {"strategies", "definitions", "options"}  # mappings whose keys are names of the user's
 
 
-# Keys of an objective that may be left out.
+# Keys that may be left out, of an objective and elsewhere.
 WITH_DEFAULT = {name for name, field in Objective.model_fields.items() if not field.is_required()}
+WITH_DEFAULT |= {"keep_epochs", "depth_divisor", "copies_teacher"}
 
 
 def keys(value, path=()):
@@ -359,6 +360,18 @@ def test_an_impossible_value_is_named(path, value, load):
         ("student.base.embed_dim", 144, "student.base.embed_dim: 144 channels are more than the teacher's 96"),
         ("dataset.held_out", 0.1, "dataset: held_out must be null for the embedded dataset"),
         ("recipe.augment.padding", 4, "recipe.augment: padding needs on_device: true"),
+        ("recipe.keep_epochs", [6, 13], "recipe: keep_epochs: 13 is beyond the run's 12 epochs"),
+        ("recipe.keep_epochs", [6, 3], "recipe: keep_epochs [6, 3] must rise, each epoch once"),
+        ("recipe.keep_epochs", [3, 3], "recipe: keep_epochs [3, 3] must rise, each epoch once"),
+        ("recipe.keep_epochs", [0], "recipe.keep_epochs.0: must be greater than or equal to 1"),
+        ("recipe.keep_epochs", 3, "recipe.keep_epochs: must be a list, as [3]"),
+        (
+            "student.strategies.lift.copies_teacher",
+            True,
+            "copies_teacher needs architecture: teacher, not deit_tiny_lift",
+        ),
+        ("student.strategies.lift.depth_divisor", 2, "depth_divisor needs architecture: teacher, not deit_tiny_lift"),
+        ("student.strategies.half.model_args", {"depth": 3}, "depth_divisor and model_args.depth both set the depth"),
         ("recipe.warmup_epochs", 1000, "recipe: warmup_epochs 1000 leaves none of the"),
         ("recipe.min_lr", 0.1, "recipe: min_lr and warmup_lr must not exceed lr"),
         ("teacher.recipe.warmup_lr", 0.1, "teacher.recipe: min_lr and warmup_lr must not exceed lr"),
@@ -428,7 +441,7 @@ def test_what_no_feature_loss_compares_may_differ(load, tmp_path):
     assert "\n" not in str(caught.value)
     for objective in ("none", "softkd"):
         given = load_text(tmp_path, composed(*changes, f"objective={objective}"))
-        assert given.student.model("lift")[1]["lift_width"] == 128
+        assert given.student.model("lift", given.teacher)[1]["lift_width"] == 128
     # A strategy that is not named is not trained.
     assert load_text(tmp_path, composed(changes[0], "strategy=widen", "objective=softkd_mse"))
 
@@ -509,6 +522,46 @@ def test_the_uniform_student_is_of_widens_size(profile, tmp_path):
     given = load_text(tmp_path, composed(f"profile={profile}"))
     widen, uniform = (
         parameters(timm.create_model(architecture, num_classes=given.dataset.classes, **arguments))
-        for architecture, arguments in map(given.student.model, ("widen", "uniform"))
+        for architecture, arguments in (given.student.model(name, given.teacher) for name in ("widen", "uniform"))
     )
     assert uniform == pytest.approx(widen, rel=0.03)
+
+
+@pytest.mark.parametrize("profile", ["digits", "cifar100", "imagenet"])
+@pytest.mark.parametrize("strategy", ["half", "copy"])
+def test_half_and_copy_are_the_teacher_at_half_its_depth(profile, strategy, tmp_path):
+    given = load_text(tmp_path, composed(f"profile={profile}", f"strategy={strategy}", "objective=paper"))
+    architecture, arguments = given.student.model(strategy, given.teacher)
+    students, teachers = (
+        timm.create_model(given.teacher.architecture, num_classes=10, **own)
+        for own in (arguments, given.teacher.model_args.keyword_arguments())
+    )
+    assert architecture == given.teacher.architecture
+    assert 2 * len(students.blocks) == len(teachers.blocks)
+    assert arguments | {"depth": None} == given.teacher.model_args.keyword_arguments() | {"depth": None}
+    widths = {info["num_chs"] for model in (students, teachers) for info in model.feature_info}
+    assert len(widths) == 1
+    assert given.student.strategies[strategy].copies_teacher == (strategy == "copy")
+
+
+def test_a_depth_that_does_not_halve_stops_only_who_trains_such_a_student(tmp_path):
+    odd = "teacher.model_args.depth=5"
+    assert load_text(tmp_path, composed(odd))
+    for strategy in ("half", "copy"):
+        with pytest.raises(UserError) as caught:
+            load_text(tmp_path, composed(odd, f"strategy={strategy}"))
+        expected = f"student.strategies.{strategy}.depth_divisor: the teacher's 5 blocks are not a multiple of 2"
+        assert str(caught.value).endswith(expected) and "\n" not in str(caught.value)
+
+
+def test_a_depth_that_no_name_tells_is_asked_for(tmp_path):
+    teacher = ["teacher=imagenet", "teacher.architecture=deit_small_patch16_224", "teacher.weights=random"]
+    size = ["+teacher.model_args.img_size=8", "+teacher.model_args.patch_size=2"]
+    with pytest.raises(
+        UserError, match=r"half\.depth_divisor: set teacher\.model_args\.depth, to the blocks of deit_small"
+    ):
+        load_text(tmp_path, composed(*teacher, *size, "strategy=half", "objective=none"))
+    given = load_text(
+        tmp_path, composed(*teacher, *size, "+teacher.model_args.depth=12", "strategy=half", "objective=none")
+    )
+    assert given.student.model("half", given.teacher)[1] == {"img_size": 8, "patch_size": 2, "depth": 6}

@@ -36,7 +36,7 @@ DATA = {"dataset": "imagenet", "classes": 1000, "train": {"images": 1_281_167}, 
 
 def a_run(strategy: str, objective: str, top1: float, seed: int = 0) -> dict:
     """What is recorded of a run of the profile for ImageNet-1K."""
-    architecture, model_args = PROFILE.student.model(strategy)
+    architecture, model_args = PROFILE.student.model(strategy, PROFILE.teacher)
     return {
         "strategy": strategy,
         "objective": objective,
@@ -332,7 +332,7 @@ def test_a_setting_of_any_kind_is_read_back_as_it_was_recorded(tmp_path):
     (found,) = written_and_read([a_run("lift", "mse", 75.0) | odd | {"on_device": True}], tmp_path)
     assert {key: found[key] for key in odd} == odd
     assert found["on_device"] is True and found["auto_augment"] == "rand-m9-mstd0.5-inc1"
-    assert found["model_args"] == PROFILE.student.model("lift")[1]
+    assert found["model_args"] == PROFILE.student.model("lift", PROFILE.teacher)[1]
 
 
 def test_a_published_curve_is_of_the_epochs_that_the_log_counts():

@@ -24,7 +24,7 @@ from stages.core.base.files import TEMPORARY
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 3600  # that any command may take, on a busy machine too
-KNOWN = {"lock", "run.json", "checkpoint.pt", "previous.pt", "live"}  # of a run in .ckpt
+KNOWN = {"lock", "run.json", "checkpoint.pt", "previous.pt", "live", "epochs"}  # of a run in .ckpt
 OF_THE_CLOCK = re.compile(rb'"train_images_per_s": [\d.]+|^\d{13}(?=\t)', re.M)  # speed; DVCLive's times
 
 

@@ -12,6 +12,7 @@ from stages.core.models import folders
 from stages.core.models.cost import flops, parameters
 from stages.core.models.students import LiftedVisionTransformer, forward_with_map, lift, widen
 from stages.core.train.task import WithMap
+from stages.cost import ARGUMENTS
 from stages.paths import REFERENCE
 from stages.tools.compose import composed
 
@@ -39,6 +40,15 @@ def test_cost_at_the_papers_scale(architecture, size, operations):
     model = timm.create_model(architecture)
     assert parameters(model) == size
     assert flops(model, 224) == operations
+
+
+def test_half_of_the_papers_teacher_is_the_teacher_without_half_of_its_blocks():
+    with torch.device("meta"):  # without weights
+        half, teacher = (timm.create_model("cait_s24_224", **arguments) for arguments in (ARGUMENTS["half"], {}))
+    assert (len(half.blocks), len(teacher.blocks)) == (12, 24)
+    assert parameters(half) == parameters(teacher) - sum(parameters(block) for block in teacher.blocks[12:])
+    block = (flops(teacher, 224) - flops(half, 224)) / 12
+    assert flops(half, 224) > 12 * block > 0.9 * flops(half, 224)  # the rest: patches, class attention, head
 
 
 def test_counting_flops_leaves_the_model_as_it_was(make_student):
@@ -182,7 +192,7 @@ def test_the_published_ablation_has_the_releases_widths_and_size(root):
         "widen_linear_three_heads"
     ]
     given = Params.model_validate(yaml.safe_load(composed("profile=imagenet")))
-    architecture, arguments = given.student.model("widen_linear_three_heads")
+    architecture, arguments = given.student.model("widen_linear_three_heads", given.teacher)
     model = timm.create_model(architecture, **arguments)
     assert parameters(model) == published["params"]
     assert [info["num_chs"] for info in model.feature_info] == published["widths"]

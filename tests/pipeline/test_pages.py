@@ -28,6 +28,7 @@ PAGES = [
 ]
 # Files that runs, studies, images and weights consist of; they are in no folder of the repository.
 ELSEWHERE = {"curves.csv", "predictions.npy", "config.json", "model.safetensors", "record.json", "train.tar", "val.tar"}
+ELSEWHERE |= {"kept_blocks.csv"}  # only of runs that keep models during training
 IGNORED = ("", "artifacts", ".ckpt", ".git", ".venv")
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b|\*|…")
 OTHERS = (
@@ -282,7 +283,9 @@ def test_every_figure_is_listed() -> None:
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
         drawn |= set(re.findall(r'figures, f?\\"([^"\\]+)\\"', notebook.read_text(encoding="utf-8")))
     page = text_of(ROOT / "notebooks/README.md").partition("## Figures")[2]
-    assert {codes(row[1])[0] for row in rows(page)} == {name.replace("{backbone}", "BACKBONE") for name in drawn}
+    assert {codes(row[1])[0] for row in rows(page)} == {
+        re.sub(r"{(\w+)}", lambda found: found[1].upper(), name) for name in drawn
+    }
 
 
 def test_the_groups_are_those_of_the_configuration() -> None:

@@ -7,6 +7,7 @@ import pytest
 from stages.core.analysis import nulls
 from stages.core.analysis.energy import shares
 from stages.core.analysis.sep import mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
+from stages.core.report import style
 from stages.core.report.figures import blocks as block_figures
 from stages.core.report.figures import rank as rank_figures
 from stages.core.report.figures import rotation as rotation_figures
@@ -129,3 +130,32 @@ def test_maps_of_cka_stand_in_rows_whatever_their_number(settings):
     figure, _ = block_figures.cka(table)
     titles = [panel.get_title() for panel in figure.axes if panel.get_title()]
     assert titles == [f"strategy{n}, none" for n in range(settings)]
+
+
+def test_kept_epochs_are_drawn_one_line_each_between_teacher_and_end():
+    measures = {"frequency_intensity": 0.1, "token_entropy": 1.0, "activation": 0.5}
+    names = {"objective": "none", "seed": 0}
+    kept = pd.DataFrame(
+        {**names, "strategy": s, "epoch": e, "block": b, **measures, "token_entropy": e + seed, "gradient": 0.01}
+        for seed in (0, 1)
+        for s in ("copy", "half")
+        for e in (2, 4)
+        for b in range(2)
+    )
+    end = [{**names, "strategy": s, "block": b, **measures, "gradient": 1} for s in ("copy", "half") for b in range(2)]
+    teacher = [{"strategy": "teacher", "block": b, **measures, "gradient": 2.0} for b in range(4)]
+    figure, caption = block_figures.kept_epochs(kept, pd.DataFrame([*teacher, *end]), "none")
+    assert len(figure.axes) == 8
+    entropy = figure.axes[1]
+    assert [line.get_ydata()[-1] for line in entropy.lines] == [1.0, 2.5, 4.5, 1.0]  # means over seeds
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["teacher", "epoch 2", "epoch 4", "end of training"]
+    assert figure.axes[0].get_ylabel().startswith("half: ") and figure.axes[4].get_ylabel().startswith("copy: ")
+    assert "after 2 and 4 epochs" in caption and "half 2.50, then 1.00; copy 2.50, then 1.00" in caption
+
+
+def test_the_projects_strategies_have_looks_of_their_own():
+    drawn = style.looks([*style.KNOWN, "another"])
+    assert list(drawn) == [*style.KNOWN, "another"]
+    assert len({look.color for name, look in drawn.items() if name != "another"}) == len(style.KNOWN)
+    assert len({look.marker for name, look in drawn.items() if name != "another"}) == len(style.KNOWN)

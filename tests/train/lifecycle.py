@@ -5,18 +5,25 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from unittest import mock
 
 import torch
 import yaml
+from torch import nn
 
-from stages import dynamics, encode, extract, pca, prepare, rank, rotation, sep, summarize, svd, teach, train, weights
+from stages import train
 from stages.core.base.files import write_json
 from stages.core.config import params
+from stages.core.models.cost import flops
 from stages.core.runtime.distributed import World, joined, launch
+from stages.core.train import fitting, outputs
 from stages.paths import COST, PARAMS
 
 ROOT = Path(__file__).resolve().parents[2]
-STRATEGIES = ("baseline", "lift", "widen", "uniform", "widen_linear", "widen_three_heads")  # one of each kind
+STRATEGIES = (  # one of each kind
+    *("baseline", "lift", "widen", "uniform", "half", "copy"),
+    *("widen_linear", "widen_three_heads"),
+)
 OBJECTIVES = ("none", "mse", "softkd", "softkd_spectral")  # one of each class
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 3, "num_heads": 3}
 
@@ -32,13 +39,14 @@ def stage(main: Callable[[], None], *arguments: str) -> None:
 
 
 def write_params(folder: Path, *, ema_decay: float | None, seeds: Sequence[int], strategies: Sequence[str]) -> None:
-    """The default's parameters at a smaller scale: a random teacher, two steps of 16 images, 20 validation images."""
+    """The default's parameters at a smaller scale: a random teacher, two steps of 8 images, 20 validation images."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     content["dataset"]["val_images"] = 20
     content["teacher"] |= {"weights": "random", "recipe": None}
     content["teacher"]["model_args"]["depth"] = 2
     content["student"]["base"] |= TINY
-    content["recipe"] |= {"epochs": 1, "epoch_steps": 2, "global_batch": 16, "warmup_epochs": 0}
+    content["recipe"] |= {"epochs": 1, "epoch_steps": 2, "global_batch": 8, "warmup_epochs": 0}
+    content["recipe"]["keep_epochs"] = [1]
     content["recipe"]["ema_decay"] = ema_decay
     content["analysis"] |= {"images_per_class": 1}
     content["analysis"]["sep"] |= {"permutations": 10, "resamples": 10}
@@ -51,6 +59,8 @@ def write_params(folder: Path, *, ema_decay: float | None, seeds: Sequence[int],
 
 def start(folder: Path) -> None:
     """Run in `folder` all stages that come before the training of students, and those of the teacher's features."""
+    from stages import extract, pca, prepare, rank, rotation, sep, svd, teach, weights  # workers need none of them
+
     os.chdir(folder)
     stage(prepare.main)
     stage(teach.main)
@@ -62,18 +72,29 @@ def start(folder: Path) -> None:
 
 
 def train_all(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None], world: World) -> None:
-    """Train every strategy by every objective in a project, with an EMA as each seed says.
+    """Train every strategy by every objective; with an EMA where a seed has one, and then models are kept, too.
 
-    Several processes train all runs of a seed side by side; one process trains them one after the other.
+    Several processes train all runs of a seed side by side; one process trains them one after the other. FLOPs, a
+    quarter of the time of so short a run, are counted once for each shape of a model.
     """
     torch.set_num_threads(1)
     os.chdir(folder)
     settings = params.load(PARAMS)
-    for seed, decay in ema_decay.items():
-        recipe = settings.recipe.model_copy(update={"ema_decay": decay})
-        cells = [train.Cell(*setting, seed) for setting in product(strategies, OBJECTIVES)]
-        for group in [cells] if world.size > 1 else [[cell] for cell in cells]:
-            train.train_runs(settings.model_copy(update={"recipe": recipe}), group, world)
+    counted: dict[tuple[object, ...], int] = {}
+
+    def counted_once(model: nn.Module, image_size: int) -> int:
+        key = (type(model), image_size, *((name, value.shape) for name, value in model.state_dict().items()))
+        if key not in counted:
+            counted[key] = flops(model, image_size)
+        return counted[key]
+
+    with mock.patch.object(fitting, "flops", counted_once), mock.patch.object(outputs, "flops", counted_once):
+        for seed, decay in ema_decay.items():
+            kept = settings.recipe.keep_epochs if decay else []
+            recipe = settings.recipe.model_copy(update={"ema_decay": decay, "keep_epochs": kept})
+            cells = [train.Cell(*setting, seed) for setting in product(strategies, OBJECTIVES)]
+            for group in [cells] if world.size > 1 else [[cell] for cell in cells]:
+                train.train_runs(settings.model_copy(update={"recipe": recipe}), group, world)
 
 
 def train_together(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None]) -> None:
@@ -85,6 +106,8 @@ def train_together(folder: Path, strategies: Sequence[str], ema_decay: Mapping[i
 
 def analyse(folder: Path) -> None:
     """Encode, follow block by block, and summarize the runs of a project."""
+    from stages import dynamics, encode, summarize
+
     os.chdir(folder)
     stage(encode.main)
     stage(dynamics.main)

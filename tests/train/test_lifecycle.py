@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+import yaml
 from lifecycle import OBJECTIVES, STRATEGIES
 
 from stages.core.base.errors import UserError
@@ -58,10 +59,17 @@ def started(environment, tmp_path_factory):
     return folder
 
 
+def copied(project, folder):
+    """A copy of a project; its images, which no run changes, are those of the project."""
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns(PREPARE.name))
+    (folder / PREPARE).symlink_to(project / PREPARE)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def finished(started, environment, tmp_path_factory):
     """A project in which every run is trained, encoded and summarized."""
-    folder = shutil.copytree(started, tmp_path_factory.mktemp("finished") / "project")
+    folder = copied(started, tmp_path_factory.mktemp("finished") / "project")
     decays = {seed: f"{seed}:{decay or ''}" for seed, decay in EMA_DECAY.items()}
     command = [sys.executable, lifecycle.__file__, str(folder), decays[2], decays[3]]
     together = subprocess.Popen(
@@ -131,7 +139,7 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(started, tmp_path_factory):
     """What the run of the following test leaves when nothing fails."""
-    return train_one(shutil.copytree(started, tmp_path_factory.mktemp("whole") / "project"))
+    return train_one(copied(started, tmp_path_factory.mktemp("whole") / "project"))
 
 
 def train_one(folder, objective="mse", strategy="lift"):
@@ -214,6 +222,7 @@ AFTER_THE_LAST_STEP = [
     (outputs, "flops", 0),
     (folders, "save", 0),
     (folders, "save", 1),
+    (folders, "save", 2),  # the first is of the kept epoch
     (outputs, "write_npy", 0),
     (outputs, "write_json", 0),
     (outputs, "write_csv", 0),
@@ -225,8 +234,7 @@ AFTER_THE_LAST_STEP = [
 
 def test_a_failure_after_the_last_step_costs_no_training(started, uninterrupted, tmp_path, environment):
     for place, name, position in AFTER_THE_LAST_STEP:
-        folder = tmp_path / f"{place.__name__}.{name}-{position}"
-        shutil.copytree(started, folder)
+        folder = copied(started, tmp_path / f"{place.__name__}.{name}-{position}")
         calls, original = count(), getattr(place, name)
 
         def fails(*arguments, calls=calls, original=original, position=position, **options):
@@ -244,7 +252,7 @@ def test_a_failure_after_the_last_step_costs_no_training(started, uninterrupted,
 
 
 def test_weights_that_the_last_step_makes_infinite_end_in_one_line(started, tmp_path, environment):
-    folder = shutil.copytree(started, tmp_path / "project")
+    folder = copied(started, tmp_path / "project")
     step, steps = torch.optim.AdamW.step, count(1)
 
     def diverging(optimizer, *arguments, **options):
@@ -271,10 +279,135 @@ def loadable(file):
 
 
 def test_a_log_file_has_the_device_and_a_line_per_epoch(started, tmp_path, capsys, environment):
-    folder = shutil.copytree(started, tmp_path / "project")
+    folder = copied(started, tmp_path / "project")
     with environment.context() as patch:
         patch.delenv("CI", raising=False)
         train_one(folder)
     first, line = capsys.readouterr().out.splitlines()
     assert first == "lift-mse-0 on cpu: 1 epoch"
     assert line.startswith("lift-mse-0: epoch 1/1, training loss ")
+
+
+@pytest.mark.parametrize("strategy", ["half", "copy"])
+def test_copy_starts_from_the_teachers_weights_and_half_does_not(started, tmp_path, environment, strategy):
+    import stages.train
+
+    folder, calls = shutil.copytree(started, tmp_path / "project"), []
+    os.chdir(folder)
+    settings = params.load(PARAMS)
+    with environment.context() as patch:
+        patch.setattr(stages.train, "fit_and_save", lambda *models, **options: calls.append((models, options)))
+        stages.train.train_run(settings, strategy, "mse", 0, ALONE)
+    (((student, teacher, _), options),) = calls
+    assert len(student.blocks) == 1 and len(teacher.blocks) == 2
+    wanted = {name: value for name, value in teacher.state_dict().items() if not name.startswith("blocks.1.")}
+    if strategy == "half":
+        architecture, arguments = settings.student.model(strategy, settings.teacher)
+        fresh = folders.create(
+            architecture, arguments, seed=0, **fitting.model_options(settings.dataset, settings.recipe)
+        )
+        wanted = fresh.state_dict()
+    found = student.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    said = {"copied_blocks": [0]} if strategy == "copy" else {}
+    for place in ("identity", "record"):
+        assert {key: value for key, value in options[place].items() if key == "copied_blocks"} == said
+
+
+@pytest.fixture
+def long(started, tmp_path):
+    """Copies of a project whose runs have three epochs, and keep the models that they are asked to keep."""
+
+    def make(name, kept):
+        folder = shutil.copytree(started, tmp_path / name)
+        content = yaml.safe_load((folder / PARAMS).read_text())
+        content["recipe"] |= {"epochs": 3, "keep_epochs": kept, "ema_decay": None}
+        (folder / PARAMS).write_text(yaml.safe_dump(content))
+        return folder
+
+    return make
+
+
+def kept_weights(folder, strategy="copy"):
+    found = folders.kept_epochs(folder / TRAIN / f"{strategy}-mse-0")
+    return {epochs: folders.load(path).state_dict() for epochs, path in found.items()}
+
+
+def evaluated_weights(patch, fail_at=None):
+    """The student's weights at each evaluation from now on; the one of the given number fails."""
+    seen, original = [], loop.evaluate_together
+
+    def noted(models, *arguments):
+        seen.append({name: value.clone() for name, value in models[0].state_dict().items()})
+        if len(seen) == fail_at:
+            raise FailedError
+        return original(models, *arguments)
+
+    patch.setattr(loop, "evaluate_together", noted)
+    return seen
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_kept_models_are_those_of_their_epochs_and_change_no_result(long, environment):
+    whole, plain = long("whole", [1, 2, 3]), long("plain", [])
+    with environment.context() as patch:
+        seen = evaluated_weights(patch)
+        files, metrics, _ = train_one(whole, strategy="copy")
+    kept = kept_weights(whole)
+    assert list(kept) == [1, 2, 3] and len(seen) == 3
+    for epochs, weights in kept.items():
+        assert_same(weights, seen[epochs - 1])
+    plain_files, plain_metrics, _ = train_one(plain, strategy="copy")
+    assert metrics == plain_metrics and metrics["copied_blocks"] == [0]
+    assert {name: file for name, file in files.items() if not name.startswith("epochs/")} == plain_files
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_a_resumed_run_keeps_the_models_of_the_epochs_before_too(long, environment, adopted):
+    whole, resumed = long("whole", [1, 3]), long("resumed", [1, 3])
+    train_one(whole, strategy="copy")
+    with environment.context() as patch:
+        patch.setattr(fitting, "EPOCH_CHECKPOINT_S", 0.0)
+        evaluated_weights(patch, fail_at=2)
+        with pytest.raises(FailedError):
+            train_one(resumed, strategy="copy")
+    assert not (resumed / TRAIN / "copy-mse-0").exists()
+    with environment.context() as patch:
+        if adopted:
+            patch.setattr("stages.core.train.fingerprints.version", lambda name: f"another {name}")
+            patch.setenv("ADOPT", "1")
+        seen = evaluated_weights(patch)
+        train_one(resumed, strategy="copy")
+    assert len(seen) == 2  # the second epoch's evaluation is repeated, the first epoch's is not
+    expected, found = kept_weights(whole), kept_weights(resumed)
+    assert list(found) == list(expected) == [1, 3]
+    for epochs in expected:
+        assert_same(found[epochs], expected[epochs])
+
+
+def test_a_kept_model_that_was_deleted_is_one_line(long, environment):
+    folder = long("project", [1, 3])
+    with environment.context() as patch:
+        patch.setattr(fitting, "EPOCH_CHECKPOINT_S", 0.0)
+        evaluated_weights(patch, fail_at=3)
+        with pytest.raises(FailedError):
+            train_one(folder, strategy="copy")
+    (kept,) = folder.glob(".ckpt/copy-mse-0-*/epochs/00001")
+    shutil.rmtree(kept)
+    with pytest.raises(UserError, match="epochs/00001, a model that was kept, is gone; start over with FRESH=1"):
+        train_one(folder, strategy="copy")
+    assert not (folder / TRAIN / "copy-mse-0").exists()
+
+
+def test_kept_epochs_reach_the_tables_and_are_what_the_last_one_says(finished):
+    """Every run has one epoch, so that its kept model is its last one."""
+    final = pd.read_csv(finished / RESULTS / "blocks.csv")
+    kept = pd.read_csv(finished / RESULTS / "kept_blocks.csv")
+    assert set(kept["run"]) == {run_name(*run) for run in RUNS if EMA_DECAY[run[2]]} and set(kept["epoch"]) == {1}
+    students = final[final["run"].isin(kept["run"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept.drop(columns="epoch"), students, check_dtype=False)

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from stages.core.base.names import TEACHER
 from stages.core.config.schema import Count, Name, Positive, Recipe, Section, Seed, Share
 
 # Architectures whose last map has embed_dim channels and one token per patch: no hierarchy, no convolutions.
 ISOTROPIC = r"cait_|(vit|deit3?)_\w*patch\d"
+CAIT_DEPTH = r"cait_[a-z]+(\d+)_"  # CaiT's names tell how many blocks it has: cait_s24_224
 
 
 class ModelArgs(Section):
@@ -105,10 +107,32 @@ class Teacher(Section):
 
 
 class Strategy(Section):
-    """One kind of student: a timm architecture, and its arguments beside those of `student.base`."""
+    """One kind of student: a timm architecture, and its arguments beside those of `student.base`.
+
+    `architecture: teacher` takes the teacher's architecture and the teacher's arguments in the place of
+    `student.base`; `depth_divisor: 2` then takes half of the teacher's blocks, and `copies_teacher` lets training start
+    from the teacher's weights: of every second block, and of all that is no block.
+    """
 
     architecture: Name
     model_args: ModelArgs
+    depth_divisor: Count | None = None
+    copies_teacher: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.of_teacher:
+            for key in ("depth_divisor", "copies_teacher"):
+                if getattr(self, key):
+                    raise ValueError(f"{key} needs architecture: teacher, not {self.architecture}; remove one of them")
+        if self.depth_divisor and self.model_args.depth:
+            raise ValueError("depth_divisor and model_args.depth both set the depth; remove one of them")
+        return self
+
+    @property
+    def of_teacher(self) -> bool:
+        """Whether architecture and arguments are the teacher's."""
+        return self.architecture == TEACHER
 
 
 class Student(Section):
@@ -118,12 +142,32 @@ class Student(Section):
     ablations: list[Name]
     strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
 
-    def model(self, strategy: str) -> tuple[str, dict[str, Any]]:
-        """The timm architecture of a strategy and its complete arguments."""
+    def model(self, strategy: str, teacher: Teacher) -> tuple[str, dict[str, Any]]:
+        """The timm architecture of a strategy and its complete arguments.
+
+        Raises:
+            ValueError: the strategy divides the teacher's depth, which is unknown or does not divide.
+        """
         entry = self.strategies[strategy]
-        return entry.architecture, self.base.keyword_arguments() | entry.model_args.keyword_arguments()
+        own = entry.model_args.keyword_arguments()
+        if not entry.of_teacher:
+            return entry.architecture, self.base.keyword_arguments() | own
+        if entry.depth_divisor:
+            own["depth"] = self._divided_depth(strategy, entry.depth_divisor, teacher)
+        return teacher.architecture, teacher.model_args.keyword_arguments() | own
+
+    def _divided_depth(self, strategy: str, divisor: int, teacher: Teacher) -> int:
+        key, named = f"student.strategies.{strategy}.depth_divisor", re.match(CAIT_DEPTH, teacher.architecture)
+        depth = teacher.model_args.depth or (int(named[1]) if named else None)
+        if depth is None:
+            raise ValueError(f"{key}: set teacher.model_args.depth, to the blocks of {teacher.architecture}")
+        if depth % divisor:
+            raise ValueError(f"{key}: the teacher's {depth} blocks are not a multiple of {divisor}")
+        return depth // divisor
 
     def key(self, strategy: str, argument: str) -> str:
         """The dotted key of params.yaml that sets an argument of a strategy."""
-        specific = argument in self.strategies[strategy].model_args.keyword_arguments()
-        return f"student.strategies.{strategy}.model_args.{argument}" if specific else f"student.base.{argument}"
+        entry = self.strategies[strategy]
+        if argument in entry.model_args.keyword_arguments():
+            return f"student.strategies.{strategy}.model_args.{argument}"
+        return f"teacher.model_args.{argument}" if entry.of_teacher else f"student.base.{argument}"

@@ -52,9 +52,11 @@ class Params(Section):
         for key, values in repeatable.items():
             if len(set(values)) != len(values):
                 raise ValueError(f"{key}: {values} has the same value twice")
-        for strategy in self.student.strategies:
+        for strategy, entry in self.student.strategies.items():
+            if entry.of_teacher and strategy not in self.strategy.names:
+                continue  # the teacher's depth need not suit a student that is not trained
             try:
-                ModelArgs(**self.student.model(strategy)[1])
+                ModelArgs(**self.student.model(strategy, self.teacher)[1])
             except ValidationError as error:
                 raise ValueError(f"student.strategies.{strategy}: {_reason(error.errors()[0])}") from None
         return self
@@ -66,7 +68,7 @@ class Params(Section):
         Sizes that params leave to the architecture are checked before training, by `stages.core.train.task`.
         """
         pixels, teacher = self.dataset.image_size, self.teacher.model_args
-        students = {strategy: ModelArgs(**self.student.model(strategy)[1]) for strategy in self.strategy.names}
+        students = {name: ModelArgs(**self.student.model(name, self.teacher)[1]) for name in self.strategy.names}
         sizes = {"teacher.model_args.img_size": teacher.img_size} | {
             self.student.key(strategy, "img_size"): student.img_size for strategy, student in students.items()
         }
@@ -82,7 +84,7 @@ class Params(Section):
         return self
 
     def _check_maps(self, strategy: str, student: ModelArgs, objective: str) -> None:
-        (architecture, arguments), teacher = self.student.model(strategy), self.teacher.model_args
+        (architecture, arguments), teacher = self.student.model(strategy, self.teacher), self.teacher.model_args
         width, least = student.last_width(architecture), teacher.last_width(self.teacher.architecture)
         if width and least and width > least and self.objective.definitions[objective].refuses_wider:
             widths = ("lift_width", "widen_width", "widen_widths", "embed_dim")

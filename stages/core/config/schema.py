@@ -110,7 +110,7 @@ class Augment(Section):
 
 
 class Recipe(Section):
-    """How a model is trained: everything that changes the result.
+    """How a model is trained: everything that changes the result, and which epochs' models are kept.
 
     Four keys choose between this project's default, named first, and what the authors' release does:
 
@@ -139,10 +139,15 @@ class Recipe(Section):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     ema_start: Literal["first_step", "initial"]
     position_std: Positive | None  # standard deviation of the initial position embedding; null keeps timm's 0.02
+    keep_epochs: list[Count] = []  # numbers of epochs after which the model is kept, too; this changes no result
     augment: Augment
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.keep_epochs != sorted(set(self.keep_epochs)):
+            raise ValueError(f"keep_epochs {self.keep_epochs} must rise, each epoch once")
+        if self.keep_epochs and self.keep_epochs[-1] > self.epochs:
+            raise ValueError(f"keep_epochs: {self.keep_epochs[-1]} is beyond the run's {self.epochs} epochs")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs")
         if self.min_lr > self.lr or self.warmup_lr > self.lr:
@@ -155,12 +160,14 @@ class Recipe(Section):
         return self.model_dump(include=names | {"clip_grad", "precision", "ema_decay", "ema_start"})
 
     def settings(self) -> dict[str, Any]:
-        """Every setting by its own name, those of `augment` included: what metrics.json and runs.csv record."""
-        return {**self.model_dump(exclude={"augment"}), **self.augment.model_dump()}
+        """Every setting that changes the result, those of `augment` included: what metrics.json and runs.csv record."""
+        return {**self.model_dump(exclude={"augment", "keep_epochs"}), **self.augment.model_dump()}
 
 
 # The columns of runs.csv for `Recipe.settings`, and for `Dataset.evaluation`.
-RECIPE_SETTINGS = tuple(name for name in (*Recipe.model_fields, *Augment.model_fields) if name != "augment")
+RECIPE_SETTINGS = tuple(
+    name for name in (*Recipe.model_fields, *Augment.model_fields) if name not in ("augment", "keep_epochs")
+)
 EVALUATION_SETTINGS = tuple(f"eval_{name}" for name in ("image_size", "crop_pct", "interpolation"))
 
 

@@ -15,6 +15,8 @@ from stages.core.base.files import read_json
 from stages.core.models import students  # noqa: F401  registers the students with timm
 from stages.core.models.talking_heads import batch_talking_heads
 
+EPOCHS = "epochs"  # the folder, within a run's, of the models that were kept during training
+
 
 def create(
     architecture: str,
@@ -80,6 +82,20 @@ def provenance(folder: Path) -> dict[str, Any]:
     if "provenance" not in config:
         raise UserError(f"{folder / 'config.json'} has no provenance of its weights; run `dvc repro` to make it")
     return config["provenance"]
+
+
+def kept_epochs(folder: Path) -> dict[int, Path]:
+    """The models that a training kept, by the number of epochs after which, rising; each is a folder for `load`.
+
+    Args:
+        folder: a run's output, or the folder of its checkpoints.
+    """
+    return {int(path.name): path for path in sorted((folder / EPOCHS).glob("[0-9]*"))}
+
+
+def epoch_folder(folder: Path, epochs: int) -> Path:
+    """Where in `folder` the model after so many epochs is kept; names sort as numbers do."""
+    return folder / EPOCHS / f"{epochs:05d}"
 
 
 def load(folder: Path) -> nn.Module:

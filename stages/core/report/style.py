@@ -13,9 +13,13 @@ from matplotlib.figure import Figure
 from stages.core.base.files import atomic
 
 PNG_DPI = 150
-# Okabe and Ito's colours, ordered so that neighbours differ in lightness too; without yellow, too pale for lines.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#7F7F7F")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# Okabe and Ito's colours, ordered so that neighbours differ in lightness too; without yellow, too pale for lines. The
+# last two are Tol's wine and olive.
+PALETTE = (
+    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#7F7F7F"),
+    *("#882255", "#999933"),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "h")
 LINES: tuple[Any, ...] = (
     "-",
     "--",
@@ -25,6 +29,8 @@ LINES: tuple[Any, ...] = (
     (0, (3, 1, 1, 1)),
     (0, (1, 1)),
     (0, (6, 2, 1, 2, 1, 2)),
+    (0, (8, 3)),
+    (0, (2, 2)),
 )
 GREY = "#595959"
 # These strategies look the same in every figure, whichever others are present.
@@ -33,6 +39,8 @@ KNOWN = (
     "lift",
     "widen",
     "uniform",
+    "half",
+    "copy",
     "lift_two_thirds",
     "lift_five_sixths",
     "widen_linear",
@@ -50,7 +58,7 @@ class Look:
 
 
 def look(position: int) -> Look:
-    """The look of the series at `position`; looks repeat after eight."""
+    """The look of the series at `position`; looks repeat after ten."""
     return Look(*(kinds[position % len(kinds)] for kinds in (PALETTE, MARKERS, LINES)))
 
 

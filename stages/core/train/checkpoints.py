@@ -25,6 +25,7 @@ from stages.core.base.errors import UserError
 from stages.core.base.files import atomic, read_json, write_json
 from stages.core.base.ownership import try_lock
 from stages.core.data.loader import waited_s
+from stages.core.models.folders import kept_epochs
 from stages.core.train.fingerprints import code_and_libraries, differing, digest
 
 WAIT_S = 1.0  # between two tries to lock a folder
@@ -162,6 +163,8 @@ class CheckpointFolder:
             journal = file.parent / self.journal.name
             if journal.is_file():
                 shutil.copyfile(journal, self.journal)
+            for path in kept_epochs(file.parent).values():
+                shutil.copytree(path, self.folder / path.relative_to(file.parent), dirs_exist_ok=True)
             self.source = file
             return state
         if different:

@@ -36,7 +36,7 @@ from stages.core.train.jobs import Job, check_together
 from stages.core.train.loop import fit_together
 from stages.core.train.losses import WHOLE_BATCH
 from stages.core.train.optimization import PRECISIONS, Optimization
-from stages.core.train.outputs import LIVE, live_log, write_run
+from stages.core.train.outputs import LIVE, keeper, live_log, write_run
 from stages.core.train.resident import Augmentation, ResidentBatches
 from stages.core.train.sampler import EpochSampler
 from stages.core.train.task import MapDistillationTask, bare_model, create_task
@@ -163,6 +163,7 @@ def fit_and_save(
                     checkpoints,
                     decays_embeddings(recipe, job.model),
                     logs.enter_context(live_log(checkpoints.folder / LIVE)) if world.primary else lambda _: None,
+                    keeper(job, checkpoints, recipe.keep_epochs) if world.primary else lambda _: None,
                 )
                 for job, task, checkpoints in zip(jobs, tasks, folders, strict=True)
             ]

@@ -174,6 +174,7 @@ def fit_together(
                 check_finite(metrics, f"after epoch {epoch}")
                 one.log(metrics)
                 progress.finished(one.name, metrics)
+                one.keep(epoch + 1)
                 finished.append((one, metrics))
         group.finish_epoch(finished, last=epoch == epochs - 1)
     return [_fitted(one) for one in trainings]

@@ -1,7 +1,7 @@
 """What a run leaves: the timm model, metrics.json, curves.csv, predictions, DVCLive's curves."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from stages.core.base.arrays import write_npy
+from stages.core.base.errors import UserError
 from stages.core.base.files import atomic_folder, write_csv, write_json
 from stages.core.config.schema import Dataset, Recipe
 from stages.core.models import folders
 from stages.core.models.cost import flops, parameters
 from stages.core.train.checkpoints import CheckpointFolder
+from stages.core.train.jobs import Job
 from stages.core.train.loop import Fitted
 from stages.core.train.state import History
 
@@ -49,6 +51,17 @@ def live_log(folder: Path) -> Iterator[Callable[[Mapping[str, float]], None]]:
         yield log
 
 
+def keeper(job: Job, checkpoints: CheckpointFolder, epochs: Collection[int]) -> Callable[[int], None]:
+    """A function that is called after each epoch, with their number, and keeps the model after each of `epochs`."""
+
+    def keep(done: int) -> None:
+        if done in epochs:
+            with atomic_folder(folders.epoch_folder(checkpoints.folder, done)) as out:
+                folders.save(job.model, out, {**job.record, "epochs": done})
+
+    return keep
+
+
 def write_run(
     folder: Path,
     model: nn.Module,
@@ -64,7 +77,10 @@ def write_run(
     unreadable: Sequence[str],
     device: torch.device,
 ) -> None:
-    """Write a run's output, whole or not at all; with an EMA, `folder`/ema holds the model with averaged weights.
+    """Write a run's output, whole or not at all.
+
+    With an EMA, `folder`/ema holds the model with averaged weights. `folder`/epochs holds the models of
+    `recipe.keep_epochs` (not averaged), which waited beside the checkpoint.
 
     Args:
         folder: the output.
@@ -78,6 +94,9 @@ def write_run(
         record: entries of metrics.json that describe the run, beside what is measured.
         unreadable: the training images that were replaced.
         device: where it was trained.
+
+    Raises:
+        UserError: a kept epoch's model was deleted before the run ended.
     """
     with atomic_folder(folder) as out:
         metrics = {
@@ -96,6 +115,12 @@ def write_run(
             **({"adopted": checkpoints.adopted} if checkpoints.adopted else {}),
         }
         folders.save(model, out, record)
+        kept = folders.kept_epochs(checkpoints.folder)
+        for epochs in recipe.keep_epochs:
+            if epochs not in kept:
+                lost = folders.epoch_folder(checkpoints.folder, epochs)
+                raise UserError(f"{lost}, a model that was kept, is gone; start over with FRESH=1")
+            shutil.copytree(kept[epochs], folders.epoch_folder(out, epochs))
         if fitted.ema_model is not None:
             folders.save(fitted.ema_model, out / "ema", record)
         if predictions is not None:

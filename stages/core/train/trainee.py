@@ -30,12 +30,14 @@ class Trainee:
         checkpoints: where to save and to resume from.
         decay_embeddings: whether position embedding and class token are decayed too.
         log: called with the metrics of each epoch, including those from before an interruption.
+        keep: called after each epoch with the number of epochs done, before any checkpoint says that it is done.
     """
 
     task: TrainingTask
     checkpoints: CheckpointFolder
     decay_embeddings: bool = False
     log: Callable[[dict[str, float]], None] = lambda _: None
+    keep: Callable[[int], None] = lambda _: None
 
 
 class Training:
@@ -73,7 +75,7 @@ class Training:
         world: World,
         compiled: bool,
     ) -> None:
-        self.task, self.log, self.name = trainee.task, trainee.log, trainee.checkpoints.run
+        self.task, self.log, self.keep, self.name = trainee.task, trainee.log, trainee.keep, trainee.checkpoints.run
         self.sampler, self.optimization, self.seed, self.world = sampler, optimization, seed, world
         self.failure: DivergedError | None = None
         self.warming_up = compiled

@@ -1,7 +1,12 @@
 """What happens block by block: measures of Distillation Dynamics, and CKA of students' blocks with the teacher's."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
@@ -38,11 +43,7 @@ def dynamics(blocks: pd.DataFrame) -> tuple[Figure, str]:
                 (handles[strategy],) = panel.plot(
                     _depth(means), means[measure], color=drawn.color, marker=drawn.marker, ms=4, ls=drawn.linestyle
                 )
-            if measure == "gradient":
-                panel.set_yscale("log")
-                panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-                panel.yaxis.set_minor_formatter(NullFormatter())
+            _scale(panel, measure)
             panel.set_title(title if row == 0 else "")
             panel.set_ylabel(f"{objective}: {label}" if panel is grid[row][0] else label, fontsize="small")
             if row == len(objectives) - 1:
@@ -58,6 +59,52 @@ def dynamics(blocks: pd.DataFrame) -> tuple[Figure, str]:
         "greatest value of all of the model's blocks. Gradients, on a logarithmic axis, are of the true class's logit "
         f"by the block's output. At the teacher's last block: intensity {last['frequency_intensity']:.3g}, entropy "
         f"{last['token_entropy']:.3g} bits, activation {last['activation']:.3g}, gradient {last['gradient']:.3g}."
+    )
+    return figure, caption
+
+
+def kept_epochs(kept: pd.DataFrame, blocks: pd.DataFrame, objective: str) -> tuple[Figure, str]:
+    """The four measures by depth through the training with one objective: a row for each strategy, means over seeds.
+
+    Args:
+        kept: kept_blocks.csv.
+        blocks: blocks.csv, of the teacher and of the trained students.
+        objective: which of the objectives is drawn.
+    """
+    teacher = blocks[blocks["strategy"] == TEACHER]
+    kept, trained = (rows[rows["objective"] == objective] for rows in (kept, blocks))
+    strategies, epochs = list(looks(kept["strategy"])), sorted(kept["epoch"].unique())
+    shades = mpl.colormaps["cividis_r"](np.linspace(0.1, 0.9, len(epochs)))
+    figure = new_figure(10.4, 2.5 * len(strategies) + 0.9)
+    grid = figure.subplots(len(strategies), len(PANELS), squeeze=False, sharey="col")
+    handles: dict[str, Any] = {}
+    changes = []
+    for row, strategy in enumerate(strategies):
+        during, end = (
+            rows[rows["strategy"] == strategy].groupby(by)[list(PANELS)].mean().reset_index()
+            for rows, by in ((kept, ["epoch", "block"]), (trained, ["block"]))
+        )
+        for panel, (measure, (title, label)) in zip(grid[row], PANELS.items(), strict=True):
+            (handles[TEACHER],) = panel.plot(_depth(teacher), teacher[measure], color="black", lw=2.2)
+            for epoch, shade in zip(epochs, shades, strict=True):
+                means = during[during["epoch"] == epoch]
+                (handles[f"epoch {epoch}"],) = panel.plot(_depth(means), means[measure], color=shade, marker="o", ms=3)
+            (handles["end of training"],) = panel.plot(_depth(end), end[measure], color="#D55E00", ls="--")
+            _scale(panel, measure)
+            panel.set_title(title if row == 0 else "")
+            panel.set_ylabel(f"{strategy}: {label}" if panel is grid[row][0] else label, fontsize="small")
+            if row == len(strategies) - 1:
+                panel.set_xlabel("depth, share of the blocks")
+        first, last = (rows["token_entropy"].iloc[-1] for rows in (during[during["epoch"] == epochs[0]], end))
+        changes.append(f"{strategy} {first:.2f}, then {last:.2f}")
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(6, len(handles)))
+    figure.suptitle(f"Block by block through training, {objective}")
+    seeds = kept["seed"].nunique()
+    caption = (
+        f"As figure `dynamics`, of the students trained with {objective} after {_list(epochs)} "
+        f"{'epoch' if epochs == [1] else 'epochs'} and at the end (dashed), means over {seeds} "
+        f"{'seed' if seeds == 1 else 'seeds'}, beside the trained teacher (black). Entropy at the last block, in bits, "
+        f"at the first of these epochs and at the end: {'; '.join(changes)}."
     )
     return figure, caption
 
@@ -101,6 +148,19 @@ def cka(table: pd.DataFrame) -> tuple[Figure, str]:
         f"corresponds to depth. Last block with last block: {'; '.join(highest)}."
     )
     return figure, caption
+
+
+def _scale(panel: Axes, measure: str) -> None:
+    """Gradients differ by factors between blocks and models: their axis is logarithmic."""
+    if measure == "gradient":
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _list(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values[:-1]) + (" and " if values[1:] else "") + str(values[-1])
 
 
 def _depth(rows: pd.DataFrame) -> pd.Series:
