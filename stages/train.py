@@ -85,7 +85,7 @@ def train_runs(settings: params.Params, cells: Sequence[Cell], world: distribute
 
 
 def job(settings: params.Params, cell: Cell, teacher: nn.Module, world: distributed.World) -> Job:
-    """A student with random weights that is to learn from `teacher`, and what decides and describes its run."""
+    """A student that is to learn from `teacher`, and what decides and describes its run."""
     data, objective = settings.dataset, settings.objective.definitions[cell.objective]
     architecture, model_args = settings.student.model(cell.strategy, settings.teacher)
     student = folders.create(architecture, model_args, seed=cell.seed, **model_options(data, settings.recipe))
