@@ -25,7 +25,7 @@ from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
 from stages.core.models import folders
 from stages.core.runtime.distributed import World
-from stages.core.train import fitting, loop, outputs
+from stages.core.train import balancing, fitting, loop, outputs
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, RESULTS, TRAIN
 
@@ -271,6 +271,38 @@ def test_weights_that_the_last_step_makes_infinite_end_in_one_line(started, tmp_
     assert not (folder / TRAIN / "lift-mse-0").exists()
 
 
+@pytest.mark.parametrize("objective", ["projector", "softkd_orthogonal_projector", "balanced_mse"])
+def test_what_is_trained_beside_the_student_resumes_with_it(started, tmp_path, environment, objective):
+    """Interrupted between its two steps, a run resumes with the projector, its moments and the target's statistics."""
+    whole = train_one(copied(started, tmp_path / "whole"), objective, "baseline")
+    folder, step, steps = copied(started, tmp_path / "project"), torch.optim.AdamW.step, count(1)
+
+    def failing(optimizer, *arguments, **options):
+        if next(steps) == 2:
+            raise FailedError
+        return step(optimizer, *arguments, **options)
+
+    with environment.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", failing)
+        patch.setenv("CHECKPOINT_MINUTES", "0")
+        with pytest.raises(FailedError):
+            train_one(folder, objective, "baseline")
+    with environment.context() as patch:  # from now on, statistics would be others: the checkpoint's are used
+        patch.setattr(balancing, "IMAGES", 3)
+        assert train_one(folder, objective, "baseline") == whole
+    state = timm.create_model(f"local-dir:{folder / TRAIN / run_name('baseline', objective, 0)}").state_dict()
+    assert not [name for name in state if "project" in name]
+
+
+def test_a_loss_over_the_whole_batch_takes_it_in_no_pieces(started, tmp_path, environment):
+    folder = copied(started, tmp_path / "project")
+    with environment.context() as patch:
+        patch.setenv("DEVICE_BATCH", "2")
+        with pytest.raises(UserError, match=r"batch_normalized_mse normalises over the whole batch"):
+            train_one(folder, "frozen_projector", "baseline")
+    assert not (folder / TRAIN).exists()
+
+
 def loadable(file):
     """A checkpoint without its digest."""
     content = file.with_suffix(".content")
@@ -296,9 +328,10 @@ def test_copy_starts_from_the_teachers_weights_and_half_does_not(started, tmp_pa
     os.chdir(folder)
     settings = params.load(PARAMS)
     with environment.context() as patch:
-        patch.setattr(stages.train, "fit_and_save", lambda *models, **options: calls.append((models, options)))
+        patch.setattr(stages.train, "fit_and_save", lambda jobs, teacher, **_: calls.append((*jobs, teacher)))
         stages.train.train_run(settings, strategy, "mse", 0, ALONE)
-    (((student, teacher, _), options),) = calls
+    ((job, teacher),) = calls
+    student = job.model
     assert len(student.blocks) == 1 and len(teacher.blocks) == 2
     wanted = {name: value for name, value in teacher.state_dict().items() if not name.startswith("blocks.1.")}
     if strategy == "half":
@@ -311,8 +344,8 @@ def test_copy_starts_from_the_teachers_weights_and_half_does_not(started, tmp_pa
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     said = {"copied_blocks": [0]} if strategy == "copy" else {}
-    for place in ("identity", "record"):
-        assert {key: value for key, value in options[place].items() if key == "copied_blocks"} == said
+    for place in (job.identity, job.record):
+        assert {key: value for key, value in place.items() if key == "copied_blocks"} == said
 
 
 @pytest.fixture
