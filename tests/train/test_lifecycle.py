@@ -38,6 +38,7 @@ RUNS = [(*setting, seed) for seed in EMA_DECAY for setting in product(STRATEGIES
 
 @pytest.fixture(scope="module")
 def environment():
+    torch.set_num_threads(1)  # as for each test: what fixtures train is compared bit for bit
     with pytest.MonkeyPatch.context() as patch:
         for name in ("DVC_ROOT", "FRESH", "ADOPT", "DEVICE_BATCH", "COMPILE"):
             patch.delenv(name, raising=False)
