@@ -196,8 +196,9 @@ def default_run(found: Measured) -> str:
     machine = record["hardware"]
     return (
         f"`dvc repro` of the default takes {record['repro_s'] / 60:.1f} min from nothing and "
-        f"{record['unchanged_s']:.1f} s with nothing changed, on {machine['cores']} cores ({machine['cpu']}); its "
-        f"largest process takes {record['largest_process_gib']:.1f} GiB.\n"
+        f"{record['unchanged_s']:.1f} s with nothing changed, on {machine['cores']} cores ({machine['cpu']}) where "
+        f'`python -c "import timm"` takes {record["unit_s"]:.1f} s; its largest process takes '
+        f"{record['largest_process_gib']:.1f} GiB.\n"
     )
 
 

@@ -150,9 +150,7 @@ def fit_and_save(
         image_flops += flops(teacher, data.image_size)
     worthwhile = compilation.pays(passes, passes * sampler.piece * image_flops)
     with ExitStack() as stack:
-        for one in sorted(
-            folders, key=lambda one: one.folder
-        ):  # in one order, so that groups do not wait for each other
+        for one in sorted(folders, key=lambda one: one.folder):  # so that two groups do not wait for each other
             stack.enter_context(one)
         if world.primary:  # the process that has deleted the old ones
             machine.note_fresh_start()

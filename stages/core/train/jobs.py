@@ -41,11 +41,8 @@ class Job:
         return self.objective.alpha != 0 or self.objective.feature is not None
 
 
-OWN = (
-    "student",
-    "objective",
-    "copied_blocks",
-)  # keys of the identity in which jobs that are fitted together may differ
+# Keys of the identity in which jobs that are fitted together may differ.
+OWN = ("student", "objective", "copied_blocks")
 
 
 def check_together(jobs: Sequence[Job]) -> None:
