@@ -85,8 +85,8 @@ def test_a_measured_default_run_is_described_in_words():
     record = {"repro_s": 321.0, "unchanged_s": 1.44, "unit_s": 3.72, "largest_process_gib": 1.03}
     record |= {"hardware": {"cores": 2, "cpu": "A CPU"}}
     assert performance.default_run({"whole_run-cpu": record}) == (
-        "`dvc repro` of the default takes 5.3 min from nothing and 1.4 s with nothing changed, on 2 cores (A CPU) where "
-        '`python -c "import timm"` takes 3.7 s; its largest process takes 1.0 GiB.\n'
+        "`dvc repro` of the default takes 5.3 min from nothing and 1.4 s with nothing changed, on 2 cores (A CPU) "
+        'where `python -c "import timm"` takes 3.7 s; its largest process takes 1.0 GiB.\n'
     )
     assert "not measured" in performance.default_run({})
 
