@@ -5,7 +5,7 @@ torch and timm are imported by the fixtures that need them: the process that han
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,6 +96,15 @@ def one_thread() -> None:
     from stages.core.models import students  # noqa: F401
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """The handlers of signals as they were: torch's elastic engine leaves its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

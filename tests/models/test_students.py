@@ -11,7 +11,7 @@ from stages.core.config.params import Params
 from stages.core.models import folders
 from stages.core.models.cost import flops, parameters
 from stages.core.models.students import LiftedVisionTransformer, forward_with_map, lift, widen
-from stages.core.train.task import WithMap
+from stages.core.train.teacher import WithMaps
 from stages.cost import ARGUMENTS
 from stages.paths import REFERENCE
 from stages.tools.compose import composed
@@ -326,8 +326,9 @@ def test_folders_without_a_model_are_named(tmp_path):
 )
 def test_students_compile_whole_and_export(make_student, images, strategy):
     model = make_student(strategy).eval()
-    compiled = torch.compile(WithMap(model), fullgraph=True, backend="aot_eager")
-    for found, expected in zip(compiled(images), forward_with_map(model, images), strict=True):
+    compiled = torch.compile(WithMaps(model), fullgraph=True, backend="aot_eager")
+    logits, maps = compiled(images)
+    for found, expected in zip((logits, *maps), forward_with_map(model, images), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     exported = torch.export.export(model, (images,)).module()
     torch.testing.assert_close(exported(images), model(images), rtol=1e-4, atol=1e-5)

@@ -199,6 +199,7 @@ def study(root: Path, name: str, *, top1: float, dataset: str = "imagenet", para
     run = {"strategy": "widen", "objective": "softkd_mse", "top1": top1, "width": 384, "teacher_width": 384}
     run |= {"architecture": "deit_tiny_widelast_patch16_224", "model_args": "{}", "teacher_weights": "pretrained"}
     run |= {"alpha": 0.9, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
+    run |= {"projector": "", "target": "features", "blocks": cell(["last"])}
     settings = {**PAPER.recipe.settings(), **PAPER.dataset.evaluation()}
     run |= {key: "" if value is None else cell(value) for key, value in settings.items()}
     with (folder / "results/runs.csv").open("w", newline="") as file:
