@@ -12,8 +12,6 @@ import torch
 from stages.core.base.errors import UserError
 from stages.core.config.schema import Objective
 from stages.core.data.batches import evaluation_batches
-from stages.core.data.image_list import ImageList
-from stages.core.data.listing import scan
 from stages.core.runtime.distributed import World
 from stages.core.train import group
 from stages.core.train.batches import TrainingBatches
@@ -81,15 +79,6 @@ class Counted:
         for batch in batches:
             self.asked += 1
             yield batch
-
-
-@pytest.fixture
-def splits(tmp_path, make_split):
-    def listed(folder, images):
-        split = scan(make_split(folder, ("ant", "bee", "cat", "dog"), images))
-        return ImageList(folder, list(split.files), split.labels())
-
-    return listed(tmp_path / "data/train", 16), listed(tmp_path / "data/val", 4)
 
 
 @pytest.fixture

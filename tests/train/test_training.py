@@ -19,7 +19,6 @@ import torch
 from stages.core.base.errors import UserError
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.image_list import ImageList
-from stages.core.data.listing import scan
 from stages.core.runtime.distributed import World
 from stages.core.train import checkpoints as resume
 from stages.core.train import fingerprints
@@ -75,17 +74,6 @@ class Poisoned:
     def epoch(self, number, start=0):
         for images, labels in self.batches.epoch(number, start):
             yield (images * float("nan") if number >= self.first else images), labels
-
-
-@pytest.fixture
-def splits(tmp_path, make_split):
-    """64 training and 16 validation images of four classes."""
-
-    def listed(folder, images):
-        split = scan(make_split(folder, ("ant", "bee", "cat", "dog"), images))
-        return ImageList(folder, list(split.files), split.labels())
-
-    return listed(tmp_path / "data/train", 16), listed(tmp_path / "data/val", 4)
 
 
 @pytest.fixture
