@@ -4,14 +4,13 @@ On the analysis sample: frequency intensity, token entropy, activations and grad
 (2025-11) defines them.
 """
 
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from stages.core.analysis import dynamics
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, write_csv
-from stages.core.base.names import TEACHER, run_name
+from stages.core.base.names import TEACHER
 from stages.core.config import params
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
@@ -38,11 +37,10 @@ def main() -> None:
 
     rows = measured(TEACH, {"run": TEACHER, "strategy": TEACHER})
     kept_rows = []
-    for strategy, objective, seed in product(settings.strategy.names, settings.objective.names, settings.seeds):
-        name = run_name(strategy, objective, seed)
-        names = {"run": name, "strategy": strategy, "objective": objective, "seed": seed}
-        rows += measured(TRAIN / name, names)
-        for epoch, folder in folders.kept_epochs(TRAIN / name).items():
+    for one in settings.grid.listed():
+        names = {"run": one.name, **one._asdict()}
+        rows += measured(TRAIN / one.name, names)
+        for epoch, folder in folders.kept_epochs(TRAIN / one.name).items():
             kept_rows += measured(folder, {**names, "epoch": epoch})
     with atomic_folder(DYNAMICS) as out:
         write_csv(out / "blocks.csv", rows, columns=(*NAMES, *MEASURES))

@@ -4,7 +4,6 @@ One process measures all runs, and computes the teacher's maps once. After a fur
 again: that takes less time than starting a process for each.
 """
 
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from stages.core.analysis.similarity import similarity
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, write_json
-from stages.core.base.names import TEACHER, run_name
+from stages.core.base.names import TEACHER
 from stages.core.config import params
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
@@ -42,8 +41,8 @@ def main() -> None:
         "permutations": analysis.sep.permutations,
         "seed": analysis.sep.seed,
     }
-    keys = list(product(project.strategy.names, project.objective.names, project.seeds))
-    names = [run_name(*key) for key in keys]
+    runs = project.grid.listed()
+    names = [one.name for one in runs]
     prune_students(names)
     device = machine.device()
     machine.share_cores(device)
@@ -70,8 +69,8 @@ def main() -> None:
         }
     ]
     by_block: list[np.ndarray] = []
-    for name, (strategy, objective, seed) in zip(names, keys, strict=True):
-        student = folders.load(TRAIN / name).to(device)
+    for one in runs:
+        student = folders.load(TRAIN / one.name).to(device)
         found = last_block.last_maps(student, batches, device)
         tokens = last_block.tokens_of(found)
         by_block.append(block_cka(student, teacher, batches, device, renormalize))
@@ -81,10 +80,8 @@ def main() -> None:
         least, most = map_errors.ratio_bounds(rows, columns)
         measured.append(
             {
-                "run": name,
-                "strategy": strategy,
-                "objective": objective,
-                "seed": seed,
+                "run": one.name,
+                **one._asdict(),
                 "width": found.shape[1],
                 "rank": last_block.map_rank(student),
                 **shape,

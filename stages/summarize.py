@@ -1,14 +1,13 @@
 """Collect the metrics of all stages in small files tracked by git: reports/results and reports/metrics.json."""
 
 import io
-from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, prune, read_json, write_json, write_text
-from stages.core.base.names import TEACHER, run_name
+from stages.core.base.names import TEACHER
 from stages.core.config import params
 from stages.core.data.splits import index_file, labels, read_index
 from stages.core.evidence import analysis_tables
@@ -41,8 +40,8 @@ OF_THE_MACHINE = ("train_images_per_s", "device")  # left out: tracked results a
 def main() -> None:
     """Write the results that audit and report read, of the runs and backbones in params."""
     project = params.load(PARAMS)
-    keys = list(product(project.strategy.names, project.objective.names, project.seeds))
-    names = [run_name(*key) for key in keys]
+    grid = project.grid.listed()
+    names = [one.name for one in grid]
     backbones = list(project.analysis.backbones)
     prune_students(names)
     for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
@@ -54,12 +53,7 @@ def main() -> None:
     runs = runs_table([{"run": name, **read_json(TRAIN / name / "metrics.json")} for name in names])
     try:
         curves = pd.concat(
-            [
-                pd.read_csv(TRAIN / name / "curves.csv").assign(
-                    run=name, strategy=strategy, objective=objective, seed=seed
-                )
-                for name, (strategy, objective, seed) in zip(names, keys, strict=True)
-            ]
+            [pd.read_csv(TRAIN / one.name / "curves.csv").assign(run=one.name, **one._asdict()) for one in grid]
         )
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run `dvc repro train` to make it") from None

@@ -6,13 +6,12 @@ options once for each. Every result equals that of a command of its own.
 
 import argparse
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from torch import nn
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, sha256
-from stages.core.base.names import run_name
+from stages.core.base.names import Run
 from stages.core.config import params
 from stages.core.data.dataset import image_list
 from stages.core.models import folders
@@ -24,14 +23,6 @@ from stages.core.train.task import check_compatible
 from stages.paths import MANIFEST, PARAMS, PREPARE, TEACH, TRAIN
 
 OPTIONS = ("--strategy", "--objective", "--seed")
-
-
-class Cell(NamedTuple):
-    """One cell of the grid of runs."""
-
-    strategy: str
-    objective: str
-    seed: int
 
 
 def main() -> None:
@@ -55,21 +46,16 @@ def main() -> None:
     if len(set(counts)) > 1:
         found = ", ".join(f"{option} {count}" for option, count in zip(OPTIONS, counts, strict=True))
         raise UserError(f"{', '.join(OPTIONS)} belong together: give each once for every student, not {found} times")
-    distributed.launch(train, settings, [Cell(*values) for values in zip(*given, strict=True)])
+    distributed.launch(train, settings, [Run(*values) for values in zip(*given, strict=True)])
 
 
-def train(settings: params.Params, cells: Sequence[Cell]) -> None:
+def train(settings: params.Params, runs: Sequence[Run]) -> None:
     """Train in one process of several."""
     with distributed.joined() as world:
-        train_runs(settings, cells, world)
+        train_runs(settings, runs, world)
 
 
-def train_run(settings: params.Params, strategy: str, objective_name: str, seed: int, world: distributed.World) -> None:
-    """Train one student in the processes of `world` and write its folder."""
-    train_runs(settings, [Cell(strategy, objective_name, seed)], world)
-
-
-def train_runs(settings: params.Params, cells: Sequence[Cell], world: distributed.World) -> None:
+def train_runs(settings: params.Params, cells: Sequence[Run], world: distributed.World) -> None:
     """Train students side by side in the processes of `world` and write the folder of each."""
     data = settings.dataset
     teacher = folders.load(TEACH).to(world.device)
@@ -84,7 +70,7 @@ def train_runs(settings: params.Params, cells: Sequence[Cell], world: distribute
     )
 
 
-def job(settings: params.Params, cell: Cell, teacher: nn.Module, world: distributed.World) -> Job:
+def job(settings: params.Params, cell: Run, teacher: nn.Module, world: distributed.World) -> Job:
     """A student that is to learn from `teacher`, and what decides and describes its run."""
     data, objective = settings.dataset, settings.objective.definitions[cell.objective]
     architecture, model_args = settings.student.model(cell.strategy, settings.teacher)
@@ -94,11 +80,10 @@ def job(settings: params.Params, cell: Cell, teacher: nn.Module, world: distribu
     if settings.student.strategies[cell.strategy].copies_teacher:
         copied = {"copied_blocks": copy_blocks(student, teacher)}
     check_compatible(student, teacher, data.image_size, feature=objective.refuses_wider, blocks=objective.blocks)
-    name = run_name(*cell)
     return Job(
-        run=name,
+        run=cell.name,
         model=student,
-        folder=TRAIN / name,
+        folder=TRAIN / cell.name,
         objective=objective,
         seed=cell.seed,
         identity={

@@ -85,10 +85,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def steps(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[Step]:
-    """The steps of a pipeline, in the order of dvc.yaml.
-
-    The last key of a matrix changes slowest, so that the whole grid of strategies and objectives is trained with one
-    seed before the next.
+    """The steps of a pipeline, in the order of dvc.yaml; students by seed, so that a grid is whole for one seed first.
 
     Args:
         pipeline: `stages` of dvc.yaml.
@@ -97,11 +94,9 @@ def steps(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[St
     Raises:
         UserError: params.yaml lacks a key that the pipeline names, or has one value where a matrix needs a list.
     """
-    for stage, entry in pipeline.items():
-        matrix = {key: _listed(values, params) for key, values in entry.get("matrix", {}).items()}
-        for values in itertools.product(*reversed(matrix.values())):
-            item = dict(zip(matrix, reversed(values), strict=True))
-            key = "-".join(map(str, item.values()))
+    for stage, given in pipeline.items():
+        entry = given.get("do", given)
+        for key, item in _items(given, params).items():
             scope = {"": params, "item": item, "key": key}
 
             def named(entries: Sequence[Any], scope: Mapping[str, Any] = scope) -> tuple[str, ...]:
@@ -109,7 +104,7 @@ def steps(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[St
                 return tuple(_filled(one, scope) for one in plain)
 
             yield Step(
-                name=f"{stage}@{key}" if matrix else stage,
+                name=f"{stage}@{key}" if key else stage,
                 command=_filled(entry["cmd"], scope),
                 deps=named(entry.get("deps", ())),
                 outs=named(entry.get("outs", ())),
@@ -126,6 +121,19 @@ def _at(values: Any, path: str) -> Any:
         except (KeyError, TypeError):
             raise UserError(f"{PARAMS}: {path}: is missing, and {PIPELINE} reads it") from None
     return values
+
+
+def _items(entry: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The items of a stage's `foreach` or `matrix`, named as DVC names them, by seed; one without a name for others."""
+    if "foreach" in entry:
+        items = _resolved(entry["foreach"], {"": params})
+        if not isinstance(items, dict):
+            raise UserError(f"{PARAMS}: {entry['foreach'][2:-1]}: must be a mapping; compose it anew")
+    else:
+        matrix = {key: _listed(values, params) for key, values in entry.get("matrix", {}).items()}
+        found = [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
+        items = {"-".join(map(str, item.values())): item for item in found}
+    return dict(sorted(items.items(), key=lambda named: named[1].get("seed", 0)))
 
 
 def _listed(values: Any, params: Mapping[str, Any]) -> list[Any]:

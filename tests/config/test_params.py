@@ -17,9 +17,10 @@ from stages.tools.compose import composed
 
 GIVEN = yaml.safe_load((Path(__file__).resolve().parents[2] / "params.yaml").read_text())
 OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
-OPEN = {"strategies", "definitions", "options"}  # mappings whose keys are names of the user's
+OPEN = {"strategies", "definitions", "options", "runs"}  # mappings whose keys are names of the user's
 
 
+MSE = {"strategy": "lift", "objective": "mse", "seed": 1}
 # Keys that may be left out, of an objective and elsewhere.
 WITH_DEFAULT = {name for name, field in Objective.model_fields.items() if not field.is_required()}
 WITH_DEFAULT |= {"keep_epochs", "depth_divisor", "copies_teacher"}
@@ -381,6 +382,15 @@ def test_an_impossible_value_is_named(path, value, load):
         ("student.ablations", ["narrow"], "student.ablations: 'narrow' must be one of student.strategies: "),
         ("strategy.names", ["lift", "lift"], "strategy.names: ['lift', 'lift'] has the same value twice"),
         ("seeds", [1, 1], "seeds: [1, 1] has the same value twice"),
+        ("seeds", [0, 1, 2], "seeds: 2 is in none of grid.blocks; choose what to train by `dvc exp run -S` or"),
+        ("strategy.names", ["lift", "uniform"], "strategy.names: uniform is in none of grid.blocks; choose what to"),
+        ("objective.names", ["none", "gram"], "objective.names: gram is in none of grid.blocks; choose what to train"),
+        ("strategy.names", ["lift", "widen"], "grid.runs: these are not the runs of grid.blocks; choose what to train"),
+        ("grid.runs.lift-mse-1", MSE | {"seed": 0}, "grid.runs: these are not the runs of grid.blocks; choose what"),
+        ("grid.runs.lift-mse-1", MSE | {"objective": "none"}, "grid.runs: these are not the runs of grid.blocks"),
+        ("grid.runs.lift-mse-7", MSE | {"seed": 7}, "grid.runs: these are not the runs of grid.blocks; choose what"),
+        ("grid.runs.lift-mse-1.seed", "1", "grid.runs.lift-mse-1.seed: must be a valid integer"),
+        ("grid.blocks", [], "grid.blocks: must have at least 1 item"),
         (
             "analysis.backbones",
             ["teacher", "teacher"],

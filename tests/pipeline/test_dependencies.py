@@ -95,7 +95,9 @@ def notebook_code(notebook: Path) -> set[Path]:
 
 
 def pipeline() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    """The stages of dvc.yaml by name; of one that has items, what holds for each of them."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return {name: entry.get("do", entry) for name, entry in stages.items()}
 
 
 def library() -> list[Path]:
@@ -108,7 +110,8 @@ def test_listed_code_is_the_imported_code(stage: str) -> None:
     modules = {ROOT / f"stages/{stage}.py"}
     for notebook in (dep for dep in pipeline()[stage]["deps"] if dep.endswith(".ipynb")):
         modules |= notebook_code(ROOT / notebook)
-    assert listed == {as_dependency(file) for file in closure(modules)}
+    read = {"stages/core/train/losses.py"} if stage == "check" else set()  # for the names in it; it is not imported
+    assert listed == {as_dependency(file) for file in closure(modules)} | read
 
 
 def test_wings_import_downwards_only() -> None:

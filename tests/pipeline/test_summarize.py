@@ -11,7 +11,7 @@ from stages.core.analysis import nulls, participation
 from stages.core.analysis.energy import CAPTURED
 from stages.core.base.arrays import write_npy
 from stages.core.base.files import write_json
-from stages.core.base.names import run_name
+from stages.core.base.names import Run
 from stages.core.evidence.analysis_tables import (
     energy_table,
     participation_table,
@@ -79,7 +79,7 @@ def test_ranks_count_every_image(tmp_path):
 def metrics(strategy: str, error: float | None) -> dict:
     known = dict.fromkeys(RUN_COLUMNS, 0)
     own = {"strategy": strategy, "objective": "none", "model_args": {"lift_width": 448, "img_size": 224}, "top1": 75.0}
-    return known | own | {"run": run_name(strategy, "none", 0), "relative_feature_error": error}
+    return known | own | {"run": Run(strategy, "none", 0).name, "relative_feature_error": error}
 
 
 @pytest.mark.parametrize("others", [[], [metrics("lift", 0.5)]])

@@ -89,6 +89,8 @@ def test_loading_leaves_the_main_process_a_core_and_torch_half_of_them(monkeypat
         monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
         machine.share_cores(CPU)
         assert (machine.workers(), threads.pop()) == (loading, computing)
+        machine.share_cores(CPU, loading=0)
+        assert threads.pop() == cores
     monkeypatch.setenv("WORKERS", "0")
     machine.share_cores(CPU)
     machine.share_cores(CUDA)

@@ -4,12 +4,16 @@ import configparser
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from stages.core.base.errors import UserError
+from stages.core.config import params
 from stages.tools import compose
+
+PROFILES = "cifar100, cifar100_small, digits, imagenet"
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_a_fault_is_one_line_and_leaves_the_file(call, tmp_path):
 
 def test_impossible_parameters_are_not_written(call, tmp_path):
     for override, reason in {
-        "seeds=0": "seeds: must be a list, as [0]",
+        "seeds=0": "seeds: must be a list, as [0]; grid.blocks.0.seeds: must be a list, as [0]",
         "analysis.backbones=teacher": "analysis.backbones: must be a list, as [teacher]",
         "+recipe.momentum=1": "recipe.momentum: is not a key of params.yaml; correct its spelling or remove it",
     }.items():
@@ -63,10 +67,43 @@ def test_several_options_select_what_each_of_them_selects(group):
         assert together["label"] == "+".join(chosen)
 
 
+SETTINGS = [
+    *(f"baseline-{objective}" for objective in ("none", "mse", "projector", "frozen_projector", "gram", "softkd")),
+    *(f"lift-{objective}" for objective in ("none", "mse", "normalized_mse", "softkd")),
+    *(f"widen-{objective}" for objective in ("none", "mse", "softkd", "softkd_mse")),
+    *("uniform-none", "half-none", "half-mse"),
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settings"),
+    [
+        ([], SETTINGS),
+        (["strategy=widen"], [name for name in SETTINGS if name.startswith("widen-")]),
+        (["objective=[none,gram]"], [name for name in SETTINGS if name.endswith(("-none", "-gram"))]),
+    ],
+)
+def test_a_grid_names_its_settings(overrides, settings):
+    content = yaml.safe_load(compose.composed("grid=controls", "seeds=[0,1,2]", *overrides))
+    runs = params.check(content, Path("params.yaml")).grid.listed()
+    assert {run.name for run in runs} == {f"{setting}-{seed}" for setting in settings for seed in range(3)}
+    assert list(content["grid"]["runs"]) == [run.name for run in runs]
+
+
+def test_a_grid_may_have_more_seeds_for_some(tmp_path):
+    more = "{seeds: [2, 3], strategies: [lift, widen], objectives: [mse]}"
+    whole = "{strategies: [baseline, lift, widen], objectives: [none, mse], seeds: [0]}"
+    content = yaml.safe_load(compose.composed("seeds=[0]", f"grid.blocks=[{whole}, {more}]"))
+    names = [run.name for run in params.check(content, Path("params.yaml")).grid.listed()]
+    widen = ["widen-none-0", "widen-mse-0", "widen-mse-2", "widen-mse-3"]
+    lift = ["lift-none-0", "lift-mse-0", "lift-mse-2", "lift-mse-3"]
+    assert names == ["baseline-none-0", "baseline-mse-0", *lift, *widen]
+
+
 @pytest.mark.processes
 def test_dvc_composes_several_options_as_compose_does(root, tmp_path):
     output = tmp_path / "params.yaml"
-    overrides = ["strategy=[baseline,lift]", "objective=[none,mse]", "recipe.lr=1e-3"]
+    overrides = ["strategy=[baseline,lift]", "grid=controls", "recipe.lr=1e-3"]
     configured = configparser.ConfigParser()
     configured.read_string("".join(line.lstrip() for line in (root / ".dvc/config").open()))
     folder, plugins = (str(root / configured["hydra"][key]) for key in ("config_dir", "plugins_path"))
@@ -85,20 +122,32 @@ def test_help_says_in_one_line_what_it_does(call, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["profile=cifar"], "profile=cifar: profile has no such option; it has cifar100, digits, imagenet"),
+        (
+            ["profile=cifar"],
+            "profile=cifar: profile has no such option; it has " + PROFILES,
+        ),
         (
             ["objective=nope"],
             "objective=nope: objective has no such option; it has balanced_mse, controls",
         ),
         (["strategy=[all,nope]"], "strategy=nope: strategy has no such option; it has ablation, all, baseline"),
-        (["recipe@teacher.recipe=nope"], "recipe=nope: recipe has no such option; it has cifar100, digits, imagenet"),
-        (["recipe=5"], "recipe=5: recipe has no such option; it has cifar100, digits, imagenet"),
-        (["profile=null"], "profile=null: profile has no such option; it has cifar100, digits, imagenet"),
-        (["profile=digits,imagenet"], "profile=digits,imagenet: profile has no such option; it has cifar100"),
+        (
+            ["recipe@teacher.recipe=nope"],
+            "recipe=nope: recipe has no such option; it has " + PROFILES,
+        ),
+        (["recipe=5"], "recipe=5: recipe has no such option; it has " + PROFILES),
+        (
+            ["profile=null"],
+            "profile=null: profile has no such option; it has " + PROFILES,
+        ),
+        (["profile=digits,imagenet"], "profile=digits,imagenet: profile has no such option; it has " + PROFILES),
         (["profile=[digits,imagenet]"], "profile=[digits,imagenet]: name one option; only experiment, objective, "),
         (["recipe@teacher.recipe=[digits]"], "recipe@teacher.recipe=[digits]: name one option; only experiment"),
         (["strategy=lift,widen"], "strategy=lift,widen: several options are written as strategy=[lift,widen]"),
-        (["profil=digits"], "profil: no such key; params.yaml has analysis, dataset, experiment, objective, profile"),
+        (
+            ["profil=digits"],
+            "profil: no such key; params.yaml has analysis, dataset, experiment, grid, objective, profile",
+        ),
         (["recipe.augment.vflip=1"], "recipe.augment.vflip: no such key; recipe.augment has auto_augment, "),
         (["recipe.lr.x=1"], "recipe.lr.x: no such key; recipe has augment, "),
         (["recipe.epochs=2", "a.b=1", "recipe.epoch=3"], "recipe.epoch: no such key; recipe has augment, "),

@@ -189,6 +189,13 @@ def test_the_cifar100_study_has_its_core_grid(root):
     assert len(runs) == 27 and all(name.endswith("-0") for name in runs[:9])
 
 
+def test_a_stage_of_items_needs_a_mapping(root):
+    given = yaml.safe_load(composed())
+    given["grid"]["runs"] = list(given["grid"]["runs"])
+    with pytest.raises(UserError, match=r"params\.yaml: grid\.runs: must be a mapping; compose it anew"):
+        list(study.steps(yaml.safe_load((root / "dvc.yaml").read_text())["stages"], given))
+
+
 @pytest.mark.processes
 def test_stages_run_without_dvc_and_hydra(root):
     modules = [path.stem for path in (root / "stages").glob("*.py")]

@@ -13,6 +13,7 @@ from torch import nn
 
 from stages import train
 from stages.core.base.files import write_json
+from stages.core.base.names import Run
 from stages.core.config import params
 from stages.core.models.cost import flops
 from stages.core.runtime.distributed import World, joined, launch
@@ -52,6 +53,11 @@ def write_params(folder: Path, *, ema_decay: float | None, seeds: Sequence[int],
     content["seeds"] = list(seeds)
     content["strategy"]["names"] = list(strategies)
     content["objective"]["names"] = list(OBJECTIVES)
+    runs = [Run(*cell) for cell in product(strategies, OBJECTIVES, seeds)]
+    content["grid"] = {
+        "blocks": [{"strategies": list(strategies), "objectives": list(OBJECTIVES), "seeds": list(seeds)}],
+        "runs": {run.name: run._asdict() for run in runs},
+    }
     (folder / PARAMS).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
@@ -90,7 +96,7 @@ def train_all(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, f
         for seed, decay in ema_decay.items():
             kept = settings.recipe.keep_epochs if decay else []
             recipe = settings.recipe.model_copy(update={"ema_decay": decay, "keep_epochs": kept})
-            cells = [train.Cell(*setting, seed) for setting in product(strategies, OBJECTIVES)]
+            cells = [Run(*setting, seed) for setting in product(strategies, OBJECTIVES)]
             for group in [cells] if world.size > 1 else [[cell] for cell in cells]:
                 train.train_runs(settings.model_copy(update={"recipe": recipe}), group, world)
 

@@ -19,7 +19,7 @@ import yaml
 from lifecycle import OBJECTIVES, STRATEGIES
 
 from stages.core.base.errors import UserError
-from stages.core.base.names import run_name
+from stages.core.base.names import Run
 from stages.core.config import params
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
@@ -45,7 +45,7 @@ def environment():
         patch.setenv("DEVICE", "cpu")
         patch.setenv("WORKERS", "0")
         patch.setenv("PYTHONPATH", str(lifecycle.ROOT))
-        patch.setattr("stages.core.runtime.machine.share_cores", lambda _: None)
+        patch.setattr("stages.core.runtime.machine.share_cores", lambda *_, **__: None)
         before = Path.cwd()
         yield patch
         os.chdir(before)
@@ -92,7 +92,7 @@ def test_every_run_is_saved_as_a_model_that_has_the_accuracy_it_records(finished
     labels = np.array(images.labels)
     batches = None
     for strategy, objective, seed in RUNS:
-        folder = TRAIN / run_name(strategy, objective, seed)
+        folder = TRAIN / Run(strategy, objective, seed).name
         metrics = json.loads((folder / "metrics.json").read_text())
         decay = EMA_DECAY[seed]
         assert (folder / "ema").is_dir() == (decay is not None)
@@ -111,7 +111,7 @@ def test_every_run_is_saved_as_a_model_that_has_the_accuracy_it_records(finished
 
 
 def test_every_run_reaches_the_tables(finished):
-    names = {run_name(*run) for run in RUNS}
+    names = {Run(*run).name for run in RUNS}
     encoded = json.loads((finished / ENCODE / "metrics.json").read_text())["runs"]
     assert {row["run"] for row in encoded} == names | {"teacher"}
     for table in ("runs", "curves", "encoding"):
@@ -144,35 +144,36 @@ def uninterrupted(started, tmp_path_factory):
 
 
 def train_one(folder, objective="mse", strategy="lift"):
-    from stages.train import train_run
+    from stages.train import train_runs
 
     os.chdir(folder)
-    train_run(params.load(PARAMS), strategy, objective, 0, ALONE)
-    return contents(folder / TRAIN / run_name(strategy, objective, 0))
+    cell = Run(strategy, objective, 0)
+    train_runs(params.load(PARAMS), [cell], ALONE)
+    return contents(folder / TRAIN / cell.name)
 
 
 TOGETHER = [("lift", "mse", 0), ("baseline", "none", 0), ("widen", "softkd_spectral", 0)]
 
 
 def train_side_by_side(folder):
-    from stages.train import Cell, train_runs
+    from stages.train import train_runs
 
     os.chdir(folder)
-    train_runs(params.load(PARAMS), [Cell(*cell) for cell in TOGETHER], ALONE)
+    train_runs(params.load(PARAMS), [Run(*cell) for cell in TOGETHER], ALONE)
 
 
 def test_runs_side_by_side_leave_what_each_leaves_alone(started, uninterrupted, tmp_path, environment):
     """And the command of each then takes its result from its checkpoint."""
     folder = shutil.copytree(started, tmp_path / "project")
     train_side_by_side(folder)
-    found = {cell: contents(folder / TRAIN / run_name(*cell)) for cell in TOGETHER}
+    found = {cell: contents(folder / TRAIN / Run(*cell).name) for cell in TOGETHER}
     assert found["lift", "mse", 0] == uninterrupted
     separate = shutil.copytree(started, tmp_path / "separate")
     assert found["widen", "softkd_spectral", 0] == train_one(separate, "softkd_spectral", "widen")
     with environment.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("trained again"))
         for strategy, objective, seed in TOGETHER:
-            shutil.rmtree(folder / TRAIN / run_name(strategy, objective, seed))
+            shutil.rmtree(folder / TRAIN / Run(strategy, objective, seed).name)
             assert train_one(folder, objective, strategy) == found[strategy, objective, seed]
 
 
@@ -291,7 +292,7 @@ def test_what_is_trained_beside_the_student_resumes_with_it(started, tmp_path, e
     with environment.context() as patch:  # from now on, statistics would be others: the checkpoint's are used
         patch.setattr(balancing, "IMAGES", 3)
         assert train_one(folder, objective, "baseline") == whole
-    state = timm.create_model(f"local-dir:{folder / TRAIN / run_name('baseline', objective, 0)}").state_dict()
+    state = timm.create_model(f"local-dir:{folder / TRAIN / Run('baseline', objective, 0).name}").state_dict()
     assert not [name for name in state if "project" in name]
 
 
@@ -330,7 +331,7 @@ def test_copy_starts_from_the_teachers_weights_and_half_does_not(started, tmp_pa
     settings = params.load(PARAMS)
     with environment.context() as patch:
         patch.setattr(stages.train, "fit_and_save", lambda jobs, teacher, **_: calls.append((*jobs, teacher)))
-        stages.train.train_run(settings, strategy, "mse", 0, ALONE)
+        stages.train.train_runs(settings, [Run(strategy, "mse", 0)], ALONE)
     ((job, teacher),) = calls
     student = job.model
     assert len(student.blocks) == 1 and len(teacher.blocks) == 2
@@ -442,6 +443,6 @@ def test_kept_epochs_reach_the_tables_and_are_what_the_last_one_says(finished):
     """Every run has one epoch, so that its kept model is its last one."""
     final = pd.read_csv(finished / RESULTS / "blocks.csv")
     kept = pd.read_csv(finished / RESULTS / "kept_blocks.csv")
-    assert set(kept["run"]) == {run_name(*run) for run in RUNS if EMA_DECAY[run[2]]} and set(kept["epoch"]) == {1}
+    assert set(kept["run"]) == {Run(*run).name for run in RUNS if EMA_DECAY[run[2]]} and set(kept["epoch"]) == {1}
     students = final[final["run"].isin(kept["run"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept.drop(columns="epoch"), students, check_dtype=False)

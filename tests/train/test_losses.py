@@ -1,15 +1,20 @@
 """Every feature loss against its formula."""
 
-from typing import get_args
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from formulas import FORMULAS, spectral
+from pydantic import ValidationError
 
-from stages.core.config.schema import ANY_WIDTH, FeatureLoss
+from stages.core.config import feature_losses
+from stages.core.config.schema import Objective
 from stages.core.train.losses import FEATURE_LOSSES, soft_label_loss, spectral_loss
 
+ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 8
 
 
@@ -22,18 +27,42 @@ def maps():
 LOSSES = list(FORMULAS)
 
 
-def test_params_name_every_feature_loss():
-    assert list(get_args(FeatureLoss)) == list(FEATURE_LOSSES) == LOSSES
+def test_params_know_every_feature_loss_as_training_does():
+    found = feature_losses.feature_losses()
+    assert list(found) == list(FEATURE_LOSSES) == LOSSES
+    for name, loss in FEATURE_LOSSES.items():
+        options = {option for option in ("any_width", "whole_batch") if getattr(loss, option)}
+        assert found[name] == dict.fromkeys(options, True)
+
+
+def test_one_more_function_is_one_more_feature_loss(tmp_path, monkeypatch):
+    """Of the page that shows how to add one: its function is all that a definition needs."""
+    _, _, page = (ROOT / "stages/core/train/README.md").read_text(encoding="utf-8").partition("```python\n")
+    source = tmp_path / "losses.py"
+    source.write_text(feature_losses.SOURCE.read_text(encoding="utf-8") + "\n\n" + page.partition("```")[0])
+    line = page.partition("```yaml\n")[2].partition("```")[0]
+    ((name, definition),) = yaml.safe_load(line).items()
+    with pytest.raises(ValidationError, match="must be one of mse, spectral"):
+        Objective(**definition)
+    monkeypatch.setattr(feature_losses, "SOURCE", source)
+    feature_losses.feature_losses.cache_clear()
+    try:
+        assert Objective(**definition).feature == name
+    finally:
+        feature_losses.feature_losses.cache_clear()
+    functions = runpy.run_path(str(source))
+    student = torch.ones(1, WIDTH, 2, 2)
+    assert functions["FEATURE_LOSSES"][name].function(student, 3 * student).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_feature_loss_equals_its_formula(name, maps):
-    assert FEATURE_LOSSES[name](*maps).item() == pytest.approx(FORMULAS[name](*maps), rel=2e-5)
+    assert FEATURE_LOSSES[name].function(*maps).item() == pytest.approx(FORMULAS[name](*maps), rel=2e-5)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_feature_loss_computes_in_float32(name, maps):
-    loss, half = FEATURE_LOSSES[name], [found.bfloat16() for found in maps]
+    loss, half = FEATURE_LOSSES[name].function, [found.bfloat16() for found in maps]
     torch.testing.assert_close(loss(*half), loss(*(found.float() for found in half)))
 
 
@@ -48,21 +77,22 @@ def test_a_feature_loss_is_least_at_its_target(name, maps):
         ),
     }.get(name, teacher)
     student = target.clone().requires_grad_()
-    at_target = FEATURE_LOSSES[name](student, teacher)
+    at_target = FEATURE_LOSSES[name].function(student, teacher)
     noise = torch.randn(teacher.shape, generator=torch.Generator().manual_seed(0))
-    assert at_target < FEATURE_LOSSES[name](target + noise, teacher)
+    assert at_target < FEATURE_LOSSES[name].function(target + noise, teacher)
     if name != "l1_cosine":  # its cosine part pulls each token's length to no end
         at_target.backward()
         assert at_target.item() == pytest.approx(0, abs=1e-6)
         assert student.grad.abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ANY_WIDTH)
+@pytest.mark.parametrize("name", [name for name in LOSSES if FEATURE_LOSSES[name].any_width])
 def test_relations_take_any_width_and_do_not_depend_on_the_basis(name, maps):
     student, teacher = maps
     rotation, _ = torch.linalg.qr(torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(1)))
     wide = torch.einsum("bchw,dc->bdhw", student, rotation)
-    torch.testing.assert_close(FEATURE_LOSSES[name](wide, teacher), FEATURE_LOSSES[name](student, teacher))
+    loss = FEATURE_LOSSES[name].function
+    torch.testing.assert_close(loss(wide, teacher), loss(student, teacher))
 
 
 @pytest.mark.parametrize("columns", [4, 5, 6, 1])
@@ -73,7 +103,7 @@ def test_spectral_loss_equals_numpys(columns):
 
 def test_mse_loss_equals_the_full_spectrums_by_parseval(maps):
     spectrum = np.fft.fft2((maps[0] - maps[1]).double().numpy(), norm="ortho")
-    assert FEATURE_LOSSES["mse"](*maps).item() == pytest.approx(np.mean(np.abs(spectrum) ** 2), rel=1e-5)
+    assert FEATURE_LOSSES["mse"].function(*maps).item() == pytest.approx(np.mean(np.abs(spectrum) ** 2), rel=1e-5)
 
 
 @pytest.mark.parametrize("tau", [1.0, 4.0])

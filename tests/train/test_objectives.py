@@ -8,7 +8,7 @@ from formulas import FORMULAS
 
 from stages.core.base.errors import UserError
 from stages.core.config import params
-from stages.core.config.schema import ANY_WIDTH
+from stages.core.config.feature_losses import takes_any_width
 from stages.core.models.students import forward_with_map
 from stages.core.runtime.distributed import World, launch
 from stages.core.train.balancing import hadamard_matrix
@@ -79,7 +79,7 @@ def plain_loss(objective, student, teacher, images, labels, project=None):
         target = plain_target(teacher_map) if objective.target == "balanced" else teacher_map
         if objective.projector and (objective.project_equal or student_map.shape[1] != teacher_map.shape[1]):
             student_map = project(student_map)
-        elif objective.feature not in ANY_WIDTH:
+        elif not takes_any_width(objective.feature):
             target = plain_pool(target, student_map.shape[1])
         loss = loss + objective.feature_weight * FORMULAS[objective.feature](student_map.detach(), target)
     return loss

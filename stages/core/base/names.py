@@ -1,5 +1,7 @@
 """Names that several wings share: of strategies, objectives, datasets and runs."""
 
+from typing import NamedTuple
+
 TEACHER = "teacher"  # the teacher's name among the backbones, and in the `run` column of encoding.csv
 BASELINE = "baseline"  # the strategy that leaves the student's architecture unchanged
 LABELS_ONLY = "none"  # the objective that uses no teacher
@@ -11,6 +13,14 @@ def setting_name(strategy: str, objective: str) -> str:
     return f"{strategy}-{objective}"
 
 
-def run_name(strategy: str, objective: str, seed: int) -> str:
-    """The name of a run: of its folder, of its item of the DVC stage (`key` in dvc.yaml), of its row in every table."""
-    return f"{setting_name(strategy, objective)}-{seed}"
+class Run(NamedTuple):
+    """One student: a strategy, trained with an objective and a seed."""
+
+    strategy: str
+    objective: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder, of its item of the DVC stage (`key` in dvc.yaml), of its row in every table."""
+        return f"{setting_name(self.strategy, self.objective)}-{self.seed}"

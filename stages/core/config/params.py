@@ -6,6 +6,7 @@ so that a check takes a fraction of a second.
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -14,7 +15,9 @@ from pydantic import Field, ValidationError, model_validator
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
 from stages.core.config.models import ISOTROPIC, ModelArgs, Student, Teacher
-from stages.core.config.schema import Analysis, Dataset, Name, Objectives, Recipe, Section, Seed, Selection
+from stages.core.config.schema import Analysis, Dataset, Grid, Name, Objectives, Recipe, Section, Seed, Selection
+
+COMPOSE = "choose what to train by `dvc exp run -S` or `python -m stages.tools.compose`, which list the runs"
 
 
 class Params(Section):
@@ -27,6 +30,7 @@ class Params(Section):
     strategy: Selection
     objective: Objectives
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    grid: Grid
     recipe: Recipe
     analysis: Analysis
 
@@ -59,6 +63,29 @@ class Params(Section):
                 ModelArgs(**self.student.model(strategy, self.teacher)[1])
             except ValidationError as error:
                 raise ValueError(f"student.strategies.{strategy}: {_reason(error.errors()[0])}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _grid(self) -> Self:
+        """Require that `grid.runs`, which DVC reads, are the runs that the other keys choose."""
+        blocks = self.grid.blocks
+        for key, names, known in (
+            ("strategy.names", self.strategy.names, [name for block in blocks for name in block.strategies]),
+            ("objective.names", self.objective.names, [name for block in blocks for name in block.objectives]),
+            ("seeds", self.seeds, [seed for block in blocks for seed in block.seeds]),
+        ):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{key}: {name} is in none of grid.blocks; {COMPOSE}")
+        chosen = {
+            cell
+            for block in blocks
+            for cell in product(block.strategies, block.objectives, block.seeds)
+            if cell[0] in self.strategy.names and cell[1] in self.objective.names
+        }
+        runs = {name: run for name, run in zip(self.grid.runs, self.grid.listed(), strict=True) if run.name == name}
+        if len(runs) < len(self.grid.runs) or set(runs.values()) != chosen:
+            raise ValueError(f"grid.runs: these are not the runs of grid.blocks; {COMPOSE}")
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from stages.core.base.names import TEACHER
+from stages.core.base.names import TEACHER, Run
+from stages.core.config.feature_losses import known_feature_loss, takes_any_width
 from stages.core.config.policies import check_policy
 
 Positive = Annotated[float, Field(gt=0)]
@@ -171,18 +172,7 @@ RECIPE_SETTINGS = tuple(
 EVALUATION_SETTINGS = tuple(f"eval_{name}" for name in ("image_size", "crop_pct", "interpolation"))
 
 
-# Feature losses: each is a function of that name in `stages.core.train.losses`.
-FeatureLoss = Literal[
-    "mse",
-    "spectral",
-    "normalized_mse",
-    "batch_normalized_mse",
-    "pooled_smooth_l1",
-    "l1_cosine",
-    "gram",
-    "relation",
-]
-ANY_WIDTH = ("gram", "relation")  # losses that compare maps of any two widths; the others compare channel by channel
+FeatureLoss = Annotated[str, AfterValidator(known_feature_loss)]
 
 
 class Objective(Section):
@@ -228,7 +218,7 @@ class Objective(Section):
         """Whether a student wider than its teacher cannot be trained with this objective."""
         if self.feature is None or self.projector in ("linear", "frozen"):
             return False
-        return self.projector == "orthogonal" or (self.feature not in ANY_WIDTH and self.wider == "refuse")
+        return self.projector == "orthogonal" or (not takes_any_width(self.feature) and self.wider == "refuse")
 
 
 class Selection(Section):
@@ -240,6 +230,33 @@ class Selection(Section):
     label: str
     options: Annotated[dict[Name, list[Name]], Field(min_length=1)]
     names: Annotated[list[Name], Field(min_length=1)]
+
+
+class RunKeys(Section):
+    """What a run is, for the items of DVC's stage `train`."""
+
+    strategy: Name
+    objective: Name
+    seed: Seed
+
+
+class Block(Section):
+    """Runs of every strategy with every objective and every seed."""
+
+    strategies: Annotated[list[Name], Field(min_length=1)]
+    objectives: Annotated[list[Name], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+
+class Grid(Section):
+    """What is trained: of the runs of all blocks those whose strategy and objective are chosen."""
+
+    blocks: Annotated[list[Block], Field(min_length=1)]
+    runs: Annotated[dict[str, RunKeys], Field(min_length=1)]
+
+    def listed(self) -> list[Run]:
+        """The runs in the order of `runs`."""
+        return [Run(keys.strategy, keys.objective, keys.seed) for keys in self.runs.values()]
 
 
 class Objectives(Selection):

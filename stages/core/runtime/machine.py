@@ -149,16 +149,20 @@ def _own_cores() -> int:
     return max(1, min(cores(), shared // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def share_cores(device: "torch.device") -> None:
+def share_cores(device: "torch.device", loading: int | None = None) -> None:
     """Divide the cores between torch and the image-loading processes when torch computes on the CPU.
 
     torch keeps at least half of them, as it needs more than loading does.
+
+    Args:
+        device: where torch computes.
+        loading: how many processes load images while it does; None for `workers`.
     """
     import torch
 
     if device.type == "cpu":
         own = _own_cores()
-        torch.set_num_threads(max(1, own // 2, own - workers()))
+        torch.set_num_threads(max(1, own // 2, own - (workers() if loading is None else loading)))
 
 
 def checkpoints() -> Path:

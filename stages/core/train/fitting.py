@@ -34,7 +34,7 @@ from stages.core.train.evaluation import (
 from stages.core.train.group import all_failures
 from stages.core.train.jobs import Job, check_together
 from stages.core.train.loop import fit_together
-from stages.core.train.losses import WHOLE_BATCH
+from stages.core.train.losses import FEATURE_LOSSES
 from stages.core.train.optimization import PRECISIONS, Optimization
 from stages.core.train.outputs import LIVE, keeper, live_log, write_run
 from stages.core.train.resident import Augmentation, ResidentBatches
@@ -121,7 +121,7 @@ def fit_and_save(
         UserError: see `check_together` and `fit_together`; or some models ended early, and the others are written.
     """
     check_together(jobs)
-    machine.share_cores(world.device)
+    machine.share_cores(world.device, loading=0 if recipe.augment.on_device else None)  # resident images are in memory
     seed = jobs[0].seed
     folders = [
         CheckpointFolder(
@@ -232,9 +232,10 @@ def make_tasks(
         shared = FrozenTeacher(teacher, blocks, device=world.device, **options)
     tasks = []
     for job in jobs:
-        if job.objective.feature in WHOLE_BATCH and sampler.pieces > 1:
+        feature = job.objective.feature
+        if sampler.pieces > 1 and feature and FEATURE_LOSSES[feature].whole_batch:
             raise UserError(
-                f"objective.definitions: the feature loss {job.objective.feature} normalises over the whole batch, "
+                f"objective.definitions: the feature loss {feature} normalises over the whole batch, "
                 f"which DEVICE_BATCH splits into {sampler.pieces} pieces; unset DEVICE_BATCH, or take another objective"
             )
         task = create_task(

@@ -1,10 +1,12 @@
 """Loss functions: soft labels, and the feature losses between patch-token maps.
 
 A feature loss takes a student's and a teacher's map, both [images, channels, rows, columns], and gives one number,
-computed in float32. In the formulas S and T are their tokens, [images, tokens, channels]. FEATURE_LOSSES names them.
+computed in float32. In the formulas S and T are their tokens, [images, tokens, channels]. A function NAME_loss that
+`feature_loss` marks is what `feature: NAME` means in an objective's definition.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,38 @@ from torch import Tensor
 from stages.core.base.errors import UserError
 from stages.core.runtime.distributed import mean_over_processes
 
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 RELATION_TEMPERATURE = 0.07  # of LightlyTrain's distillation, version 3
+
+
+class FeatureLoss(NamedTuple):
+    """A feature loss as a task uses it.
+
+    Attributes:
+        function: of a student's and a teacher's map.
+        any_width: it compares maps of any two widths; otherwise it compares channel by channel.
+        whole_batch: it depends on all images of the global batch together, which must not come in pieces.
+    """
+
+    function: LossFunction
+    any_width: bool
+    whole_batch: bool
+
+
+FEATURE_LOSSES: dict[str, FeatureLoss] = {}
+
+
+def feature_loss(*, any_width: bool = False, whole_batch: bool = False) -> Callable[[LossFunction], LossFunction]:
+    """Make a function NAME_loss known as the feature loss NAME; for the options see `FeatureLoss`.
+
+    Checks of params read the decorator's options from this file (`stages.core.config.feature_losses`): write them out.
+    """
+
+    def mark(function: LossFunction) -> LossFunction:
+        FEATURE_LOSSES[function.__name__.removesuffix("_loss")] = FeatureLoss(function, any_width, whole_batch)
+        return function
+
+    return mark
 
 
 def feature_target(teacher_map: Tensor, student_map: Tensor) -> Tensor:
@@ -84,11 +117,13 @@ def tokens_of(token_map: Tensor) -> Tensor:
     return token_map.flatten(2).transpose(1, 2).float()
 
 
+@feature_loss()
 def mse_loss(student_map: Tensor, target: Tensor) -> Tensor:
     """mean (S − T)², over all values."""
     return F.mse_loss(student_map.float(), target.float())
 
 
+@feature_loss()
 def spectral_loss(student_map: Tensor, target: Tensor) -> Tensor:
     """SpectralKD: mean squared error between the real and imaginary parts of rfft2 over rows and columns.
 
@@ -99,6 +134,7 @@ def spectral_loss(student_map: Tensor, target: Tensor) -> Tensor:
     return torch.view_as_real(difference).square().mean()
 
 
+@feature_loss()
 def normalized_mse_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """mean (S − LN(T))²; LN is a LayerNorm over the channels of each token, without scale and shift.
 
@@ -109,6 +145,7 @@ def normalized_mse_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     return F.mse_loss(tokens_of(student_map), F.layer_norm(teacher, teacher.shape[-1:]))
 
 
+@feature_loss(whole_batch=True)
 def batch_normalized_mse_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """mean (BN(S) − BN(T))²; BN normalises each channel over all tokens of the global batch, as in training mode.
 
@@ -125,6 +162,7 @@ def _batch_normalized(tokens: Tensor) -> Tensor:
     return centred * torch.rsqrt(variance + 1e-5)  # torch's BatchNorm adds as much
 
 
+@feature_loss()
 def pooled_smooth_l1_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """Smooth L1 of (mean over tokens of S) − LN(mean over tokens of T), LN as in `normalized_mse_loss`.
 
@@ -134,6 +172,7 @@ def pooled_smooth_l1_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     return F.smooth_l1_loss(tokens_of(student_map).mean(1), F.layer_norm(teacher, teacher.shape[-1:]))
 
 
+@feature_loss()
 def l1_cosine_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """mean |S − T| − mean over tokens of log σ(cos(S, T)).
 
@@ -144,6 +183,7 @@ def l1_cosine_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     return F.l1_loss(student, teacher) - F.logsigmoid(cosines).mean()
 
 
+@feature_loss(any_width=True)
 def gram_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """mean (S Sᵀ − T Tᵀ)² over all pairs of an image's tokens, each scaled to unit length.
 
@@ -152,6 +192,7 @@ def gram_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     return F.mse_loss(_cosines(student_map), _cosines(teacher_map))
 
 
+@feature_loss(any_width=True)
 def relation_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """KL(softmax(T Tᵀ / τ) ‖ softmax(S Sᵀ / τ)) by rows, tokens scaled to unit length; the mean over rows and images.
 
@@ -167,20 +208,6 @@ def _cosines(token_map: Tensor) -> Tensor:
     """Cosines of all pairs of an image's tokens, [images, tokens, tokens]."""
     unit = F.normalize(tokens_of(token_map), dim=-1)
     return unit @ unit.transpose(1, 2)
-
-
-FeatureLossFunction = Callable[[Tensor, Tensor], Tensor]
-FEATURE_LOSSES: dict[str, FeatureLossFunction] = {
-    "mse": mse_loss,
-    "spectral": spectral_loss,
-    "normalized_mse": normalized_mse_loss,
-    "batch_normalized_mse": batch_normalized_mse_loss,
-    "pooled_smooth_l1": pooled_smooth_l1_loss,
-    "l1_cosine": l1_cosine_loss,
-    "gram": gram_loss,
-    "relation": relation_loss,
-}
-WHOLE_BATCH = ("batch_normalized_mse",)  # losses that normalise over the global batch, which must not come in pieces
 
 
 def soft_label_loss(logits: Tensor, teacher_logits: Tensor, tau: float) -> Tensor:

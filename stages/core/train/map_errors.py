@@ -66,7 +66,7 @@ def spectral_against_mse(student_maps: Tensor, teacher_maps: Tensor) -> Spectral
         tracked = student.detach().clone().requires_grad_()
         target = feature_target(teacher, tracked)
         # Both are means over the images of a chunk; multiplied by their number, they add up over chunks.
-        values = [len(student) * FEATURE_LOSSES[name](tracked, target) for name in ("spectral", "mse")]
+        values = [len(student) * FEATURE_LOSSES[name].function(tracked, target) for name in ("spectral", "mse")]
         gradients = torch.stack([torch.autograd.grad(value, tracked)[0].flatten().double() for value in values])
         losses += torch.stack(values).detach()
         products += gradients @ gradients.T

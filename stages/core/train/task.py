@@ -15,13 +15,12 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from stages.core.base.errors import UserError
-from stages.core.config.schema import ANY_WIDTH
 from stages.core.models.normalization import check_preprocessing, renormalization
 from stages.core.models.students import block_index, forward_with_maps
 from stages.core.train.balancing import BalancedTarget, token_moments
 from stages.core.train.losses import (
     FEATURE_LOSSES,
-    FeatureLossFunction,
+    FeatureLoss,
     check_grids,
     check_width,
     feature_target,
@@ -118,7 +117,6 @@ class MapDistillationTask(LogitDistillationTask):
             device
         )
         self.pool_wider = wider == "pool"
-        self.any_width = feature in ANY_WIDTH
         self.feature_loss = FEATURE_LOSSES[feature] if feature else None
         self.feature_weight = feature_weight
 
@@ -188,17 +186,17 @@ class MapDistillationTask(LogitDistillationTask):
             loss = loss + self.distill_loss_weight * parts["kd_loss"]
         return {"loss": loss, "output": logits, **parts}
 
-    def _compare(self, loss: FeatureLossFunction, maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+    def _compare(self, loss: FeatureLoss, maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         """The mean over blocks of a feature loss, computed in float32."""
         targets, losses = unwrap_model(self.trainable_module).targets, []
         with torch.autocast(maps[0].device.type, enabled=False):
             for student_map, teacher_map, target in zip(maps, teacher_maps, targets, strict=True):
                 teacher_map = target(teacher_map)
-                if not self.any_width:
+                if not loss.any_width:
                     if self.pool_wider and student_map.shape[1] > teacher_map.shape[1]:
                         student_map = pool_channels(student_map, teacher_map.shape[1])
                     teacher_map = feature_target(teacher_map, student_map)
-                losses.append(loss(student_map, teacher_map))
+                losses.append(loss.function(student_map, teacher_map))
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
 

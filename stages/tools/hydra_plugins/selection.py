@@ -1,4 +1,4 @@
-"""Resolvers of stages/conf that join the options of a group, so that `strategy=[lift,widen]` trains both.
+"""Resolvers of stages/conf: join options of a group, so that `strategy=[lift,widen]` trains both; list runs.
 
 Hydra merges a list of options into one mapping, in which later keys replace earlier ones. So each option writes what
 it selects under a key of its own, and these resolvers join them. Hydra finds this module as a plugin: under
@@ -6,8 +6,10 @@ it selects under a key of its own, and these resolvers join them. Hydra finds th
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 
 def selected(options: Mapping[str, Sequence[str]]) -> ListConfig:
@@ -20,5 +22,27 @@ def label(options: Mapping[str, Sequence[str]]) -> str:
     return "+".join(options)
 
 
+def _listed(values: Any) -> Sequence[Any]:
+    """Values as they are, or one value that should have been a list: the check of params.yaml says so better."""
+    return values if isinstance(values, ListConfig) else [values]
+
+
+def runs(blocks: Sequence[Mapping[str, Any]], strategies: Sequence[str], objectives: Sequence[str]) -> DictConfig:
+    """The runs of a grid by name: of each block every strategy with every objective and every seed.
+
+    They are in the order of `strategies`, then of `objectives`, then of seeds; a block's strategies and objectives that
+    are not among these are left out.
+    """
+    keys = ("strategies", "objectives", "seeds")
+    found = {cell for block in blocks for cell in product(*(_listed(block.get(key, [])) for key in keys))}
+    chosen = [
+        {"strategy": strategy, "objective": objective, "seed": seed}
+        for strategy, objective in product(strategies, objectives)
+        for seed in sorted(seed for *setting, seed in found if setting == [strategy, objective])
+    ]
+    return DictConfig({"-".join(map(str, run.values())): run for run in chosen})
+
+
 OmegaConf.register_new_resolver("selected", selected, replace=True)
+OmegaConf.register_new_resolver("runs", runs, replace=True)
 OmegaConf.register_new_resolver("label", label, replace=True)
