@@ -179,8 +179,9 @@ class Project:
         return command
 
     def refer(self, *targets: str) -> None:
-        """Run `dvc repro` to its end, and keep digests of its outputs and the duration of each stage."""
+        """Run `dvc repro` to its end; keep its lines, digests of its outputs and the duration of each stage."""
         command = self.run("dvc", "repro", *targets)
+        self.said = [line for _, line in command.lines]
         moments = [*command.stages(), ("", time.monotonic())]
         self.span_s = {name: after - at for (name, at), (_, after) in pairwise(moments)}
         self.remember()
