@@ -14,6 +14,7 @@ from stages import audit
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
 from stages.core.config.params import Params
+from stages.core.evidence.claims import FAMILIES
 from stages.core.evidence.comparison import RUN_COLUMNS, runs_table
 from stages.core.evidence.measures import MEASURES
 from stages.core.evidence.register import expand, read_published
@@ -27,8 +28,8 @@ from stages.paths import REFERENCE
 from stages.tools.compose import composed
 
 ROOT = Path(__file__).resolve().parents[2]
-PAPER, FAMILIES = read_published(ROOT / REFERENCE), read_yaml(ROOT / REFERENCE / "claims.yaml")
-CLAIMS = {claim.id: claim for claim in expand(FAMILIES, PAPER)}
+PAPER, REGISTER = read_published(ROOT / REFERENCE), read_yaml(ROOT / REFERENCE / "claims.yaml")
+CLAIMS = {claim.id: claim for claim in expand(REGISTER, PAPER)}
 PROFILE = Params.model_validate(yaml.safe_load(composed("profile=imagenet")))  # the paper's, as it is shipped
 WIDTHS = {"baseline": 192, "lift": 384, "widen": 384, "lift_256": 256, "lift_320": 320, "lift_448": 448}
 DATA = {"dataset": "imagenet", "classes": 1000, "train": {"images": 1_281_167}, "val": {"images": 50_000}}
@@ -422,7 +423,7 @@ STAND_FOR = {
 
 def test_every_statement_says_what_its_figure_is():
     statements = [claim.statement for claim in CLAIMS.values()]
-    assert len(set(statements)) == len(statements) == len(expand(FAMILIES, PAPER))
+    assert len(set(statements)) == len(statements) == len(expand(REGISTER, PAPER))
     for claim in CLAIMS.values():
         assert "{" not in claim.statement
         if claim.figure is None:
@@ -437,7 +438,7 @@ def test_every_statement_says_what_its_figure_is():
 def test_rows_of_the_papers_table_are_found_wherever_they_stand():
     assert CLAIMS["consistent_lift/384"].options["other"] == "top1.lift-none.top1"
     turned = {**PAPER, "top1": PAPER["top1"][::-1]}
-    claims = {claim.id: claim for claim in expand(FAMILIES, turned)}
+    claims = {claim.id: claim for claim in expand(REGISTER, turned)}
     assert judge(claims["consistent_lift/384"], as_published())["measured"] == 75.41
     assert {name: claim.figure for name, claim in claims.items()} == {
         name: claim.figure for name, claim in CLAIMS.items()
@@ -455,7 +456,7 @@ def test_the_published_material_is_set_against_itself():
     paper = copy.deepcopy(PAPER)
     paper["cost"]["widen"]["architecture_params"] = paper["cost"]["widen"]["params"]
     paper["headline"]["top1"]["baseline"] -= 0.01
-    changed = {claim.id: judge(claim, as_published())["verdict"] for claim in expand(FAMILIES, paper)}
+    changed = {claim.id: judge(claim, as_published())["verdict"] for claim in expand(REGISTER, paper)}
     assert changed["consistent_parameters/widen/params"] == CONFIRMED
     assert changed["consistent_baseline/192"] == CONTRADICTED
 
@@ -583,6 +584,15 @@ def test_what_shows_nothing_is_kept_beside_what_decides():
     assert [row["run"] for row in tables_audit.register([both])] == ["good", "current"]
 
 
+def test_every_claim_is_of_one_family_and_no_family_is_empty():
+    assert {claim.family for claim in CLAIMS.values()} == set(FAMILIES)
+    for claim in CLAIMS.values():  # the students' accuracies go by strategy, whatever table they are published in
+        strategy = claim.entry.get("strategy")
+        if claim.id.startswith("top1/"):
+            assert claim.family == ("naive distillation" if strategy == "baseline" else "remedies")
+        assert judge(claim, as_published())["family"] == claim.family
+
+
 def test_every_verdict_names_its_evidence_and_scale():
     for claim in CLAIMS.values():
         verdict = judge(claim, moved(claim, edges(claim)[0][0]) if claim.measure != "published" else as_published())
@@ -598,10 +608,12 @@ def test_every_verdict_names_its_evidence_and_scale():
         ({"measure": "guess"}, "unknown measure guess; must be one of analysis_dims"),
         ({"requires": "luck"}, "unknown requirement luck"),
         ({"bounds": {"over": 1}}, "unknown bound over"),
+        ({"family": "luck"}, "unknown family luck; must be one of low rank, shared basis"),
+        ({"family": {"lift": "luck"}}, "unknown family luck"),
         ({"figures": "top2.*"}, "reaches nothing"),
         ({"other": "top1.*.top1"}, "reaches 12 figures, not one"),
     ],
 )
 def test_a_wrong_register_is_named(change, message):
     with pytest.raises(UserError, match=message):
-        expand([{**FAMILIES[0], **change}], PAPER)
+        expand([{**REGISTER[0], **change}], PAPER)

@@ -254,6 +254,7 @@ def test_claims_are_judged_by_every_study(project, monkeypatch):
 def test_a_contradiction_is_never_outvoted():
     claim = Claim(
         id="cost_params/lift/params",
+        family="cost",
         statement="",
         source="",
         figure=10,

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# What the claims are about, in the order in which the paper argues.
+FAMILIES = ("low rank", "shared basis", "SEP", "naive distillation", "remedies", "cost")
+
 
 @dataclass(frozen=True)
 class Claim:
     """One published figure, or one worded claim.
 
     Attributes:
-        id: family and place, like "svd/CaiT-S24/svd/95".
+        id: entry of the register and place, like "svd/CaiT-S24/svd/95".
+        family: what it is about, one of FAMILIES.
         statement: what is claimed, with its unit.
         source: where it was published.
         figure: the published value; None for a worded claim.
@@ -18,7 +22,7 @@ class Claim:
         requires: keys of REQUIREMENTS, what a run must be for its value to count.
         entry: the mapping of the reference data that holds the figure (its timm name, strategy, …).
         backbone: for a figure of one backbone, its row in paper.yaml: timm name, width, input size; else empty.
-        path: the figure's keys below the family's first key, one per part of the pattern.
+        path: the figure's keys below the first key of the entry's pattern, one per part of the pattern.
         tolerance: around the figure, {"absolute": …, "relative": …}; a value within either confirms it.
         bounds: of a worded claim, {"above", "at_least", "below", "at_most": …}.
         options: further inputs of the measure (settings, backbones, another published value).
@@ -26,6 +30,7 @@ class Claim:
     """
 
     id: str
+    family: str
     statement: str
     source: str
     figure: float | None

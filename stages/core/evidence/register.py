@@ -7,7 +7,7 @@ from typing import Any
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
 from stages.core.base.names import setting_name
-from stages.core.evidence.claims import Claim
+from stages.core.evidence.claims import FAMILIES, Claim
 from stages.core.evidence.measures import BACKBONES, MEASURES
 from stages.core.evidence.requirements import REQUIREMENTS
 
@@ -25,49 +25,55 @@ def read_published(folder: Path) -> dict[str, Any]:
     return {**read_yaml(folder / "paper.yaml"), LOGS: read_yaml(folder / f"{LOGS}.yaml")}
 
 
-def expand(families: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[Claim]:
-    """The claims of every family: one per published figure that its pattern reaches, or one per case of its words.
+def expand(register: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[Claim]:
+    """The claims of every entry: one per published figure that its pattern reaches, or one per case of its words.
 
     Raises:
-        UserError: a pattern reaches no figure, `other` more than one, or a family names an unknown measure,
-            requirement or bound.
+        UserError: a pattern reaches no figure, `other` more than one, or an entry names an unknown measure,
+            requirement, bound or family.
     """
     claims: list[Claim] = []
-    for family in families:
-        required = [family["requires"]] if isinstance(family["requires"], str) else family["requires"]
-        _check(family, required)
+    for one in register:
+        required = [one["requires"]] if isinstance(one["requires"], str) else one["requires"]
+        _check(one, required)
         common = {
-            "source": family["source"],
-            "measure": family["measure"],
+            "source": one["source"],
+            "measure": one["measure"],
             "requires": tuple(required),
-            "tolerance": family.get("tolerance", {}),
-            "bounds": family.get("bounds", {}),
+            "tolerance": one.get("tolerance", {}),
+            "bounds": one.get("bounds", {}),
             "paper": paper,
         }
-        if "figures" not in family:
-            for case, options in family.get("cases", {"": {}}).items():
+        if "figures" not in one:
+            for case, options in one.get("cases", {"": {}}).items():
                 known = dict(options or {})
                 if known.get("backbones") == "published":
                     known["backbones"] = paper[BACKBONES]
-                name = "/".join(filter(None, [family["id"], case]))
+                name = "/".join(filter(None, [one["id"], case]))
                 claims.append(
-                    Claim(id=name, statement=family["statement"].format(case), figure=None, options=known, **common)
+                    Claim(
+                        id=name,
+                        family=one["family"],
+                        statement=one["statement"].format(case),
+                        figure=None,
+                        options=known,
+                        **common,
+                    )
                 )
             continue
-        known = {"setting": family["setting"]} if "setting" in family else {}
-        if "other" in family:
-            others = _figures(family, paper, family["other"])
+        known = {"setting": one["setting"]} if "setting" in one else {}
+        if "other" in one:
+            others = _figures(one, paper, one["other"])
             if len(others) > 1:
-                raise UserError(
-                    f"claims.yaml: {family['id']}: {family['other']} reaches {len(others)} figures, not one"
-                )
-            known |= {"other": family["other"], "value": others[0][2]}
-        for entry, keys, figure in _figures(family, paper, family["figures"]):
+                raise UserError(f"claims.yaml: {one['id']}: {one['other']} reaches {len(others)} figures, not one")
+            known |= {"other": one["other"], "value": others[0][2]}
+        for entry, keys, figure in _figures(one, paper, one["figures"]):
             path = keys[1:]
             claims.append(
                 Claim(
-                    id="/".join([family["id"], *_identity(entry, path)]),
-                    statement=family["statement"].format(*path, **{str(key): value for key, value in entry.items()}),
+                    id="/".join([one["id"], *_identity(entry, path)]),
+                    family=one["family"] if isinstance(one["family"], str) else one["family"][entry["strategy"]],
+                    statement=one["statement"].format(*path, **{str(key): value for key, value in entry.items()}),
                     figure=figure,
                     entry=entry,
                     backbone=paper.get(BACKBONES, {}).get(path[0], {}),
@@ -79,24 +85,24 @@ def expand(families: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[
     return claims
 
 
-def _check(family: Mapping[str, Any], required: list[str]) -> None:
+def _check(one: Mapping[str, Any], required: list[str]) -> None:
     """Refuse names that are not defined."""
+    family = one.get("family", "")
     for kind, used, known in (
-        ("measure", [family["measure"]], MEASURES),
+        ("measure", [one["measure"]], MEASURES),
         ("requirement", required, REQUIREMENTS),
-        ("bound", family.get("bounds", {}), BOUNDS),
+        ("bound", one.get("bounds", {}), BOUNDS),
+        ("family", family.values() if isinstance(family, Mapping) else [family], FAMILIES),
     ):
         unknown = [name for name in used if name not in known]
         if unknown:
-            raise UserError(
-                f"claims.yaml: {family['id']}: unknown {kind} {unknown[0]}; must be one of {', '.join(known)}"
-            )
+            raise UserError(f"claims.yaml: {one['id']}: unknown {kind} {unknown[0]}; must be one of {', '.join(known)}")
 
 
-def _figures(family: Mapping[str, Any], paper: Mapping[str, Any], pattern: str) -> list[tuple[Any, Any, float]]:
+def _figures(one: Mapping[str, Any], paper: Mapping[str, Any], pattern: str) -> list[tuple[Any, Any, float]]:
     found = list(_reach(paper, pattern.split(".")))
     if not found:
-        raise UserError(f"claims.yaml: {family['id']}: {pattern} reaches nothing in paper.yaml or {LOGS}.yaml")
+        raise UserError(f"claims.yaml: {one['id']}: {pattern} reaches nothing in paper.yaml or {LOGS}.yaml")
     return found
 
 

@@ -38,6 +38,7 @@ def published_curves(results: Results, paper: Mapping[str, Any]) -> list[Publish
     for name, row in logs["comparable"].items():
         claim = Claim(
             id=f"log/{name}",
+            family="",
             statement="",
             source="",
             figure=None,

@@ -26,13 +26,14 @@ def judge(claim: Claim, results: Results) -> dict[str, Any]:
     """The verdict of one run on one claim.
 
     Returns:
-        id, statement, source, published (None for words), expected (what confirms, in words), scale (what a run must
-        be to count), measured, interval (None where there is none), tolerance, verdict, reason, evidence: metric and
-        figure.
+        id, family, statement, source, published (None for words), expected (what confirms, in words), scale (what a
+        run must be to count), measured, interval (None where there is none), tolerance, verdict, reason, evidence:
+        metric and figure.
     """
     allowed = _tolerance(claim)
     verdict = {
         "id": claim.id,
+        "family": claim.family,
         "statement": claim.statement,
         "source": claim.source,
         "published": claim.figure,
