@@ -4,60 +4,57 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.core.base.errors import run
-from stages.core.report.rendering import Page, index, render, title
+from stages.core.report.dashboard import Drawn, Places, write_dashboard
+from stages.core.report.markup import DARK
+from stages.core.report.pages import Page
+from stages.core.report.rendering import render
 from stages.paths import AUDIT, FIGURES, HTML, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
 
 TEMPLATES = Path("notebooks")
 NOTEBOOKS = REPORTS / "notebooks"
+INDEX = Page("index.html", "Overview")
 
 
 @dataclass(frozen=True)
 class Notebook:
-    """A template, what the index says of it, and the files that it reads besides the results."""
+    """A template, and the files that it reads besides the results."""
 
     name: str
-    about: str
     reads: dict[str, Path]
+
+    @property
+    def page(self) -> Page:
+        """The page that it becomes."""
+        return Page(f"{self.name}.html", self.name.capitalize())
 
 
 ALL = (
-    Notebook(
-        "representation",
-        "Dimensions that an image's features need, alone and in a shared basis; how tokens spread energy.",
-        {"reference": REFERENCE},
-    ),
-    Notebook(
-        "distillation",
-        "What the students reach under each objective, which differences are shown, and what they cost.",
-        {"data": MANIFEST, "reference": REFERENCE, "studies": STUDIES},
-    ),
-    Notebook(
-        "audit",
-        "Every published claim with its verdict, the reason and the evidence, by this run and by every study.",
-        {"audit": AUDIT},
-    ),
+    Notebook("representation", {"reference": REFERENCE}),
+    Notebook("distillation", {"data": MANIFEST, "reference": REFERENCE, "studies": STUDIES}),
+    Notebook("audit", {"audit": AUDIT, "reference": REFERENCE}),
 )
 
 
 def main() -> None:
-    """Write every notebook, its figures and page, and an index; remove figures that none writes any more."""
-    pages, figures = [], set()
+    """Write every notebook, its figures and page, and the first page; remove figures that none writes any more."""
+    pages = [INDEX, *(notebook.page for notebook in ALL)]
+    drawn: dict[str, Drawn] = {}
     for notebook in ALL:
         template = TEMPLATES / f"{notebook.name}.ipynb"
         read = {"results": RESULTS, **notebook.reads}
-        figures |= set(
-            render(
-                template,
-                NOTEBOOKS / template.name,
-                HTML / f"{notebook.name}.html",
-                FIGURES,
-                {name: path.as_posix() for name, path in read.items()},
-            )
+        captions = render(
+            template,
+            NOTEBOOKS / template.name,
+            HTML / notebook.page.file,
+            FIGURES,
+            {name: path.as_posix() for name, path in read.items()},
+            pages,
         )
-        pages.append(Page(f"{notebook.name}.html", title(template), notebook.about))
-    index(pages, HTML / "index.html")
+        drawn |= {name: Drawn(notebook.page.file, caption) for name, caption in captions.items()}
+    places = Places(RESULTS, MANIFEST, AUDIT, REFERENCE, STUDIES, FIGURES)
+    write_dashboard(HTML / INDEX.file, drawn, places, pages)
     for path in FIGURES.iterdir():
-        if path.suffix in (".svg", ".png") and path.stem not in figures:
+        if path.suffix in (".svg", ".png") and path.stem.removesuffix(DARK) not in drawn:
             path.unlink()
 
 

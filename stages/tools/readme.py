@@ -10,43 +10,56 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, read_yaml, write_text
 from stages.core.config.models import Student, Teacher
 from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
+from stages.core.evidence.register import read_published
+from stages.core.report.markup import DARK
 from stages.core.report.notebooks import read_table
-from stages.core.report.tables.distillation import comparison
+from stages.core.report.tables import audit as audit_tables
+from stages.core.report.tables import distillation
 from stages.core.report.tables.encoding import premise
 from stages.core.runtime.environment import Environment
-from stages.paths import AUDIT, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
+from stages.paths import AUDIT, FIGURES, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
 from stages.tools import performance
 from stages.tools.markdown import table, with_block
 from stages.tools.record import check_finished
 
 README, PARAMS = Path("README.md"), Path("params.yaml")
 CORE, TESTS = Path("stages/core"), Path("tests")
-PAPER_TEACHER = "CaiT-S24"
+# What a figure of the first screen shows, for those who do not see it; the first that is drawn is taken.
+HEADLINES = (
+    ("headline", "Energy that one image needs against energy that a shared basis needs, and the students' differences"),
+    ("accuracy", "Top-1 accuracy by strategy and objective"),
+)
 # From below: a wing imports from itself and from those before it. tests/pipeline/test_dependencies.py holds it so.
 WINGS = ("base", "runtime", "config", "data", "models", "features", "analysis", "train", "evidence", "report")
 PROFILES = ("digits", "cifar100", "imagenet")
-MEASURES = ("top-1, %", "best projector's error")
 
 
-def paper() -> str:
-    """What the paper claims, with its published figures."""
-    published = read_yaml(REFERENCE / "paper.yaml")
-    headline, dims = published["headline"], published["svd_and_pca_dims"][PAPER_TEACHER]
-    top1 = headline["top1"]
+def figure() -> str:
+    """The figure of the first screen: the headline where it is drawn, in light and dark."""
+    name, alt = next((name, alt) for name, alt in HEADLINES if (FIGURES / f"{name}.png").is_file())
+    light, dark = FIGURES / f"{name}.png", FIGURES / f"{name}{DARK}.png"
+    image = f'<img alt="{alt}" src="{light.as_posix()}" width="800">'
+    if dark.is_file():
+        source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark.as_posix()}">'
+        image = f"<picture>\n  {source}\n  {image}\n</picture>"
+    return f"{image}\n"
+
+
+def claims() -> str:
+    """What the paper claims, family by family, with the audit's verdicts."""
+    audit = read_json(AUDIT)
+    rows = audit_tables.families(audit, read_published(REFERENCE))
+    header = ["", *list(rows[0])[1:]]
     return (
-        "- **One image is low-rank, all images together are not.** For 99 % of the images "
-        f"{headline['svd_p99_dims'][0.95]} of {PAPER_TEACHER}'s {dims['D']} dimensions hold 95 % of the energy of "
-        f"the last layer's tokens, each image in its own basis; one basis for all images needs {dims['dataset'][95]}.\n"
-        "- **Encoding mismatch.** A single token spreads its energy over nearly all channel frequencies (*Spectral "
-        "Energy Pattern*, SEP), which a narrow student cannot match: its feature distillation fails.\n"
-        "- **Two remedies.** *Lift* keeps a linear projector to the teacher's width at inference; *WideLast* (here "
-        f"`widen`) makes the last block as wide as the teacher. DeiT-Tiny rises from {top1['baseline']:.2f} to "
-        f"{top1['lift']:.2f} and {top1['widen']:.2f} % top-1 on ImageNet-1K.\n"
+        f"{table(header, [[f'**{family}**', *rest] for family, *rest in map(dict.values, rows)])}\n"
+        f"Claims by verdict of the [audit](reports/reference/README.md). {audit_tables.against_itself(audit)}\n"
     )
 
 
@@ -56,29 +69,22 @@ def time() -> str:
 
 
 def results() -> str:
-    """The comparison of strategies and objectives with its caveats, and the audit's counts."""
-    compared = comparison(read_table(RESULTS / "comparison.csv"))
-    cells = compared.set_index(["strategy", "objective"])
-    objectives = list(dict.fromkeys(compared["objective"]))
-    settings = [(measure, objective) for measure in MEASURES for objective in objectives]
-    header = ["strategy", *(f"{measure}: `{objective}`" for measure, objective in settings)]
-    rows = [
-        [f"`{strategy}`", *(cells[measure].get((strategy, objective), "–") for measure, objective in settings)]
-        for strategy in dict.fromkeys(compared["strategy"])
-    ]
+    """The comparison of strategies and objectives with its caveats."""
+    rows = read_table(RESULTS / "comparison.csv")
+    measures = {name: of.set_index("objective").T for name, of in distillation.by_strategy(rows).items()}
+    header = ["strategy", *(f"{name}: `{objective}`" for name, of in measures.items() for objective in of)]
+    cells = pd.concat(measures.values(), axis=1).fillna("–")
+    body = [[f"`{strategy}`", *values] for strategy, values in zip(cells.index, cells.to_numpy(), strict=True)]
     runs, images = read_table(RESULTS / "runs.csv"), read_json(MANIFEST)["val"]["images"]
-    counts = read_json(AUDIT)["counts"]
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    seeds = compared["seeds"].max()
+    seeds = rows["seeds"].max()
     return (
-        f"{table(header, rows)}\n"
+        f"{table(header, body)}\n"
         f"{f'Mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'One seed'}; the teacher reaches "
         f"{read_json(RESULTS / 'teacher.json')['top1']:.2f} %. Two caveats:\n\n"
         f"1. **Scale.** {premise(read_table(RESULTS / 'floor.csv'), read_table(RESULTS / 'encoding.csv'))} Top-1 lies "
         f"between {runs['top1'].min():.2f} and {runs['top1'].max():.2f} %; one validation image is worth "
         f"{100 / images:.2f} points.\n"
-        f"2. **Seeds.** {summary_sentence(read_table(RESULTS / 'differences.csv'))}\n\n"
-        f"Published claims: {verdicts}.\n"
+        f"2. **Seeds.** {summary_sentence(read_table(RESULTS / 'differences.csv'))}\n"
     )
 
 
@@ -180,7 +186,8 @@ def promises() -> str:
 
 
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {
-    "paper": (README, paper),
+    "figure": (README, figure),
+    "claims": (README, claims),
     "time": (README, time),
     "results": (README, results),
     "scales": (README, scales),

@@ -1,27 +1,17 @@
 """What the report's notebooks have in common: reading results, and showing a figure or a table with its caption."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython.display import HTML, Image, Markdown, display
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from stages.core.base.errors import UserError
+from stages.core.report.markup import PIXELS_PER_INCH, Facet, table
 from stages.core.report.style import save
-
-PIXELS_PER_INCH = 96  # of CSS
-
-
-@dataclass(frozen=True)
-class Link:
-    """A table cell that is a link: its text and its target."""
-
-    text: str
-    target: str
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -50,41 +40,26 @@ def show(drawn: tuple[Figure, str], folder: Path, name: str) -> None:
     display(Markdown(f"**Figure `{name}`.** {caption}"))
 
 
-def show_table(rows: pd.DataFrame | Sequence[Mapping[str, Any]], caption: str, *, folded: bool = False) -> None:
-    """Display a table under its caption; numbers have at most four decimals, a missing value is a dash.
+def show_table(
+    rows: pd.DataFrame | Sequence[Mapping[str, Any]],
+    caption: str,
+    *,
+    folded: bool = False,
+    facets: Sequence[Facet] = (),
+    cards: bool = False,
+) -> None:
+    """Display a table under its caption.
 
     Args:
-        rows: the table; a cell may be a `Link`, or a list of them.
+        rows: see `stages.core.report.markup.table`.
         caption: shown above it.
         folded: show only the caption until it is clicked.
+        facets: filters that the report's page offers.
+        cards: on a phone, the page shows each row as a block of its own.
     """
-    table = pd.DataFrame(rows).rename(columns=lambda name: escape(str(name))).astype(object).map(_html)
-    text = table.to_html(index=False, escape=False, border=0, justify="left")
+    text = table(rows, facets=facets, cards=cards)
     if folded:
-        text = f"<details>\n<summary>{escape(caption)}</summary>\n{text}\n</details>"
+        text = Markup('<details class="fold">\n<summary>{}</summary>\n{}\n</details>').format(caption, text)
     else:
         display(Markdown(f"**Table.** {caption}"))
-    display(HTML(text))
-
-
-def _html(value: Any) -> str:
-    if isinstance(value, Link):
-        return f'<a href="{escape(value.target)}">{escape(value.text)}</a>'
-    if isinstance(value, list) and any(isinstance(one, Link) for one in value):
-        return "<br>".join(map(_html, value))
-    return escape(cell(value))
-
-
-def cell(value: Any) -> str:
-    """A value as text for a table."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {cell(one)}" for key, one in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(cell, value))
-    if value is None or value != value:
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if float(value).is_integer():
-        return f"{int(value):,}"
-    return f"{value:,.4f}".rstrip("0") if abs(value) >= 1e-4 else f"{value:.2e}"
+    display(HTML(str(text)))

@@ -1,13 +1,11 @@
-"""Executing the report's notebooks and exporting them as pages that open without a network."""
+"""Executing the report's notebooks, for git and as pages."""
 
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +13,23 @@ import nbformat
 import papermill
 from ipykernel.kernelspec import write_kernel_spec
 from nbclient.exceptions import DeadKernelError
-from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import write_text
+from stages.core.report.pages import Page, figure_name, notebook_page
 
 KERNEL = "python3"
-STYLE = """
-body { font: 16px/1.55 "DejaVu Sans", Verdana, Arial, sans-serif; color: #1a1a1a; background: #fff;
-       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1, h2, h3 { line-height: 1.25; margin-top: 2em; }
-h1 { margin-top: 0; }
-a { color: #0b5394; }
-img { max-width: 100%; height: auto; display: block; }
-code { background: #f2f2f2; padding: 0 0.2em; }
-table { border-collapse: collapse; font-size: 0.82em; margin: 1em 0; display: block; overflow-x: auto; }
-th, td { border-bottom: 1px solid #ccc; padding: 0.3em 0.7em; text-align: left; vertical-align: top; }
-th { border-bottom: 2px solid #555; }
-.anchor-link, .jp-InputPrompt, .jp-OutputPrompt, .prompt { display: none; }
-"""
-
-
-@dataclass(frozen=True)
-class Page:
-    """One page of the report, for its index: file name, title, and one line about it."""
-
-    file: str
-    title: str
-    about: str
 
 
 def render(
-    template: Path, notebook_out: Path, html_out: Path, figures_folder: Path, parameters: Mapping[str, str]
-) -> list[str]:
+    template: Path,
+    notebook_out: Path,
+    html_out: Path,
+    figures_folder: Path,
+    parameters: Mapping[str, str],
+    pages: Sequence[Page] = (),
+) -> dict[str, str]:
     """Execute one template and write it as a notebook and as a page; equal results give equal bytes.
 
     Nothing but figures is written unless every cell succeeds.
@@ -59,9 +40,10 @@ def render(
         html_out: the page: prose, figures and tables, no code, nothing fetched from a network.
         figures_folder: the notebook's parameter `figures`.
         parameters: the notebook's other parameters.
+        pages: of the report, to which the page has links.
 
     Returns:
-        The names of the figures that the notebook wrote, without suffix.
+        The captions of the figures that the notebook wrote, by their names without suffix.
 
     Raises:
         UserError: the template is missing or has no such parameter, or a cell fails.
@@ -73,27 +55,9 @@ def render(
     if unknown:
         raise UserError(f"{template} has no parameter {', '.join(unknown)}; add it to the cell tagged parameters")
     notebook = _clean(_execute(template, given))
-    page = _page(notebook)
+    notebook_page(notebook, html_out, figures_folder, pages)
     write_text(notebook_out, nbformat.writes(notebook) + "\n")
-    write_text(html_out, page)
     return _figures(notebook)
-
-
-def title(notebook: Path) -> str:
-    """The first heading of a notebook, or its file's name if it has none."""
-    for one in nbformat.read(notebook, as_version=4).cells:
-        if one.cell_type == "markdown" and (found := re.search(r"^# +(.+)$", one.source, re.MULTILINE)):
-            return found[1].strip()
-    return notebook.stem
-
-
-def index(pages: Sequence[Page], out: Path) -> None:
-    """Write a page that links `pages`, which lie in the same folder, with one line about each."""
-    items = "\n".join(
-        f'<li><p><a href="{escape(page.file)}">{escape(page.title)}</a><br>{escape(page.about)}</p></li>'
-        for page in pages
-    )
-    write_text(out, _document("Report", f"<h1>Report</h1>\n<ul>\n{items}\n</ul>"))
 
 
 def _execute(template: Path, parameters: Mapping[str, str]) -> nbformat.NotebookNode:
@@ -166,27 +130,11 @@ def _clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def _page(notebook: nbformat.NotebookNode) -> str:
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_anchor_links=True)
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    body, _ = exporter.from_notebook_node(notebook)
-    body = re.sub(r"<script\b.*?</script>|<link\b[^>]*>", "", body, flags=re.DOTALL | re.IGNORECASE)
-    heading = re.search(r"<h1[^>]*>(.*?)</h1>", body, re.DOTALL)
-    name = re.sub(r"<[^>]+>", "", heading[1]).strip() if heading else "Report"
-    return _document(name, '<p><a href="index.html">Report</a></p>\n' + body)
-
-
-def _document(name: str, body: str) -> str:
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body.strip()}\n</body>\n</html>\n"
-    )
-
-
-def _figures(notebook: nbformat.NotebookNode) -> list[str]:
-    """The names of figures that `stages.core.report.notebooks.show` put into the metadata of the images."""
+def _figures(notebook: nbformat.NotebookNode) -> dict[str, str]:
     outputs: list[Any] = [output for one in notebook.cells for output in one.get("outputs", [])]
-    kept = [output.get("metadata", {}) for output in outputs]
-    named = [data.get("figure") or data.get("image/png", {}).get("figure") for data in kept]
-    return [name for name in named if name]
+    captions = (output.get("metadata", {}) for output in outputs)
+    return {
+        name: caption.get("image/png", caption).get("alt", "")
+        for name, caption in zip(map(figure_name, outputs), captions, strict=True)
+        if name
+    }

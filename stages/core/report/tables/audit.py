@@ -4,59 +4,134 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlencode
 
-from stages.core.evidence.verdicts import CONTRADICTED, NOT_MEASURED
-from stages.core.report.notebooks import Link
+from stages.core.evidence.claims import FAMILIES
+from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED
+from stages.core.report.markup import Badge, Facet, Lines, Link
 
 ROOT = "../.."  # of the project, from a page or an executed notebook
+VERDICTS = (CONFIRMED, CONTRADICTED, NOT_MEASURED)
+REFERENCE = "reports/reference/"  # begins the evidence that is published, not measured
+NO_RUN = "none"  # the run that measured a claim, where there is none
 
 
-def verdicts(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The number of claims with each verdict."""
-    return [{"verdict": verdict, "claims": count} for verdict, count in audit["counts"].items()]
+def said(published: Mapping[str, Any], teacher: str = "CaiT-S24") -> dict[str, str]:
+    """What the paper claims in each family, in one sentence with its published figures.
+
+    Args:
+        published: paper.yaml.
+        teacher: the paper's, by its name there.
+    """
+    headline, dims, cost = published["headline"], published["svd_and_pca_dims"][teacher], published["cost"]
+    top1 = headline["top1"]
+    spectral = next(
+        row["top1"] for row in published["top1"] if (row["strategy"], row["objective"]) == ("baseline", "spectral")
+    )
+    flops = {name: of["flops"] / 1e9 for name, of in cost.items()}
+    texts = (
+        f"One image is of low rank: {headline['svd_p99_dims'][0.95]} of {teacher}'s {dims['D']} dimensions hold 95 % "
+        "of its last-layer energy.",
+        f"One basis for all images needs {dims['dataset'][95]}.",
+        "A single token spreads its energy over nearly all channel frequencies (Spectral Energy Pattern).",
+        f"A narrow student cannot match that: feature distillation takes DeiT-Tiny only from {top1['baseline']:.2f} to "
+        f"{spectral:.2f} % top-1.",
+        f"Lift keeps a projector to the teacher's width, WideLast makes the last block as wide: "
+        f"{top1['lift']:.2f} and {top1['widen']:.2f} %.",
+        f"{flops['baseline']:.2f} GFLOPs become {flops['lift']:.2f} with Lift and {flops['widen']:.2f} with WideLast.",
+    )
+    return dict(zip(FAMILIES, texts, strict=True))
+
+
+def counts(audit: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """How many claims of each family have each verdict."""
+    counted = Counter((claim["family"], claim["verdict"]) for claim in audit["claims"])
+    return {family: {verdict: counted[family, verdict] for verdict in VERDICTS} for family in FAMILIES}
 
 
 def register(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Claims of audit.json with verdict, reason and links to the evidence: one row for each run that measured one."""
     return [
         {
-            "claim": claim["statement"],
+            "claim": Lines(claim["statement"], f"{claim['family']} · {claim['source']}"),
             "expected": claim["expected"],
-            "run": one["run"],
             "measured": one["measured"],
-            "verdict": one["verdict"],
-            "reason": one["reason"],
-            "judged at": claim["scale"],
+            "verdict": Badge(one["verdict"]),
+            "reason": Lines(one["reason"], f"judged at: {claim['scale']}"),
+            "run": one["run"] or NO_RUN,
             "evidence": _evidence(claim) if one is claim else None,
-            "source": claim["source"],
         }
         for claim in claims
         for one in (claim, *claim["others"])
     ]
 
 
-def contradicted(audit: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The claims of audit.json that something measured contradicts."""
-    return [claim for claim in audit["claims"] if claim["verdict"] == CONTRADICTED]
+def measured_first(audit: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The claims of audit.json: contradicted, confirmed, measured without a verdict, not measured."""
+    order = {CONTRADICTED: 0, CONFIRMED: 1, NOT_MEASURED: 2}
+    return sorted(audit["claims"], key=lambda claim: (order[claim["verdict"]], claim["run"] is None))
 
 
-def by_family(audit: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """The claims of audit.json, grouped by the first part of their id."""
-    families: dict[str, list[Mapping[str, Any]]] = {}
-    for claim in audit["claims"]:
-        families.setdefault(claim["id"].partition("/")[0], []).append(claim)
-    return families
+def facets(claims: Sequence[Mapping[str, Any]]) -> list[Facet]:
+    """What the rows of `register` can be filtered by; at first, the runs that measured something are chosen."""
+    rows = [(claim, one) for claim in claims for one in (claim, *claim["others"])]
+    runs = [one["run"] or NO_RUN for _, one in rows]
+    return [
+        Facet("run", [[run] for run in runs], [run for run in dict.fromkeys(runs) if run != NO_RUN]),
+        Facet("verdict", [[one["verdict"]] for _, one in rows]),
+        Facet("family", [[claim["family"]] for claim, _ in rows], order=FAMILIES),
+        Facet("source", [publications(claim["source"]) for claim, _ in rows]),
+    ]
 
 
-def families(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each family of claims: their number, their verdicts, and the most frequent reason why nothing was measured."""
-    rows = []
-    for name, claims in by_family(audit).items():
-        reasons = Counter(claim["reason"] for claim in claims if claim["verdict"] == NOT_MEASURED)
-        counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in audit["counts"]}
-        rows.append({"family": name, "claims": len(claims), **counts})
-        rows[-1]["most frequent reason"] = reasons.most_common(1)[0][0] if reasons else None
+def publications(source: str) -> list[str]:
+    """The publications that a claim's source names, without the place in them."""
+    return list(dict.fromkeys(one.partition(",")[0].strip() for one in source.split(";")))
+
+
+def families(audit: Mapping[str, Any], published: Mapping[str, Any], page: str | None = None) -> list[dict[str, Any]]:
+    """Each family of claims: what the paper says, and how many claims have each verdict.
+
+    Args:
+        audit: audit.json.
+        published: paper.yaml.
+        page: the page of the audit, if each number is to be a link to the claims that it counts.
+    """
+    texts = said(published)
+    rows: list[dict[str, Any]] = []
+    for family, of in counts(audit).items():
+        rows.append({"family": family, "the paper says": texts[family], **of})
+        for verdict, count in of.items():
+            if page and count:
+                rows[-1][verdict] = Link(
+                    str(count), f"{page}?{urlencode({'family': family, 'verdict': verdict})}#claims"
+                )
     return rows
+
+
+def against_itself(audit: Mapping[str, Any]) -> str:
+    """How many verdicts compare the published material with itself, so that no run is needed for them; or nothing."""
+    of = [claim for claim in audit["claims"] if claim["evidence"] and REFERENCE in claim["evidence"]["metric"]]
+    verdicts = Counter(claim["verdict"] for claim in of)
+    counted = " and ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS if verdicts[verdict])
+    return f"Of these, {counted} compare the published material with itself, without any run." if of else ""
+
+
+def unmeasured(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What would measure the claims that nothing measured: kinds of run, with their claims and what this run lacks."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for claim in audit["claims"]:
+        if claim["run"] is None:
+            kinds.setdefault(claim["scale"], []).append(claim)
+    return [
+        {
+            "a run of": scale,
+            "would judge": len(claims),
+            "of": ", ".join(family for family in FAMILIES if family in {claim["family"] for claim in claims}),
+            "why none did, most often": Counter(claim["reason"] for claim in claims).most_common(1)[0][0],
+        }
+        for scale, claims in sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    ]
 
 
 def _evidence(claim: Mapping[str, Any]) -> list[Link] | None:
@@ -65,7 +140,7 @@ def _evidence(claim: Mapping[str, Any]) -> list[Link] | None:
         return None
     metric, figure = claim["evidence"]["metric"], claim["evidence"]["figure"]
     file = PurePosixPath(metric.partition(":")[0])
-    links = [Link(metric, f"{ROOT}/{file}")]
+    links = [Link(metric.replace(str(file), file.name), f"{ROOT}/{file}")]
     if figure:
         links.append(Link(f"figure {figure}", f"{ROOT}/{file.parent.parent / 'figures' / figure}.svg"))
     return links

@@ -50,6 +50,27 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def by_strategy(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Each measure of comparison.csv but the feature error, which strategies cannot be compared by: a row an objective.
+
+    Args:
+        rows: comparison.csv.
+
+    Returns:
+        By the measure's name with its unit a table with the objective, and a column for each strategy.
+    """
+    table = comparison(rows)
+    found = {}
+    for _, name, _ in COMPARED[:2]:
+        cells = table.set_index(["objective", "strategy"])[name]
+        found[name] = pd.DataFrame(
+            {"objective": objective}
+            | {one: cells.get((objective, one), None) for one in dict.fromkeys(table["strategy"])}
+            for objective in dict.fromkeys(table["objective"])
+        )
+    return found
+
+
 def with_std(mean: float, std: float, digits: int) -> str:
     """A mean ± its standard deviation; without one (a single seed) the mean alone, and a dash for what is unknown."""
     if pd.isna(mean):

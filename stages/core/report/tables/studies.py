@@ -7,6 +7,7 @@ import pandas as pd
 
 from stages.core.base.files import read_json
 from stages.core.evidence.studies import Study
+from stages.core.report.markup import Link
 from stages.core.report.tables.distillation import with_std
 
 
@@ -26,6 +27,28 @@ def studies(recorded: Sequence[Study]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def provenance(recorded: Sequence[Study], folder: str) -> list[dict[str, Any]]:
+    """The rows of `studies` with commit and versions, and links to the studies' files.
+
+    Args:
+        recorded: the studies.
+        folder: of all studies, from the page that shows the table.
+    """
+    shown = ("python", "torch", "timm", "cuda")
+    files = ("params.yaml", "metrics.json", "results/runs.csv", "record.json")
+    return [
+        row
+        | {
+            "commit": study.record["commit"][:10],
+            "versions": ", ".join(
+                f"{name} {study.record['versions'][name]}" for name in shown if study.record["versions"].get(name)
+            ),
+            "files": [Link(file.rpartition("/")[2], f"{folder}/{study.name}/{file}") for file in files],
+        }
+        for row, study in zip(studies(recorded), recorded, strict=True)
+    ]
 
 
 def studies_top1(comparisons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
