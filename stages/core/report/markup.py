@@ -99,8 +99,8 @@ def table(
     """A table that sorts by a click on a heading; columns of numbers are flush right.
 
     Args:
-        rows: the cells: text, a number, a `Link`, `Badge` or `Lines`, HTML as `Markup`, or a list of them; numbers
-            have at most four decimals, a missing value is a dash.
+        rows: the cells: text, a number, a `Link`, `Badge` or `Lines`, or a list of them; numbers have at most four
+            decimals, a missing value is a dash.
         facets: filters that the page's script offers.
         cards: on a phone, show each row as a block of its own; for rows of much text.
     """
@@ -128,8 +128,6 @@ def _are_numbers(texts: Sequence[str]) -> bool:
 
 
 def _html(value: Any) -> Markup:
-    if isinstance(value, Markup):
-        return value
     if isinstance(value, Link):
         text = re.sub(r"([._/])(?=\w)", r"\1<wbr>", str(escape(value.text)))  # a long path may be broken there
         return Markup('<a href="{}">{}</a>').format(value.target, Markup(text))
@@ -137,7 +135,7 @@ def _html(value: Any) -> Markup:
         return Markup('<span class="badge {}">{}</span>').format(value.text.replace(" ", "-"), value.text)
     if isinstance(value, Lines):
         return Markup('{} <span class="sub">{}</span>').format(value.first, value.second)
-    if isinstance(value, list) and any(isinstance(one, (Link, Badge, Lines, Markup)) for one in value):
+    if isinstance(value, list) and any(isinstance(one, (Link, Badge, Lines)) for one in value):
         return Markup("<br>").join(map(_html, value))
     return escape(cell(value))
 

@@ -42,9 +42,8 @@ def notebook_page(notebook: nbformat.NotebookNode, out: Path, figures_folder: Pa
         outputs = iter(one.get("outputs", []))
         for output in outputs:
             data = output.get("data", {})
-            if name := figure_name(output):
-                shown = output.metadata.get("image/png", output.metadata)
-                image = picture(name, figures_folder, shown.get("alt", ""))
+            if name := _figure_name(output):
+                image = picture(name, figures_folder, output.metadata["image/png"]["alt"])
                 caption = prose.html(next(outputs).data["text/markdown"])
                 parts.append(fill("figure.html", name=name, link=f"{where}/{name}.svg", picture=image, caption=caption))
             elif "text/html" in data:
@@ -66,7 +65,12 @@ def title(notebook: nbformat.NotebookNode) -> str | None:
     return next((line.lstrip("# ").strip() for line in lines if line.startswith("# ")), None)
 
 
-def figure_name(output: nbformat.NotebookNode) -> str | None:
+def captions(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """The captions of the figures that an executed notebook shows, by their names without suffix."""
+    outputs = [output for one in notebook.cells for output in one.get("outputs", [])]
+    return {name: output.metadata["image/png"]["alt"] for output in outputs if (name := _figure_name(output))}
+
+
+def _figure_name(output: nbformat.NotebookNode) -> str | None:
     """The name of the figure that an output is, which `stages.core.report.notebooks.show` put into its metadata."""
-    metadata = output.get("metadata", {})
-    return metadata.get("figure") or metadata.get("image/png", {}).get("figure")
+    return output.get("metadata", {}).get("image/png", {}).get("figure")

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import papermill
@@ -17,7 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import write_text
-from stages.core.report.pages import Page, figure_name, notebook_page
+from stages.core.report.pages import Page, captions, notebook_page
 
 KERNEL = "python3"
 
@@ -57,7 +56,7 @@ def render(
     notebook = _clean(_execute(template, given))
     notebook_page(notebook, html_out, figures_folder, pages)
     write_text(notebook_out, nbformat.writes(notebook) + "\n")
-    return _figures(notebook)
+    return captions(notebook)
 
 
 def _execute(template: Path, parameters: Mapping[str, str]) -> nbformat.NotebookNode:
@@ -128,13 +127,3 @@ def _clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         tags = one.metadata.get("tags")
         one.metadata = nbformat.from_dict({"tags": tags} if tags else {})
     return notebook
-
-
-def _figures(notebook: nbformat.NotebookNode) -> dict[str, str]:
-    outputs: list[Any] = [output for one in notebook.cells for output in one.get("outputs", [])]
-    captions = (output.get("metadata", {}) for output in outputs)
-    return {
-        name: caption.get("image/png", caption).get("alt", "")
-        for name, caption in zip(map(figure_name, outputs), captions, strict=True)
-        if name
-    }

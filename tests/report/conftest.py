@@ -1,0 +1,62 @@
+"""The report's pages, made from the executed notebooks and results that git tracks."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from stages import report
+from stages.core.report.dashboard import Drawn, Places, write_dashboard
+from stages.core.report.pages import captions, notebook_page
+from stages.paths import AUDIT, FIGURES, HTML, MANIFEST, REFERENCE, RESULTS, STUDIES
+
+
+def write_pages(project: Path) -> Path:
+    """The pages of a project, from its executed notebooks and results, as stage `report` writes them."""
+    with contextlib.chdir(project):
+        pages = [report.INDEX, *(notebook.page for notebook in report.ALL)]
+        drawn: dict[str, Drawn] = {}
+        for notebook in report.ALL:
+            executed = nbformat.read(report.NOTEBOOKS / f"{notebook.name}.ipynb", as_version=4)
+            notebook_page(executed, HTML / notebook.page.file, FIGURES, pages)
+            drawn |= {name: Drawn(notebook.page.file, caption) for name, caption in captions(executed).items()}
+        places = Places(RESULTS, MANIFEST, AUDIT, REFERENCE, STUDIES, FIGURES)
+        write_dashboard(HTML / report.INDEX.file, drawn, places, pages)
+    return project / HTML
+
+
+@pytest.fixture(scope="session")
+def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the pages of the tracked results, beside all that they lead to."""
+    project = tmp_path_factory.mktemp("site")
+    for name in ("reports", "stages", "params.yaml", "dvc.lock"):
+        (project / name).symlink_to(root / name)
+    return write_pages(project)
+
+
+@pytest.fixture
+def site_with_study(root: Path, tmp_path: Path) -> Iterator[Path]:
+    """The pages where the tracked results are recorded as a study, too."""
+    for name in ("stages", "params.yaml", "dvc.lock"):
+        (tmp_path / name).symlink_to(root / name)
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    for path in (root / "reports").iterdir():
+        if path.name != "studies":
+            (reports / path.name).symlink_to(path)
+    study = reports / "studies/first"
+    study.mkdir(parents=True)
+    for name in ("results", "figures"):
+        shutil.copytree(reports / name, study / name)
+    for name in ("metrics.json", "audit.json", "data.json"):
+        shutil.copy(reports / name, study)
+    for name in ("params.yaml", "dvc.lock"):
+        shutil.copy(root / name, study)
+    hardware = {"cpu": "A CPU", "cores": 16, "memory_gib": 128.0, "gpus": [{"name": "A GPU", "memory_gib": 80.0}]}
+    record = {"date": "2026-01-02", "commit": "0123456789abcdef", "versions": {"torch": "2.99"}, "hardware": hardware}
+    (study / "record.json").write_text(json.dumps(record))
+    return write_pages(tmp_path)

@@ -1,0 +1,175 @@
+"""The report's pages: their links lead somewhere, nothing is fetched, and the dashboard says what the results say."""
+
+import json
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from urllib.parse import parse_qs, urlparse
+
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup, Tag
+
+from stages.core.evidence.claims import FAMILIES
+from stages.core.report.markup import Badge, Lines, Link, Prose, table
+from tests.report.conftest import write_pages
+
+PAGES = ("index", "representation", "distillation", "audit")
+
+
+@cache
+def parsed(site: Path, page: str) -> BeautifulSoup:
+    return BeautifulSoup((site / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
+
+
+def texts(element: Tag) -> list[list[str]]:
+    """The cells of the body of a table."""
+    return [[" ".join(cell.get_text().split()) for cell in row.find_all("td")] for row in element.tbody.find_all("tr")]
+
+
+def after(page: BeautifulSoup, heading: str, number: int = 0) -> Tag:
+    """A table after a heading."""
+    return page.find(id=heading).find_all_next("table")[number]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_and_anchor_leads_somewhere(site, page):
+    content = parsed(site, page)
+    targets = [link["href"] for link in content.find_all("a")]
+    assert {f"{name}.html" for name in PAGES} <= set(targets)
+    for target in targets:
+        of = urlparse(target)
+        if of.scheme:
+            assert (of.scheme, of.netloc) == ("https", "arxiv.org"), target
+            continue
+        file = (site / of.path).resolve() if of.path else site / f"{page}.html"
+        assert file.is_file(), target
+        if of.fragment:
+            assert parsed(site, file.stem).find(id=of.fragment), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_is_fetched(site, page):
+    content = parsed(site, page)
+    assert not content.find_all(["link", "iframe", "object", "embed", "video", "audio", "base"])
+    assert not content.find_all("script", src=True)
+    pictures = content.find_all(["img", "source"])
+    assert all(str(one.get("src", one.get("srcset"))).startswith("data:image/") for one in pictures)
+    assert all(image.get("alt") is not None for image in content.find_all("img"))
+    for text in (one.get_text() for one in content.find_all(["style", "script"])):
+        assert not re.search(r"@import|url\(|https?:|\bfetch\(|XMLHttpRequest|\bimport\b", text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_all_pages_share_the_bar_and_list_their_sections(site, page):
+    content = parsed(site, page)
+    bar = content.header.find_all("a")
+    assert [link["href"] for link in bar] == ["index.html", *(f"{name}.html" for name in PAGES)]
+    assert [link["href"] for link in bar if link.get("aria-current")] == [f"{page}.html"]
+    listed = [link["href"] for link in content.find(class_="toc").find_all("a")]
+    assert listed == [f"#{heading['id']}" for heading in content.main.find_all(["h2", "h3"])]
+    ids = Counter(one["id"] for one in content.find_all(id=True))
+    assert set(ids.values()) == {1} and len(content.main.find_all("h1")) == 1
+
+
+def test_the_dashboards_verdicts_are_those_of_the_audit(site, root):
+    claims = json.loads((root / "reports/audit.json").read_text())["claims"]
+    counted = Counter((claim["family"], claim["verdict"]) for claim in claims)
+    shown = after(parsed(site, "index"), "claims")
+    verdicts = [heading.get_text() for heading in shown.thead.find_all("th")][2:]
+    assert sorted(verdicts) == ["confirmed", "contradicted", "not measured"]
+    assert [row[0] for row in texts(shown)] == list(FAMILIES)
+    for family, _, *counts in texts(shown):
+        assert [int(count) for count in counts] == [counted[family, verdict] for verdict in verdicts]
+    asked = [parse_qs(urlparse(link["href"]).query) for link in shown.find_all("a")]
+    assert sorted((of["family"][0], of["verdict"][0]) for of in asked) == sorted(counted)
+    contradicted = [row[0] for row in texts(after(parsed(site, "index"), "claims", 1))]
+    assert len(contradicted) == sum(claim["verdict"] == "contradicted" for claim in claims)
+
+
+def test_the_dashboards_accuracies_are_those_of_the_runs(site, root):
+    runs = pd.read_csv(root / "reports/results/runs.csv", keep_default_na=False)
+    shown = after(parsed(site, "index"), "students")
+    strategies = [heading.get_text() for heading in shown.thead.find_all("th")][1:]
+    assert strategies == list(dict.fromkeys(runs["strategy"]))
+    assert {row[0] for row in texts(shown)} == set(runs["objective"])
+    for objective, *cells in texts(shown):
+        for strategy, cell in zip(strategies, cells, strict=True):
+            top1 = runs[(runs["strategy"] == strategy) & (runs["objective"] == objective)]["top1"].astype(float)
+            assert cell == f"{np.mean(top1):.2f} ± {np.std(top1, ddof=1):.2f}"
+
+
+def test_the_dashboard_opens_with_numbers_of_the_results(site, root):
+    results = root / "reports/results"
+    dims, runs = pd.read_csv(results / "dims.csv"), pd.read_csv(results / "runs.csv")
+    of_teacher = dims[(dims["backbone"] == "teacher") & (dims["threshold"] == 95)]
+    differences = pd.read_csv(results / "differences.csv")
+    tiles = [tile.get_text(" ").split() for tile in parsed(site, "index").find_all(class_="tile")]
+    channels = runs["teacher_width"].max()
+    expected = [(np.percentile(of_teacher[kind], 99), channels) for kind in ("svd", "pca")]
+    expected += [
+        (runs["width"].min(), channels),
+        ((differences["low"] * differences["high"] > 0).sum(), len(differences)),
+    ]
+    assert [(float(tile[0]), float(tile[2])) for tile in tiles] == [tuple(map(float, pair)) for pair in expected]
+
+
+def test_the_dashboard_shows_the_figures_and_where_they_are_from(site, root):
+    cards = parsed(site, "index").find_all("figure")
+    assert len(cards) >= 6
+    for card in cards:
+        links = {link.get_text(): link["href"] for link in card.find(class_="links").find_all("a")}
+        assert set(links) == {"SVG", "data", "code"}
+        page, _, anchor = card.a["href"].partition("#figure-")
+        assert links["SVG"].endswith(f"reports/figures/{anchor}.svg")
+        assert parsed(site, page.removesuffix(".html")).find(id=f"figure-{anchor}").img["src"] == card.img["src"]
+
+
+def test_a_study_stands_beside_the_current_run(site_with_study):
+    page = parsed(site_with_study, "index")
+    (row,) = texts(after(page, "studies"))
+    assert row[0] == "first" and "2026-01-02" in row and "0123456789" in row and "torch 2.99" in row
+    assert any(cell.startswith("A CPU, 16 cores") and "A GPU" in cell for cell in row)
+    top1 = texts(after(page, "studies", 1))
+    current, study = ([row[1:] for row in top1 if row[0] == name] for name in ("this run", "first"))
+    assert current and current == study
+    test_every_link_and_anchor_leads_somewhere(site_with_study, "index")
+
+
+def test_equal_results_give_equal_pages(site_with_study):
+    before = {path.name: path.read_bytes() for path in site_with_study.iterdir()}
+    write_pages(site_with_study.parents[1])
+    assert before == {path.name: path.read_bytes() for path in site_with_study.iterdir()}
+
+
+def test_no_text_of_a_table_is_taken_for_html():
+    rows = [{"<a>": "<b>&", "b": Link("<i>", '"x'), "c": Badge("<u>"), "d": Lines("<p>", "<q>"), "e": "&lt;"}]
+    shown = BeautifulSoup(table(rows), "html.parser")
+    assert [cell.get_text(" ", strip=True) for cell in shown.find_all("td")] == [
+        "<b>&",
+        "<i>",
+        "<u>",
+        "<p> <q>",
+        "&lt;",
+    ]
+    assert shown.th.get_text() == "<a>" and shown.find("td").a is None and shown.a["href"] == '"x'
+
+
+def test_columns_of_numbers_are_told_from_text():
+    rows = [
+        {"top-1": "96.67 ± 0.31", "dims": "12 (5)", "interval": "-2.1 to +0.4", "n": 1234, "run": "3 runs", "no": None},
+        {"top-1": "–", "dims": "13 (6)", "interval": None, "n": 1.5e-7, "run": "4", "no": None},
+    ]
+    shown = BeautifulSoup(table(rows), "html.parser")
+    numbers = [heading.get_text() for heading in shown.find_all("th") if "n" in heading.get("class", [])]
+    assert numbers == ["top-1", "dims", "interval", "n"]
+    assert texts(shown.table)[0][3] == "1,234" and texts(shown.table)[1][2:4] == ["–", "1.50e-07"]
+
+
+def test_equal_headings_have_anchors_of_their_own():
+    prose = Prose()
+    html = prose.html("# T\n\n## A b, *c*?\n\ntext\n\n## A b c\n\n### D")
+    assert [(heading.level, heading.anchor) for heading in prose.headings] == [(2, "a-b-c"), (2, "a-b-c-1"), (3, "d")]
+    assert all(f'id="{heading.anchor}"' in html for heading in prose.headings)
