@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages import messages
 from stages.core.base.errors import run
 from stages.core.report.dashboard import Drawn, Places, write_dashboard
 from stages.core.report.markup import DARK
@@ -39,7 +40,8 @@ def main() -> None:
     """Write every notebook, its figures and page, and the first page; remove figures that none writes any more."""
     pages = [INDEX, *(notebook.page for notebook in ALL)]
     drawn: dict[str, Drawn] = {}
-    for notebook in ALL:
+    messages.begin("report", f"{len(ALL)} notebooks, their figures and {len(pages)} pages of the tracked results")
+    for notebook in messages.bar(ALL, "report", "notebook"):
         template = TEMPLATES / f"{notebook.name}.ipynb"
         read = {"results": RESULTS, **notebook.reads}
         captions = render(
@@ -56,6 +58,7 @@ def main() -> None:
     for path in FIGURES.iterdir():
         if path.suffix in (".svg", ".png") and path.stem.removesuffix(DARK) not in drawn:
             path.unlink()
+    messages.end("report", f"{len(drawn)} figures; to open in a browser", HTML / INDEX.file)
 
 
 if __name__ == "__main__":

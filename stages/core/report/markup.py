@@ -14,7 +14,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 ASSETS = Path(__file__).parent / "assets"
-DARK = "-dark"  # ends the name of a figure's form for dark pages
+DARK = "_dark"  # ends the name of a figure's form for dark pages
 MISSING = "–"
 PIXELS_PER_INCH = 96  # of CSS
 _VALUE = r"[+−-]?\d[\d,.]*(?:e[+-]?\d+)?"
@@ -160,7 +160,7 @@ def picture(name: str, folder: Path, alt: str) -> Markup:
 
     Args:
         name: the figure's, without suffix.
-        folder: that holds NAME.svg, and NAME-dark.svg if there is one.
+        folder: that holds NAME.svg, and NAME_dark.svg if there is one.
         alt: what it shows, for those who do not see it.
     """
     light, dark = folder / f"{name}.svg", folder / f"{name}{DARK}.svg"
