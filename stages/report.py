@@ -15,6 +15,19 @@ TEMPLATES = Path("notebooks")
 NOTEBOOKS = REPORTS / "notebooks"
 INDEX = Page("index.html", "Overview")
 
+# What the first page leads to, besides pages and tables.
+FILES = {
+    "params.yaml": "every parameter of this run",
+    "dvc.lock": "what each stage read and wrote, by digests",
+    "reports/metrics.json": "the headline numbers, as `dvc exp show` prints them",
+    "reports/data.json": "the images: splits, classes, counts, digests",
+    "reports/audit.json": "every published claim with its verdict",
+    "reports/README.md": "what each file and column means",
+    "reports/performance.md": "how long the default run and its stages take, on which machine",
+}
+
+PLACES = Places(RESULTS, MANIFEST, AUDIT, REFERENCE, STUDIES, FIGURES, FILES)
+
 
 @dataclass(frozen=True)
 class Notebook:
@@ -53,8 +66,7 @@ def main() -> None:
             pages,
         )
         drawn |= {name: Drawn(notebook.page.file, caption) for name, caption in captions.items()}
-    places = Places(RESULTS, MANIFEST, AUDIT, REFERENCE, STUDIES, FIGURES)
-    write_dashboard(HTML / INDEX.file, drawn, places, pages)
+    write_dashboard(HTML / INDEX.file, drawn, PLACES, pages)
     for path in FIGURES.iterdir():
         if path.suffix in (".svg", ".png") and path.stem.removesuffix(DARK) not in drawn:
             path.unlink()

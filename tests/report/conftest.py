@@ -10,9 +10,9 @@ import nbformat
 import pytest
 
 from stages import report
-from stages.core.report.dashboard import Drawn, Places, write_dashboard
+from stages.core.report.dashboard import Drawn, write_dashboard
 from stages.core.report.pages import captions, notebook_page
-from stages.paths import AUDIT, FIGURES, HTML, MANIFEST, REFERENCE, RESULTS, STUDIES
+from stages.paths import FIGURES, HTML
 
 
 def write_pages(project: Path) -> Path:
@@ -24,8 +24,7 @@ def write_pages(project: Path) -> Path:
             executed = nbformat.read(report.NOTEBOOKS / f"{notebook.name}.ipynb", as_version=4)
             notebook_page(executed, HTML / notebook.page.file, FIGURES, pages)
             drawn |= {name: Drawn(notebook.page.file, caption) for name, caption in captions(executed).items()}
-        places = Places(RESULTS, MANIFEST, AUDIT, REFERENCE, STUDIES, FIGURES)
-        write_dashboard(HTML / report.INDEX.file, drawn, places, pages)
+        write_dashboard(HTML / report.INDEX.file, drawn, report.PLACES, pages)
     return project / HTML
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from base64 import b64decode
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from bs4 import BeautifulSoup, Tag
 
 from stages.core.evidence.claims import FAMILIES
-from stages.core.report.markup import Badge, Lines, Link, Prose, table
+from stages.core.report.markup import Badge, Lines, Link, Prose, picture, table
+from stages.core.report.tables.audit import unmeasured
 from tests.report.conftest import write_pages
 
 PAGES = ("index", "representation", "distillation", "audit")
@@ -142,6 +144,24 @@ def test_equal_results_give_equal_pages(site_with_study):
     before = {path.name: path.read_bytes() for path in site_with_study.iterdir()}
     write_pages(site_with_study.parents[1])
     assert before == {path.name: path.read_bytes() for path in site_with_study.iterdir()}
+
+
+def test_every_claim_that_no_run_measured_is_of_one_kind_of_run(root):
+    audit = json.loads((root / "reports/audit.json").read_text())
+    rows = unmeasured(audit)
+    assert sum(row["would judge"] for row in rows) == sum(claim["run"] is None for claim in audit["claims"])
+    assert len({row["a run of"] for row in rows}) == len(rows)
+
+
+def test_a_figure_with_a_dark_form_shows_it_on_dark_pages_alone(tmp_path):
+    for name in ("a", "a_dark", "b"):
+        drawing = f'<svg xmlns="http://www.w3.org/2000/svg" width="72pt" height="36pt"><title>{name}</title></svg>'
+        (tmp_path / f"{name}.svg").write_text(drawing)
+    both, one = (BeautifulSoup(picture(name, tmp_path, alt="Seen"), "html.parser") for name in ("a", "b"))
+    assert both.source["media"] == "screen and (prefers-color-scheme: dark)"
+    assert b64decode(both.source["srcset"].partition(",")[2]) == (tmp_path / "a_dark.svg").read_bytes()
+    assert b64decode(both.img["src"].partition(",")[2]) == (tmp_path / "a.svg").read_bytes()
+    assert one.source is None and (one.img["width"], one.img["height"], one.img["alt"]) == ("96", "48", "Seen")
 
 
 def test_no_text_of_a_table_is_taken_for_html():

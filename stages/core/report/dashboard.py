@@ -34,7 +34,12 @@ CODE = Path("stages/core/report/figures")
 
 @dataclass(frozen=True)
 class Places:
-    """Where the dashboard reads: relative to the repository, where the stage runs."""
+    """Where the dashboard reads, and what it leads to: relative to the repository, where the stage runs.
+
+    Attributes:
+        results, data, audit, reference, studies, figures: what it reads.
+        files: further files that it leads to, with what each of them holds, in Markdown.
+    """
 
     results: Path
     data: Path
@@ -42,6 +47,7 @@ class Places:
     reference: Path
     studies: Path
     figures: Path
+    files: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -71,16 +77,6 @@ CARDS = (
     Card("differences", "Which differences are shown", "differences.csv", "comparison"),
     Card("cost", "What a student costs", "runs.csv", "cost"),
 )
-# The files that the page leads to, by their place in the repository.
-FILES = {
-    "params.yaml": "every parameter of this run",
-    "dvc.lock": "what each stage read and wrote, by digests",
-    "reports/metrics.json": "the headline numbers, as `dvc exp show` prints them",
-    "reports/data.json": "the images: splits, classes, counts, digests",
-    "reports/audit.json": "every published claim with its verdict",
-    "reports/README.md": "what each file and column means",
-    "reports/performance.md": "how long the default run and its stages take, on which machine",
-}
 
 
 def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages: Sequence[Page]) -> None:
@@ -89,7 +85,7 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
     Args:
         out: the page.
         drawn: the figures of the other pages, by name.
-        places: of results, figures and reference.
+        places: what it reads and leads to.
         pages: of the report.
     """
     prose = Prose()
@@ -126,7 +122,8 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
         ),
         run=_run(data, teacher, runs),
         files=[
-            {"text": name, "target": f"{root}/{name}", "about": prose.inline(about)} for name, about in FILES.items()
+            {"text": name, "target": f"{root}/{name}", "about": prose.inline(about)}
+            for name, about in places.files.items()
         ],
         tables=[
             Link(path.name, f"{root}/{places.results.as_posix()}/{path.name}")
