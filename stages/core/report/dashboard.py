@@ -183,15 +183,16 @@ def _tiles(places: Places, runs: pd.DataFrame, differences: pd.DataFrame) -> lis
             "link": "distillation.html#what-a-narrow-student-can-reach-at-best",
         }
     )
-    shown = int((differences["verdict"] != NOT_SHOWN).sum())
-    tiles.append(
-        {
-            "value": str(shown),
-            "of": f"of {len(differences)}",
-            "text": "differences in top-1 between students are shown",
-            "link": "distillation.html#differences",
-        }
-    )
+    if len(differences):
+        shown = int((differences["verdict"] != NOT_SHOWN).sum())
+        tiles.append(
+            {
+                "value": str(shown),
+                "of": f"of {len(differences)}",
+                "text": "differences in top-1 between students are shown",
+                "link": "distillation.html#differences",
+            }
+        )
     return tiles
 
 
