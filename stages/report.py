@@ -24,7 +24,7 @@ ALL = (
     Notebook(
         "representation",
         "Dimensions that an image's features need, alone and in a shared basis; how tokens spread energy.",
-        {"reference": REFERENCE},
+        {"data": MANIFEST, "reference": REFERENCE},
     ),
     Notebook(
         "distillation",
@@ -57,7 +57,7 @@ def main() -> None:
         pages.append(Page(f"{notebook.name}.html", title(template), notebook.about))
     index(pages, HTML / "index.html")
     for path in FIGURES.iterdir():
-        if path.suffix in (".svg", ".png") and path.stem not in figures:
+        if path.suffix in (".svg", ".png") and path.stem.removesuffix("_dark") not in figures:
             path.unlink()
 
 

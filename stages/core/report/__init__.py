@@ -1,3 +1,3 @@
 """Figures, tables and pages, made from results alone."""
 
-__all__ = ["figures", "notebooks", "rendering", "style", "tables"]
+__all__ = ["faces", "figures", "notebooks", "rendering", "style", "tables"]
