@@ -43,7 +43,7 @@ class Notebook:
 
 
 ALL = (
-    Notebook("representation", {"reference": REFERENCE}),
+    Notebook("representation", {"data": MANIFEST, "reference": REFERENCE}),
     Notebook("distillation", {"data": MANIFEST, "reference": REFERENCE, "studies": STUDIES}),
     Notebook("audit", {"audit": AUDIT, "reference": REFERENCE}),
 )

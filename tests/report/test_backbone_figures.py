@@ -1,6 +1,7 @@
 """Transformers and convolutional networks, from random weights to the figures of the report."""
 
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,9 @@ def test_captured_energy_and_spectrum_are_those_of_the_tokens(project, results, 
 def test_histograms_count_every_image(results, name):
     figure, caption = draw.dims.ranks(results["ranks"], results["svd"][name])
     assert sum(patch.get_height() for patch in figure.axes[0].patches) == IMAGES
-    assert f"99th percentile: {results['svd'][name]['rank']['p99']:g}" in figure.axes[0].get_legend_handles_labels()[1]
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    p99 = results["svd"][name]["rank"]["p99"]
+    assert any("99th percentile" in label and label.endswith(f": {p99:g}") for label in labels)
     figure, caption = draw.dims.overlaid(results["dims"], results["svd"][name], results["pca"][name])
     assert len(figure.axes) == len(LEVELS) and f"{IMAGES} images" in caption
     rows = results["dims"][results["dims"]["backbone"] == name]
@@ -208,3 +211,17 @@ def test_the_papers_backbones_are_measured_block_by_block(name, size, tmp_path):
         norms = np.square(tokens).sum((1, 2))
         np.testing.assert_allclose(energies.sum(axis=1), norms, rtol=1e-3)
         np.testing.assert_allclose(np.sqrt(energies[:, 0]), np.linalg.norm(tokens, 2, axis=(1, 2)), rtol=1e-3)
+
+
+def test_long_names_of_backbones_stay_on_the_page(results):
+    drawn = (
+        draw.layers.layers_of_backbones(results["svd"]),
+        draw.sep.sep_backbones(results["curves"], results["sep"]),
+        draw.sep.permutation(results["curves"], results["sep"]),
+    )
+    for figure, _ in drawn:
+        figure.draw_without_rendering()
+        places = [text.get_window_extent() for text in figure.legends[0].get_texts()]
+        places += [text.get_window_extent() for panel in figure.axes for text in (panel.title, panel.xaxis.label)]
+        assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in places if box.width)
+        assert not any(a.padded(-1).overlaps(b.padded(-1)) for a, b in combinations(places[: len(SMALL)], 2))

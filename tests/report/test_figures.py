@@ -150,8 +150,8 @@ def test_kept_epochs_are_drawn_one_line_each_between_teacher_and_end():
     assert [line.get_ydata()[-1] for line in entropy.lines] == [1.0, 2.5, 4.5, 1.0]  # means over seeds
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["teacher", "epoch 2", "epoch 4", "end of training"]
-    assert figure.axes[0].get_ylabel().startswith("half: ") and figure.axes[4].get_ylabel().startswith("copy: ")
-    assert "after 2 and 4 epochs" in caption and "half 2.50, then 1.00; copy 2.50, then 1.00" in caption
+    assert figure.axes[0].get_ylabel().startswith("copy\n") and figure.axes[4].get_ylabel().startswith("half\n")
+    assert "after 2 and 4 epochs" in caption and "copy 2.50, then 1.00; half 2.50, then 1.00" in caption
 
 
 def test_the_projects_strategies_have_looks_of_their_own():

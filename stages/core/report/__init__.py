@@ -1,3 +1,3 @@
 """Figures, tables and pages, made from results alone."""
 
-__all__ = ["dashboard", "figures", "markup", "notebooks", "pages", "rendering", "style", "tables"]
+__all__ = ["dashboard", "faces", "figures", "markup", "notebooks", "pages", "rendering", "style", "tables"]

@@ -16,6 +16,7 @@ from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
 from stages.core.evidence.register import read_published
 from stages.core.evidence.statistics import NOT_SHOWN
+from stages.core.report.figures import headline
 from stages.core.report.markup import Link, Prose, fill, picture, table
 from stages.core.report.notebooks import read_table
 from stages.core.report.pages import Page, write_page
@@ -68,7 +69,7 @@ class Card:
     module: str
 
 
-HEADLINE = Card("headline", "The result", "floor.csv", "headline")
+HEADLINE = Card("headline", "The result", "differences.csv", "headline")
 CARDS = (
     Card(f"{TEACHER}-svd_vs_pca", "One image is of low rank; are all of them together?", "energy.csv", "energy"),
     Card("floor", "What a student of a given width can reach", "floor.csv", "encoding"),
@@ -103,7 +104,9 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
         paper=PAPER,
         summary=_summary(data, teacher, runs),
         tiles=_tiles(places, runs, differences),
-        headline=[_card(HEADLINE, drawn, places, root)] if HEADLINE.figure in drawn else [],
+        headline=[_card(HEADLINE, drawn, places, root, headline.source(places.results, places.data, recorded)[0])]
+        if HEADLINE.figure in drawn
+        else [],
         cards=[_card(card, drawn, places, root) for card in CARDS if card.figure in drawn],
         verdicts=f"{_counted(audit['counts'])}. {audit_tables.against_itself(audit)}",
         families=table(audit_tables.families(audit, read_published(places.reference), "audit.html"), cards=True),
@@ -196,7 +199,10 @@ def _tiles(places: Places, runs: pd.DataFrame, differences: pd.DataFrame) -> lis
     return tiles
 
 
-def _card(card: Card, drawn: Mapping[str, Drawn], places: Places, root: str) -> dict[str, Any]:
+def _card(
+    card: Card, drawn: Mapping[str, Drawn], places: Places, root: str, results: Path | None = None
+) -> dict[str, Any]:
+    """What the page shows of a figure; of the headline the `results` may be those of a study."""
     of = drawn[card.figure]
     return {
         "title": card.title,
@@ -205,7 +211,7 @@ def _card(card: Card, drawn: Mapping[str, Drawn], places: Places, root: str) -> 
         "caption": of.caption if card is HEADLINE else re.split(r"(?<=\.) (?=[A-Z])", of.caption)[0],
         "links": [
             Link("SVG", f"{root}/{places.figures.as_posix()}/{card.figure}.svg"),
-            Link("data", f"{root}/{places.results.as_posix()}/{card.table}"),
+            Link("data", f"{root}/{(results or places.results).as_posix()}/{card.table}"),
             Link("code", f"{root}/{CODE.as_posix()}/{card.module}.py"),
         ],
     }

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from stages.core.base.errors import UserError
 from stages.core.report.markup import PIXELS_PER_INCH, Facet, table
-from stages.core.report.style import save
+from stages.core.report.style import save, sign
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -29,9 +29,21 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is not a table ({error}); delete it and run `dvc repro`") from None
 
 
-def show(drawn: tuple[Figure, str], folder: Path, name: str) -> None:
-    """Save a figure as folder/NAME.svg and .png, and display it with its caption below."""
+def show(drawn: tuple[Figure, str], folder: Path, name: str, of: str, dark: Figure | None = None) -> None:
+    """Save a figure as folder/NAME.svg and .png, and display it with its caption below.
+
+    Args:
+        drawn: the figure and its caption.
+        folder: of all figures.
+        name: its name.
+        of: what it is of, which is written on its face (`faces`).
+        dark: the same for a dark page, saved as NAME_dark.
+    """
     figure, caption = drawn
+    sign(figure, of)
+    if dark is not None:
+        sign(dark, of)
+        save(dark, folder, f"{name}_dark")
     save(figure, folder, name)
     width = round(figure.get_figwidth() * PIXELS_PER_INCH)
     image = (folder / f"{name}.png").read_bytes()

@@ -19,7 +19,7 @@ PANELS = {
     "activation": ("Activations", "mean absolute value"),
     "gradient": ("Gradients", "mean |d true class's logit|"),
 }
-COLUMNS = 3  # of the heat maps
+COLUMNS, MOST_COLUMNS = 3, 4  # of the heat maps
 LABELLED = 64  # cells of a heat map, up to which each shows its value
 
 
@@ -31,7 +31,7 @@ def dynamics(blocks: pd.DataFrame) -> tuple[Figure, str]:
     """
     teacher, runs = blocks[blocks["strategy"] == TEACHER], blocks[blocks["strategy"] != TEACHER]
     objectives = list(dict.fromkeys(runs["objective"]))
-    figure = new_figure(10.4, 2.7 * len(objectives) + 0.9)
+    figure = new_figure(11, 2.8 * len(objectives) + 1)
     grid = figure.subplots(len(objectives), len(PANELS), squeeze=False, sharey="col")
     handles = {}
     for row, objective in enumerate(objectives):
@@ -39,22 +39,25 @@ def dynamics(blocks: pd.DataFrame) -> tuple[Figure, str]:
         for panel, (measure, (title, label)) in zip(grid[row], PANELS.items(), strict=True):
             (handles[TEACHER],) = panel.plot(_depth(teacher), teacher[measure], color="black", lw=2.2, label=TEACHER)
             for strategy, drawn in looks(runs["strategy"]).items():
+                for _, one in chosen[chosen["strategy"] == strategy].groupby("seed"):
+                    panel.plot(_depth(one), one[measure], color=drawn.color, lw=0.7, alpha=0.35)
                 means = chosen[chosen["strategy"] == strategy].groupby("block", as_index=False)[measure].mean()
                 (handles[strategy],) = panel.plot(
                     _depth(means), means[measure], color=drawn.color, marker=drawn.marker, ms=4, ls=drawn.linestyle
                 )
             _scale(panel, measure)
             panel.set_title(title if row == 0 else "")
-            panel.set_ylabel(f"{objective}: {label}" if panel is grid[row][0] else label, fontsize="small")
+            panel.set_ylabel(f"objective {objective}\n{label}" if panel is grid[row][0] else label, fontsize="small")
             if row == len(objectives) - 1:
-                panel.set_xlabel("depth, share of the blocks")
+                panel.set_xlabel("depth, share of the blocks", fontsize="small")
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(6, len(handles)))
     figure.suptitle("Block by block, on the analysis sample")
     seeds = runs["seed"].nunique()
     last = teacher.iloc[-1]
     caption = (
         f"Every block's tokens (class tokens included) of the teacher ({len(teacher)} blocks) and of the students, "
-        f"means over {seeds} {'seed' if seeds == 1 else 'seeds'}; a row for each objective. Depth is the block's "
+        f"means over {seeds} {'seed' if seeds == 1 else 'seeds'} (faint: each seed); a row for each objective. A "
+        "student that encodes as its teacher does follows the black line, whatever its level. Depth is the block's "
         "number over the number of blocks. Entropy counts a token's channels in 100 bins between the least and the "
         "greatest value of all of the model's blocks. Gradients, on a logarithmic axis, are of the true class's logit "
         f"by the block's output. At the teacher's last block: intensity {last['frequency_intensity']:.3g}, entropy "
@@ -75,7 +78,7 @@ def kept_epochs(kept: pd.DataFrame, blocks: pd.DataFrame, objective: str) -> tup
     kept, trained = (rows[rows["objective"] == objective] for rows in (kept, blocks))
     strategies, epochs = list(looks(kept["strategy"])), sorted(kept["epoch"].unique())
     shades = mpl.colormaps["cividis_r"](np.linspace(0.1, 0.9, len(epochs)))
-    figure = new_figure(10.4, 2.5 * len(strategies) + 0.9)
+    figure = new_figure(11, 2.7 * len(strategies) + 1)
     grid = figure.subplots(len(strategies), len(PANELS), squeeze=False, sharey="col")
     handles: dict[str, Any] = {}
     changes = []
@@ -92,9 +95,9 @@ def kept_epochs(kept: pd.DataFrame, blocks: pd.DataFrame, objective: str) -> tup
             (handles["end of training"],) = panel.plot(_depth(end), end[measure], color="#D55E00", ls="--")
             _scale(panel, measure)
             panel.set_title(title if row == 0 else "")
-            panel.set_ylabel(f"{strategy}: {label}" if panel is grid[row][0] else label, fontsize="small")
+            panel.set_ylabel(f"{strategy}\n{label}" if panel is grid[row][0] else label, fontsize="small")
             if row == len(strategies) - 1:
-                panel.set_xlabel("depth, share of the blocks")
+                panel.set_xlabel("depth, share of the blocks", fontsize="small")
         first, last = (rows["token_entropy"].iloc[-1] for rows in (during[during["epoch"] == epochs[0]], end))
         changes.append(f"{strategy} {first:.2f}, then {last:.2f}")
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(6, len(handles)))
@@ -117,12 +120,14 @@ def cka(table: pd.DataFrame) -> tuple[Figure, str]:
     """
     means = table.groupby(["strategy", "objective", "block", "teacher_block"], sort=False)["cka"].mean().reset_index()
     settings = list(dict.fromkeys(zip(means["strategy"], means["objective"], strict=True)))
-    columns = min(COLUMNS, len(settings))
+    objectives = means["objective"].nunique()
+    # A row for each strategy where the objectives fit beside one another.
+    columns = objectives if 1 < objectives <= MOST_COLUMNS else min(COLUMNS, len(settings))
     rows = -(-len(settings) // columns)
-    figure = new_figure(3.1 * columns + 1.0, 2.9 * rows + 0.6)
+    figure = new_figure(3.4 * columns + 1.0, 2.9 * rows + 0.6)
     panels = figure.subplots(rows, columns, squeeze=False)
     highest = []
-    for panel, (strategy, objective) in zip(panels.flat, settings, strict=False):
+    for place, (panel, (strategy, objective)) in enumerate(zip(panels.flat, settings, strict=False)):
         chosen = means[(means["strategy"] == strategy) & (means["objective"] == objective)]
         shown = chosen.pivot(index="block", columns="teacher_block", values="cka")
         image = panel.imshow(shown, origin="lower", vmin=0, vmax=1, cmap="cividis", aspect="auto")
@@ -130,11 +135,14 @@ def cka(table: pd.DataFrame) -> tuple[Figure, str]:
         if shown.size <= LABELLED:
             for (row, column), value in np.ndenumerate(shown.to_numpy()):
                 color = "black" if value > 0.6 else "white"
-                panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize="x-small", color=color)
-        panel.set_title(f"{strategy}, {objective}", fontsize="small")
+                panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize="small", color=color)
+        panel.set_title(f"{strategy}, {objective}")
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.yaxis.get_major_locator().set_params(integer=True)
-        panel.set(xlabel="teacher's block", ylabel="student's block")
+        if place + columns >= len(settings):
+            panel.set_xlabel("teacher's block (0 is the first)")
+        if place % columns == 0:
+            panel.set_ylabel("student's block")
         last = shown.iloc[-1]
         highest.append(f"{strategy} with {objective} {last.iloc[-1]:.2f}")
     for panel in panels.flat[len(settings) :]:
@@ -145,7 +153,8 @@ def cka(table: pd.DataFrame) -> tuple[Figure, str]:
     caption = (
         "Linear CKA (unbiased over minibatches of the analysis sample) of every block of a student with every block of "
         f"the teacher, mean over {seeds} {'seed' if seeds == 1 else 'seeds'}. A bright diagonal means that depth "
-        f"corresponds to depth. Last block with last block: {'; '.join(highest)}."
+        "corresponds to depth; a row of one colour means that the student's block is like all of the teacher's alike. "
+        f" Last block with last block: {'; '.join(highest)}."
     )
     return figure, caption
 

@@ -16,22 +16,29 @@ from stages.core.base.names import BASELINE, setting_name
 from stages.core.evidence.controls import NOT_RUN
 from stages.core.evidence.differences import summary_sentence
 from stages.core.evidence.statistics import NOT_SHOWN
-from stages.core.report.style import GREY, look, new_figure
+from stages.core.report.style import GREY, label_ends, levels, new_figure
 
 
-def differences(rows: pd.DataFrame) -> tuple[Figure, str]:
+def differences(rows: pd.DataFrame, runs: pd.DataFrame) -> tuple[Figure, str]:
     """Every difference in top-1 with its adjusted interval: filled where it is shown, hollow where it contains zero.
 
     Args:
         rows: differences.csv.
+        runs: runs.csv, for the differences of single seeds.
     """
-    figure = new_figure(8.4, 1.6 + 0.27 * len(rows))
+    figure = new_figure(8.4, 1.6 + 0.3 * len(rows))
     panel = figure.subplots()
-    _draw_intervals(panel, rows, [" − ".join(_pair(row)) for row in rows.to_dict("records")])
+    seeds = [seed_differences(runs, *_settings(row)) for row in rows.to_dict("records")]
+    for place, of in enumerate(seeds):
+        panel.plot(of, np.full(len(of), place + 0.22), "|", color=GREY, ms=6, mew=1.2)
+    _draw_intervals(panel, rows, [" − ".join(_pair(row)) for row in rows.to_dict("records")], np.concatenate(seeds))
     panel.set_title("Differences between settings, with intervals that hold together")
     shown = rows[rows["verdict"] != NOT_SHOWN].to_dict("records")
     held = "; ".join(_shown(row) for row in shown)
-    caption = f"The first setting's top-1 minus the second's, with its adjusted interval. {summary_sentence(rows)}"
+    caption = (
+        "The first setting's top-1 minus the second's, with its adjusted interval; ticks below it are seeds that both "
+        f"have. An interval wholly on one side of zero is a difference, any other is none. {summary_sentence(rows)}"
+    )
     caption += f" Shown: {held} points." if held else ""
     empty = int(rows["low"].isna().sum())
     if empty:
@@ -59,26 +66,24 @@ def controls(rows: pd.DataFrame) -> tuple[Figure, str]:
     return figure, caption
 
 
-def _draw_intervals(panel: Axes, rows: pd.DataFrame, names: list[str]) -> None:
-    """A line for each interval and a point for each difference; the axis ends where what is drawn ends."""
+def _draw_intervals(panel: Axes, rows: pd.DataFrame, names: list[str], others: np.ndarray | None = None) -> None:
+    """A line for each interval and a point for each difference; the axis ends where these and `others` end."""
     panel.axvline(0, color=GREY, lw=1)
     places = np.arange(len(rows))
     shown = (rows["verdict"] != NOT_SHOWN).to_numpy()
-    for chosen, drawn, label in ((shown, look(0), "shown"), (~shown, look(3), NOT_SHOWN)):
-        if not chosen.any():
-            continue
+    for chosen, color, face in ((shown, "black", "black"), (~shown, GREY, "white")):
         those, at = rows[chosen], places[chosen]
-        panel.hlines(at, those["low"], those["high"], color=drawn.color, lw=1.8)
-        face = drawn.color if label == "shown" else "white"
-        panel.plot(those["difference"], at, "o", color=drawn.color, mfc=face, ms=6, label=label)
-    drawn_values = rows[["difference", "low", "high"]].to_numpy(dtype=float)
+        panel.hlines(at, those["low"], those["high"], color=color, lw=1.8)
+        panel.plot(those["difference"], at, "o", color=color, mfc=face, ms=6)
+    drawn_values = rows[["difference", "low", "high"]].to_numpy(dtype=float).ravel()
+    if others is not None:
+        drawn_values = np.append(drawn_values, others)
     low, high = min(0.0, np.nanmin(drawn_values)), max(0.0, np.nanmax(drawn_values))
     margin = 0.05 * (high - low) or 1.0
     panel.set_xlim(low - margin, high + margin)
     panel.set_yticks(places, names)
     panel.set_ylim(len(rows) - 0.4, -0.6)
-    panel.set(xlabel="difference in top-1, percentage points")
-    panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    panel.set(xlabel=f"difference in top-1, percentage points\nfilled: shown · hollow: {NOT_SHOWN}")
 
 
 def lift_widths(runs: pd.DataFrame) -> list[int]:
@@ -98,18 +103,21 @@ def width(runs: pd.DataFrame) -> tuple[Figure, str]:
     several = chosen["seed"].nunique() > 1
     figure = new_figure(7.4, 3.8)
     panel = figure.subplots()
-    for position, (objective, rows) in enumerate(chosen.groupby("objective", sort=False)):
-        drawn = look(position)
+    ends = []
+    by_objective = list(chosen.groupby("objective", sort=False))
+    for drawn, (objective, rows) in zip(levels(len(by_objective)), by_objective, strict=True):
         means = rows.groupby("width")["top1"].mean()
         panel.plot(means.index, means, color=drawn.color, marker=drawn.marker, ls=drawn.linestyle, label=str(objective))
+        ends.append((means.index[-1], means.iloc[-1], str(objective), drawn.color))
         if several:
             panel.plot(rows["width"], rows["top1"], ".", color=drawn.color, alpha=0.5, ms=5)
     teacher = int(chosen["teacher_width"].iloc[0])
-    panel.axvline(teacher, color=GREY, ls=":", label=f"teacher's width, {teacher}")
+    panel.axvline(teacher, color=GREY, ls=":")
     widths = sorted(set(chosen["width"]))
     panel.set_xticks(widths)
-    panel.set(xlabel="width of the last map, channels", ylabel="top-1, %", title="Lift: top-1 by width")
-    panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="objective")
+    panel.set(xlabel="width of the last map, channels (dotted: the teacher's)", ylabel="top-1, %")
+    panel.set_title("Lift: top-1 by width, a line for each objective")
+    label_ends(panel, ends)
     caption = (
         f"Top-1 of Lift to {', '.join(map(str, widths))} channels{', means over seeds (points: seeds)' * several}; the "
         f"narrowest is the baseline where it was trained. The dotted line is the teacher's width, {teacher}. Figure "
@@ -118,11 +126,27 @@ def width(runs: pd.DataFrame) -> tuple[Figure, str]:
     return figure, caption
 
 
-def _pair(row: Mapping[Any, Any]) -> tuple[str, str]:
-    return (
-        setting_name(row["strategy"], row["objective"]),
-        setting_name(row["against_strategy"], row["against_objective"]),
+def seed_differences(runs: pd.DataFrame, first: tuple[str, str], second: tuple[str, str]) -> np.ndarray:
+    """Top-1 of the first setting minus that of the second, in points, for each seed that both have.
+
+    Args:
+        runs: runs.csv.
+        first, second: strategies and objectives.
+    """
+    one, other = (
+        runs[(runs["strategy"] == strategy) & (runs["objective"] == objective)].set_index("seed")["top1"]
+        for strategy, objective in (first, second)
     )
+    return one.sub(other).dropna().to_numpy(dtype=float)
+
+
+def _settings(row: Mapping[Any, Any]) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (row["strategy"], row["objective"]), (row["against_strategy"], row["against_objective"])
+
+
+def _pair(row: Mapping[Any, Any]) -> tuple[str, str]:
+    first, second = _settings(row)
+    return setting_name(*first), setting_name(*second)
 
 
 def _shown(row: Mapping[Any, Any]) -> str:

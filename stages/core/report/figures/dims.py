@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stages.core.report.style import GREY, backbone_name, count, edges, look, new_figure
+from stages.core.report.style import GREY, OWN, SHARED, backbone_name, count, edges, look, new_figure
+
+BASES = {"svd": "own basis of each image (SVD)", "pca": "one basis for all images (PCA)"}
 
 
 def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
@@ -23,22 +26,20 @@ def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
     thresholds = svd["thresholds"]
     columns = min(2, len(thresholds))
     lines = -(-len(thresholds) // columns)
-    figure = new_figure(4.6 * columns, 2.6 * lines + 0.5)
+    figure = new_figure(4.6 * columns, 2.8 * lines + 0.5)
     panels = figure.subplots(lines, columns, squeeze=False)
     rows = dims[dims["backbone"] == svd["backbone"]]
     by_threshold = []
-    for position, (panel, threshold) in enumerate(zip(panels.flat, thresholds, strict=False)):
+    for panel, threshold in zip(panels.flat, thresholds, strict=False):
         values = rows.loc[rows["threshold"] == threshold, "svd"].to_numpy()
         p99, median = svd["dims_p99"][str(threshold)], svd["dims_median"][str(threshold)]
-        panel.hist(values, edges(values), color=look(position).color, edgecolor="white", lw=0.5)
-        panel.axvline(median, color=GREY, ls=":", lw=1.8, label=f"median: {median:g}")
-        panel.axvline(p99, color="black", ls="--", lw=1.4, label=f"99th percentile: {p99:g}")
+        panel.hist(values, edges(values), color=OWN.color, edgecolor="white", lw=0.5)
         panel.set(title=f"{threshold} % of the energy", xlabel="dimensions", ylabel="images")
         panel.set_xlim(min(panel.get_xlim()[0], values.min() - 2), max(panel.get_xlim()[1], values.max() + 2))
-        panel.set_ylim(top=1.35 * panel.get_ylim()[1])  # room for the legend
+        panel.set_ylim(top=1.4 * panel.get_ylim()[1])  # room for the labels
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.yaxis.get_major_locator().set_params(integer=True)
-        panel.legend(fontsize="x-small", loc="upper left")
+        _mark(panel, {"median": (median, GREY, ":"), "99th percentile": (p99, "black", "--")})
         by_threshold.append(
             f"{threshold} %: between {values.min()} and {values.max()}, median {median:g}, 99th percentile {p99:g} "
             f"({p99 / svd['channels']:.0%} of the {svd['channels']} channels)"
@@ -48,8 +49,9 @@ def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
     figure.suptitle(f"{backbone_name(svd)}: dimensions per image, last block")
     caption = (
         f"How many dimensions hold a share of the energy of one image's last-block tokens, over "
-        f"{svd['images']:,} images of `{svd['backbone']}`. {'; '.join(by_threshold)}. The 99th percentile is what "
-        f"the paper reports{_tokens_bound(svd)}."
+        f"{svd['images']:,} images of `{svd['backbone']}`. A low-rank image stands far left of the "
+        f"{svd['channels']} channels; a narrow histogram means that all images need about as many dimensions. "
+        f"{'; '.join(by_threshold)}. The 99th percentile is what the paper reports{_tokens_bound(svd)}."
     )
     return figure, caption
 
@@ -71,26 +73,25 @@ def overlaid(dims: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, Any])
     for panel, threshold in zip(panels.flat, thresholds, strict=False):
         of = rows[rows["threshold"] == threshold]
         shared_edges = edges(of[["svd", "pca"]].to_numpy())
-        for kind, position, hatch, p99 in (
-            ("svd", 0, None, svd["dims_p99"][str(threshold)]),
-            ("pca", 3, "//", pca["dims_p99"][str(threshold)]),
+        marks = {}
+        for kind, name, drawn, hatch, p99 in (
+            ("svd", "own", OWN, None, svd["dims_p99"][str(threshold)]),
+            ("pca", "shared", SHARED, "//", pca["dims_p99"][str(threshold)]),
         ):
-            color = look(position).color
-            name = {"svd": "own basis (SVD)", "pca": "shared basis (PCA)"}[kind]
-            style: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.45, "edgecolor": color, "lw": 1.2}
-            panel.hist(of[kind], shared_edges, color=color, hatch=hatch, label=name, **style)
-            line: dict[str, Any] = {"color": color, "ls": look(position).linestyle, "lw": 1.6}
-            panel.axvline(p99, ymax=0.7, label=f"99th percentile: {p99:g}", **line)  # the legend is above
+            style: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.45, "edgecolor": drawn.color, "lw": 1.2}
+            panel.hist(of[kind], shared_edges, color=drawn.color, hatch=hatch, label=BASES[kind], **style)
+            marks[f"{name}, 99th percentile"] = p99, drawn.color, drawn.linestyle
         panel.set(title=f"{threshold} % of the energy", xlabel="dimensions", ylabel="images")
-        panel.set_ylim(top=1.6 * panel.get_ylim()[1])  # room for the legend
+        panel.set_ylim(top=1.4 * panel.get_ylim()[1])  # room for the labels
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.yaxis.get_major_locator().set_params(integer=True)
-        panel.legend(fontsize="x-small", loc="upper left", ncols=2)
+        _mark(panel, marks)
         alike = int((of["pca"] <= of["svd"].max()).sum())
         apart.append(f"{threshold} %: {alike:,} of {len(of):,}")
     for panel in panels.flat[len(thresholds) :]:
         panel.remove()
-    figure.suptitle(f"{backbone_name(svd)}: dims per image, own and shared basis")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.suptitle(f"{backbone_name(svd)}: dimensions per image, own and shared basis")
     caption = (
         f"How many dimensions hold a share of the energy of one image's last-block tokens, over {svd['images']:,} "
         f"images of `{svd['backbone']}`: in the basis that suits the image best, and in one basis for all images. The "
@@ -112,17 +113,13 @@ def ranks(counts: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
     figure = new_figure(7.6, 3.6)
     panel = figure.subplots()
     most, rank = min(svd["tokens"], svd["channels"]), svd["rank"]
-    panel.hist(
-        rows["rank"], edges(rows["rank"]), weights=rows["images"], color=look(0).color, edgecolor="white", lw=0.5
-    )
-    panel.axvline(rank["p99"], color="black", ls="--", lw=1.4, label=f"99th percentile: {rank['p99']:g}")
-    panel.axvline(most, color=look(3).color, ls=":", lw=1.8, label=f"largest possible: {most}")
+    panel.hist(rows["rank"], edges(rows["rank"]), weights=rows["images"], color=OWN.color, edgecolor="white", lw=0.5)
     panel.set(title=f"{backbone_name(svd)}: rank per image, last block", xlabel="numerical rank", ylabel="images")
     panel.set_xlim(min(rows["rank"].min(), most) - 2, most + 2)
-    panel.set_ylim(top=1.3 * panel.get_ylim()[1])  # room for the legend
+    panel.set_ylim(top=1.4 * panel.get_ylim()[1])  # room for the labels
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.yaxis.get_major_locator().set_params(integer=True)
-    panel.legend(fontsize="x-small", loc="upper left")
+    _mark(panel, {"99th percentile": (rank["p99"], "black", "--"), "largest possible": (most, GREY, ":")})
     full = int(rows.loc[rows["rank"] == most, "images"].sum())
     caption = (
         f"Numerical rank of one image's last-block tokens, over {svd['images']:,} images of `{svd['backbone']}`: the "
@@ -180,6 +177,34 @@ def backbones(rows: pd.DataFrame) -> tuple[Figure, str]:
     if (rows["weights"] == "random").any():
         caption += " **Weights marked random belong to a dry run and say nothing about the trained models.**"
     return figure, caption
+
+
+def _mark(panel: Axes, marks: Mapping[str, tuple[float, str, Any]]) -> None:
+    """Vertical lines with their names and values beside them, one below the other; equal values share a line.
+
+    Args:
+        panel: whose limits are set already.
+        marks: value, colour and line style by name.
+    """
+    left, right = panel.get_xlim()
+    by_value: dict[float, list[str]] = {}
+    for name, (value, color, line) in marks.items():
+        by_value.setdefault(value, []).append(name)
+        panel.axvline(value, ymax=0.95, color=color, ls=line, lw=1.6)
+    for row, (value, names) in enumerate(by_value.items()):
+        beside = value < (left + right) / 2  # the label stands on the side with more room
+        panel.annotate(
+            f"{', '.join(names)}: {value:g}",
+            (value, 0.95 - 0.12 * row),
+            xycoords=("data", "axes fraction"),
+            xytext=(4 if beside else -4, 0),
+            textcoords="offset points",
+            ha="left" if beside else "right",
+            va="center",
+            color=marks[names[-1]][1],
+            fontsize="small",
+            bbox={"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 1.5},  # over another mark's line
+        )
 
 
 def _levels(rows: pd.DataFrame, kind: str) -> list[int]:

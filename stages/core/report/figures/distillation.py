@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stages.core.evidence.differences import summary_sentence
-from stages.core.report.style import GREY, looks, new_figure
+from stages.core.report.style import CHARACTER, GREY, label_ends, looks, new_figure
 
-OBJECTIVES = ("none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral")
+SHARE = 0.8  # of an objective's width, that its strategies fill
+WIDEST = 11.0  # inches; a figure that would have to be wider has a legend
 LOG_SPAN = 20.0  # a range of values wider than this factor gets a logarithmic axis
 
 
@@ -28,14 +29,14 @@ def accuracy(runs: pd.DataFrame, teacher: Mapping[str, Any], differences: pd.Dat
         differences: differences.csv.
     """
     figure, panel = _by_objective(runs, "top1", "top-1 accuracy on the validation images, %")
-    if teacher.get("top1") is not None:
-        panel.axhline(teacher["top1"], color=GREY, ls=":", label="teacher")
     panel.set_ylim(top=min(panel.get_ylim()[1], 100.2))
+    if teacher.get("top1") is not None:
+        _reference(panel, teacher["top1"], "teacher")
     panel.set_title("Top-1 accuracy by objective and strategy")
-    _legend_beside(panel)
     caption = (
         f"Top-1 accuracy of {_seeds(runs)}: points are seeds, bars their means. The means are "
-        f"{_range(_means(runs, 'top1'))} %{_spread(runs, 'top1')}. {summary_sentence(differences)}"
+        f"{_range(_means(runs, 'top1'))} %{_spread(runs, 'top1')}: bars that are no further apart than points of one "
+        f"setting show nothing. {summary_sentence(differences)}"
     )
     if teacher.get("top1") is not None:
         caption += f" The dotted line is the teacher, {teacher['top1']:.2f} %."
@@ -57,8 +58,7 @@ def feature_error(runs: pd.DataFrame) -> tuple[Figure, str]:
         panel.set_yscale("log")
     else:
         panel.set_ylim(bottom=0)
-    panel.axhline(1, color=GREY, ls=":", label="a map of zeros")
-    _legend_beside(panel)
+    _reference(panel, 1, "a map\nof zeros")
     if known.empty:
         return figure, "No run has a relative feature error."
     means = _means(known, "relative_feature_error")
@@ -78,7 +78,7 @@ def curves(epochs: pd.DataFrame) -> tuple[Figure, str]:
     Args:
         epochs: curves.csv.
     """
-    objectives = _objectives(epochs)
+    objectives = list(dict.fromkeys(epochs["objective"]))
     columns = min(3, len(objectives))
     lines = -(-len(objectives) // columns)
     figure = new_figure(max(5.5, 3.6 * columns), 3.1 * lines + 0.7)
@@ -86,7 +86,7 @@ def curves(epochs: pd.DataFrame) -> tuple[Figure, str]:
     drawn = looks(epochs["strategy"])
     handles = {}
     for panel, objective in zip(panels.flat, objectives, strict=False):
-        panel.set_title(f"objective: {objective}")
+        panel.set_title(f"objective {objective}")
         for strategy, style in drawn.items():
             rows = epochs[(epochs["strategy"] == strategy) & (epochs["objective"] == objective)]
             if rows.empty:
@@ -111,21 +111,22 @@ def curves(epochs: pd.DataFrame) -> tuple[Figure, str]:
         if position % columns == 0:
             panel.set_ylabel("validation top-1, %")
         if position + columns >= len(objectives):
-            panel.set_xlabel("epoch")
+            panel.set_xlabel("epoch (0 is the first)")
             panel.tick_params(labelbottom=True)
     figure.legend(
         handles.values(),
         handles,
         loc="outside lower center",
         ncols=min(4, len(handles)),
-        title="strategy (mean of seeds)",
+        title="strategy: mean of seeds, each seed faint",
     )
     figure.suptitle("Validation accuracy while training")
     last = epochs["epoch"].max()
     final = epochs[epochs["epoch"] == last]
     middle = epochs[epochs["epoch"] == epochs["epoch"].min() + (last - epochs["epoch"].min()) // 2]
     caption = (
-        f"Validation top-1 after each epoch, {_seeds(epochs)}: thick lines are means, faint ones single seeds. "
+        f"Validation top-1 after each epoch, {_seeds(epochs)}: thick lines are means, faint ones single seeds. A line "
+        "above another at the end counts only if it is above it beyond the faint ones' spread. "
         f"Half-way (epoch {middle['epoch'].iloc[0]}) top-1 is {_range(middle['top1'])} %, after the last "
         f"epoch ({last}) {_range(final['top1'])} %."
     )
@@ -133,23 +134,37 @@ def curves(epochs: pd.DataFrame) -> tuple[Figure, str]:
 
 
 def _by_objective(runs: pd.DataFrame, key: str, label: str) -> tuple[Figure, Axes]:
-    figure = new_figure(max(6.5, 2.6 + 1.2 * runs["objective"].nunique()), 4)
+    """A figure wide enough for the strategies' names below the points, else with a legend beside them."""
+    strategies, objectives = list(looks(runs["strategy"])), runs["objective"].nunique()
+    named = 1.6 + objectives * len(strategies) * CHARACTER * max(map(len, strategies), default=0) / SHARE
+    figure = new_figure(max(6.5, named if named <= WIDEST else 2.8 + 1.3 * objectives), 4.2)
     panel = figure.subplots()
-    by_objective(panel, runs, key, label)
+    by_objective(panel, runs, key, label, names=named <= WIDEST)
+    if named > WIDEST:
+        _legend_beside(panel)
     return figure, panel
 
 
-def by_objective(panel: Axes, runs: pd.DataFrame, key: str, label: str) -> None:
-    """Draw objectives along x, strategies side by side within each; points are seeds, bars means."""
-    objectives, drawn = _objectives(runs), looks(runs["strategy"])
-    slot = 0.8 / max(1, len(drawn))
+def by_objective(panel: Axes, runs: pd.DataFrame, key: str, label: str, *, names: bool = False) -> None:
+    """Draw objectives along x, strategies side by side within each; points are seeds, bars means.
+
+    Args:
+        panel: where to draw.
+        runs: rows with columns strategy, objective, seed and `key`.
+        key: what is drawn.
+        label: of the y axis.
+        names: write the strategies' names below their points, and the objectives' below those.
+    """
+    objectives, drawn = list(dict.fromkeys(runs["objective"])), looks(runs["strategy"])
+    slot = SHARE / max(1, len(drawn))
+    places = {}
     for place, (strategy, style) in enumerate(drawn.items()):
         shown = False
         for position, objective in enumerate(objectives):
             values = runs[(runs["strategy"] == strategy) & (runs["objective"] == objective)].sort_values("seed")[key]
             if values.empty:
                 continue
-            x = position + (place - (len(drawn) - 1) / 2) * slot
+            x = places[(strategy, position)] = position + (place - (len(drawn) - 1) / 2) * slot
             spread = np.linspace(-0.22, 0.22, len(values)) * slot if len(values) > 1 else np.zeros(1)
             panel.plot(
                 x + spread,
@@ -167,19 +182,33 @@ def by_objective(panel: Axes, runs: pd.DataFrame, key: str, label: str) -> None:
             shown = True
     for border in range(1, len(objectives)):
         panel.axvline(border - 0.5, color="#E3E3E3", lw=0.8)
-    panel.set_xticks(range(len(objectives)), objectives)
     panel.set_xlim(-0.5, max(1, len(objectives)) - 0.5)
     panel.grid(visible=False, axis="x")
     panel.set(xlabel="objective", ylabel=label)
+    if not names:
+        panel.set_xticks(range(len(objectives)), objectives)
+        return
+    places = dict(sorted(places.items(), key=lambda item: item[1]))
+    panel.set_xticks(list(places.values()), [strategy for strategy, _ in places], fontsize="small")
+    for tick, (strategy, _) in zip(panel.get_xticklabels(), places, strict=True):
+        tick.set_color(drawn[strategy].color)
+    panel.set_xlabel(None)
+    for position, objective in enumerate(objectives):
+        below = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "va": "top"}
+        panel.annotate(f"objective {objective}", (position, 0), xytext=(0, -24), annotation_clip=False, **below)
+
+
+def _reference(panel: Axes, value: float, name: str) -> None:
+    """A dotted line with its name beside the panel, whose limits are set, or in its legend where it has one."""
+    panel.axhline(value, color=GREY, ls=":", lw=1.4, label=name)
+    if panel.get_legend():
+        _legend_beside(panel)
+    else:
+        label_ends(panel, [(panel.get_xlim()[1], value, name, GREY)])
 
 
 def _legend_beside(panel: Axes) -> None:
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="strategy")
-
-
-def _objectives(rows: pd.DataFrame) -> list[str]:
-    present = list(dict.fromkeys(rows["objective"]))
-    return [name for name in OBJECTIVES if name in present] + sorted(set(present) - set(OBJECTIVES))
 
 
 def _means(runs: pd.DataFrame, key: str) -> pd.Series:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from stages.core.base.names import TEACHER
 from stages.core.report.figures.distillation import by_objective
-from stages.core.report.style import GREY, looks, new_figure
+from stages.core.report.style import GREY, OWN, SHARED, looks, new_figure
 from stages.core.report.tables.encoding import threshold
 
 LOWEST = 1e-8  # float32 features do not resolve smaller errors
@@ -25,14 +25,14 @@ def floor(floors: pd.DataFrame, encoding: pd.DataFrame) -> tuple[Figure, str]:
         encoding: encoding.csv.
     """
     teacher, (_, runs) = floors[floors["backbone"] == TEACHER], _split(encoding)
-    figure = new_figure(8.6, 4.6)
+    figure = new_figure(9.4, 4.8)
     panel = figure.subplots()
-    for column, line, name in (
-        ("fixed", "-", "floor, one fixed projector"),
-        ("per_image", "--", "floor, one per image"),
+    for column, drawn_as, name in (
+        ("fixed", SHARED, "floor of one\nfixed projector"),
+        ("per_image", OWN, "floor of one projector\nper image"),
     ):
         shown = teacher[teacher[column] > 0]
-        panel.plot(shown["dims"], shown[column], color="black", ls=line, label=name)
+        panel.plot(shown["dims"], shown[column], color=drawn_as.color, ls=drawn_as.linestyle, label=name)
     drawn = looks(runs["strategy"])
     for strategy, style in drawn.items():
         rows = runs[runs["strategy"] == strategy]
@@ -63,7 +63,8 @@ def _floor_caption(teacher: pd.DataFrame, runs: pd.DataFrame) -> str:
     reached = dict(rows.groupby("strategy", sort=False)["probe_error"].min())
     own = rows.loc[_same_width(rows).index]
     text = (
-        f"Everything here is measured on the {images:,} images of the analysis sample. Lines: the energy of the "
+        f"What is on a line could not be better; what is above it is lost in training, not for want of width. All is "
+        f"measured on the {images:,} images of the analysis sample. Lines: the energy of the "
         "teacher's tokens beyond d principal directions, which is the least error of any map of rank d that one fixed "
         "linear projector reads (Eckart–Young; energies are summed over images), and the same where each image has "
         "directions of its own. Open markers: the error of the best fixed linear projector from a trained student's "
@@ -109,14 +110,17 @@ def encoding(rows: pd.DataFrame) -> tuple[Figure, str]:
         f"bandwidth_folded_{sep}": (f"SEP: bandwidth at {sep} %, folded", "share of the bins"),
     }
     figure = new_figure(max(10.5, 2.4 * runs["objective"].nunique()), 6.2)
-    for panel, (key, (title, label)) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
+    for place, (panel, (key, (title, label))) in enumerate(
+        zip(figure.subplots(2, 3).flat, panels.items(), strict=True)
+    ):
         by_objective(panel, runs, key, label)
+        panel.set_xlabel("objective" if place > 2 else None)
         panel.set_title(title)
         if key not in ("cka", "probe_error"):
             panel.axhline(teacher[key], color=GREY, ls=":")
         if key == f"bandwidth_folded_{sep}":
             panel.axhline(runs[f"permuted_{key}"].mean(), color=GREY, lw=0.8, ls="--")
-        panel.set_ylim(bottom=0, top=1.02 if key == "cka" or key.startswith("bandwidth") else None)
+        panel.set_ylim(bottom=0, top=1.05 if key == "cka" or key.startswith("bandwidth") else None)
         if runs["objective"].nunique() > 3:
             panel.tick_params(axis="x", labelrotation=30)
     handles = [
@@ -130,8 +134,9 @@ def encoding(rows: pd.DataFrame) -> tuple[Figure, str]:
     images = int(teacher["images"])
     text = (
         f"The last block of every trained student on the {images:,} images of the analysis sample; points are seeds, "
-        "bars their means, the dotted line is the teacher. The best projector's error is measured on images that it "
-        f"was not fitted on (each half in turn). {_towards(runs)} The teacher needs "
+        "bars their means, the dotted line is the teacher: what moves an encoding towards the teacher's raises "
+        "CKA, lowers the error, and brings the points to the dotted line. The best projector's error is measured on "
+        f"images that it was not fitted on (each half in turn). {_towards(runs)} The teacher needs "
         f"{teacher[f'svd_mean_{svd}']:.3g} dims for {svd} % of one image's energy and "
         f"{teacher[f'dataset_global_{dataset}']:.3g} for {dataset} % of all images'. Dims are counts, bounded by the "
         "width. SEP depends on the order of the channels, which is arbitrary: under random orders the bandwidth is "

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stages.core.analysis.energy import CAPTURED
-from stages.core.report.style import GREY, backbone_name, look, new_figure
+from stages.core.report.style import GREY, OWN, SHARED, backbone_name, label_ends, levels, new_figure
 
 LEAST = 1e-9  # share of the energy that is drawn; float32 features do not resolve much less
 
@@ -24,14 +24,13 @@ def svd_vs_pca(energy: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, A
         svd, pca: the backbone's parts of svd.json and pca.json.
     """
     rows = energy[energy["backbone"] == svd["backbone"]].sort_values("dims")
-    own, shared = look(0), look(3)
-    figure = new_figure(7.6, 4)
+    figure = new_figure(7.6, 4.2)
     panel = figure.subplots()
-    _mark_shares(panel, svd["thresholds"])
-    panel.plot(rows["dims"], rows["svd"], color=own.color, ls="-", label="SVD: a basis of its own for each image")
-    panel.plot(rows["dims"], rows["pca"], color=shared.color, ls="--", label="PCA: one basis for all images")
+    panel.plot(rows["dims"], rows["svd"], color=OWN.color, ls=OWN.linestyle, label="own basis of each image (SVD)")
+    panel.plot(rows["dims"], rows["pca"], color=SHARED.color, ls=SHARED.linestyle, label="one basis for all (PCA)")
     panel.set(xlabel="dimensions", ylabel="mean share of the energy", ylim=(0, 1.03))
     panel.set_xlim(0, rows["dims"].max())
+    _mark_shares(panel, svd["thresholds"])
     panel.set_title(f"{backbone_name(svd)}: energy in the first dimensions, last block")
     panel.legend(loc="lower right")
     both = [t for t in svd["thresholds"] if t in pca["thresholds"]]
@@ -62,10 +61,9 @@ def spectrum(energy: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Figure, str]
     shown = rows[rows["eigenvalue"] > LEAST]
     left.plot(shown["dims"], shown["eigenvalue"], color="black", lw=1.4)
     right.plot(rows["dims"], rows["eigenvalue"].cumsum(), color="black", lw=1.4)
-    _mark_shares(right, pca["thresholds"])
     needed = []
-    for position, threshold in enumerate(pca["thresholds"]):
-        chosen, drawn = pca["dims_global"][str(threshold)], look(position)
+    for threshold, drawn in zip(pca["thresholds"], levels(len(pca["thresholds"])), strict=True):
+        chosen = pca["dims_global"][str(threshold)]
         for panel in (left, right):
             panel.axvline(chosen, color=drawn.color, ls=drawn.linestyle, lw=1.2, label=f"{threshold} %: d = {chosen}")
         right.plot(chosen, threshold / 100, marker=drawn.marker, color=drawn.color)
@@ -75,13 +73,15 @@ def spectrum(energy: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Figure, str]
     right.set(ylabel="share of the energy", title="the first d directions together", ylim=(0, 1.03))
     for panel in (left, right):
         panel.set(xlabel="direction d, by falling eigenvalue", xlim=(0, rows["dims"].max()))
-    left.legend(fontsize="x-small", loc="upper right")
+    _mark_shares(right, pca["thresholds"])
+    left.legend(fontsize="small", loc="upper right")
     figure.suptitle(f"{backbone_name(pca)}: PCA spectrum of all images, last block")
     hidden = len(rows) - len(shown)
     caption = (
         f"Eigenvalues of the shared basis as shares of the energy of all tokens of {pca['images']:,} images of "
         f"`{pca['backbone']}` (not centred). The marked dims hold a share of the energy of all images together: "
-        f"{', '.join(needed)} of {pca['channels']} dimensions. The first direction alone holds "
+        f"{', '.join(needed)} of {pca['channels']} dimensions. A spectrum that falls late, or not at all, means that "
+        "no narrow basis fits all images. The first direction alone holds "
         f"{rows['eigenvalue'].iloc[0]:.1%}: it is near the mean token where the mean is large."
     )
     return figure, caption + (f" {hidden} eigenvalues below {LEAST:g} are not drawn on the left." if hidden else "")
@@ -99,18 +99,20 @@ def captured(energy: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     half = max(1, len(rows) // 10)
     found = []
-    for panel, (kind, name) in zip(panels, (("svd", "own basis"), ("pca", "shared basis")), strict=True):
-        _mark_shares(panel, svd["thresholds"])
-        for position, percent in enumerate(CAPTURED):
-            drawn = look((0, 1, 3)[position])
+    for panel, kind, name, drawn in zip(
+        panels, ("svd", "pca"), ("own basis", "shared basis"), (OWN, SHARED), strict=True
+    ):
+        for line, percent in zip(("-", "--", ":"), CAPTURED, strict=True):
             label = "median image" if percent == 50 else f"{100 - percent} % of the images hold more"
-            panel.plot(rows["dims"], rows[f"{kind}_p{percent}"], color=drawn.color, ls=drawn.linestyle, label=label)
+            panel.plot(rows["dims"], rows[f"{kind}_p{percent}"], color=drawn.color, ls=line, label=label)
         panel.set(title=f"{name} ({'SVD' if kind == 'svd' else 'PCA'})", xlabel="dimensions", ylim=(0, 1.03))
         panel.set_xlim(0, rows["dims"].max())
+        panel.legend(loc="lower right", fontsize="small")
         at = rows[rows["dims"] == half].iloc[0]
         found.append(f"{name} " + ", ".join(f"{at[f'{kind}_p{percent}']:.1%}" for percent in CAPTURED))
     panels[0].set_ylabel("share of the image's energy")
-    panels[1].legend(loc="lower right", fontsize="small")
+    for panel in panels:
+        _mark_shares(panel, svd["thresholds"])
     figure.suptitle(f"{backbone_name(svd)}: energy captured, over images")
     caption = (
         f"Share of an image's energy in its first dimensions, last block of `{svd['backbone']}`: the percentiles "
@@ -122,9 +124,8 @@ def captured(energy: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]
 
 
 def _mark_shares(panel: Axes, thresholds: Sequence[int]) -> None:
-    """A dotted line at each share of the energy, with its percents beside the panel."""
+    """A dotted line at each share of the energy, with its percents beside the panel, whose limits are set."""
     for threshold in thresholds:
         panel.axhline(threshold / 100, color=GREY, lw=0.8, ls=":")
-        place: tuple[Any, Any] = ("axes fraction", "data")
-        text: dict[str, Any] = {"va": "center", "fontsize": "x-small", "color": GREY}
-        panel.annotate(f"{threshold} %", (1.01, threshold / 100), xycoords=place, **text)
+    end = panel.get_xlim()[1]
+    label_ends(panel, [(end, threshold / 100, f"{threshold} %", GREY) for threshold in thresholds])

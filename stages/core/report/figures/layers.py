@@ -11,7 +11,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from stages.core.analysis.energy import percentiles_of_counts
-from stages.core.report.style import GREY, LINES, PALETTE, backbone_name, count, edges, look, new_figure
+from stages.core.report.style import (
+    GREY,
+    LINES,
+    OWN,
+    PALETTE,
+    backbone_name,
+    count,
+    edges,
+    legend_below,
+    levels,
+    look,
+    new_figure,
+)
 
 
 def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
@@ -23,21 +35,21 @@ def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
     rows, thresholds = svd["blocks"], svd["thresholds"]
     columns = min(2, len(thresholds))
     lines = -(-len(thresholds) // columns)
-    figure = new_figure(4.6 * columns, 2.7 * lines + 0.9)
+    figure = new_figure(4.6 * columns, 2.7 * lines + 1)
     panels = figure.subplots(lines, columns, sharex=True, squeeze=False)
     index = [row["block"] for row in rows]
-    for position, (panel, threshold) in enumerate(zip(panels.flat, thresholds, strict=False)):
-        drawn, of = look(position), _column(rows, threshold)
+    for panel, threshold in zip(panels.flat, thresholds, strict=False):
+        of = _column(rows, threshold)
         mean, std = of("dims_mean"), of("dims_std")
         low, high = np.maximum(mean - std, 0), mean + std
-        panel.fill_between(index, low, high, color=drawn.color, alpha=0.2, lw=0, label="mean ± 1 std")
+        panel.fill_between(index, low, high, color=OWN.color, alpha=0.2, lw=0, label="mean ± 1 standard deviation")
         panel.plot(index, of("dims_p25"), color=GREY, lw=1, ls="--", label="quartiles")
         panel.plot(index, of("dims_p75"), color=GREY, lw=1, ls="--")
-        panel.plot(index, mean, color=drawn.color, marker="o", label="mean over images")
+        panel.plot(index, mean, color=OWN.color, marker=OWN.marker, label="mean over images")
         panel.set(title=f"{threshold} % of the energy", ylabel="dimensions")
         panel.set_ylim(bottom=0)
         panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.legend(fontsize="x-small", loc="best")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     for panel in panels.flat[len(thresholds) :]:
         panel.remove()
     for panel in panels.flat[: len(thresholds)][-columns:]:
@@ -50,7 +62,8 @@ def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
     caption = (
         f"Dimensions that one image's tokens need for a share of their energy, in each of {count(rows, 'block')} "
         f"of `{svd['backbone']}`, over {svd['images']:,} images of {', '.join(tokens)} tokens. The line is the "
-        "mean over images, the band one standard deviation either side, the dashed lines the quartiles. "
+        "mean over images, the band one standard deviation either side, the dashed lines the quartiles. Where the "
+        "line rises, images need more dimensions the deeper the block; where it falls, the network compresses them. "
         f"For {top} % the mean goes from {means[0]:.1f} in block {index[0]} to {means[-1]:.1f} in block "
         f"{index[-1]}; it is largest in block {index[int(means.argmax())]} ({means.max():.1f}). At most "
         f"{min(rows[-1]['tokens'], rows[-1]['channels'])} dimensions are possible in the last block (the smaller of "
@@ -85,7 +98,7 @@ def layers_of_backbones(svd: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, s
     for panel in (left, right):
         panel.set(xlabel="depth (block / number of blocks)", xlim=(0, 1.02))
         panel.set_ylim(bottom=0)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="x-small")
+    legend_below(figure, left, most=3)
     figure.suptitle(f"Dimensions for {level} % of one image's energy, block by block, every backbone")
     shares = "; ".join(f"`{backbone}` {share:.0%}" for backbone, share in last.items())
     caption = (
@@ -113,20 +126,21 @@ def stages(counts: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
     for panel, stage in zip(panels.flat, of_stages, strict=False):
         of = rows[rows["block"] == stage["block"]]
         p99s = []
-        for position, threshold in enumerate(thresholds):
-            drawn, at = look(position), of[of["threshold"] == threshold]
+        for threshold, drawn in zip(thresholds, levels(len(thresholds)), strict=True):
+            at = of[of["threshold"] == threshold]
             p99 = float(percentiles_of_counts(np.bincount(at["dims"], at["images"]), [99])[0])
             style: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.45, "edgecolor": drawn.color, "lw": 1.2}
-            label = f"{threshold} %: 99th percentile {p99:.4g}"
+            label = f"{threshold} %: {p99:.4g}"
             panel.hist(at["dims"], edges(at["dims"]), weights=at["images"], color=drawn.color, label=label, **style)
-            panel.axvline(p99, ymax=0.7, color=drawn.color, ls=drawn.linestyle, lw=1.2)  # the legend is above
+            panel.axvline(p99, ymax=0.65, color=drawn.color, ls=drawn.linestyle, lw=1.2)  # the legend is above
             p99s.append(f"{p99:.4g}")
         panel.set(title=f"stage {stage['block']}: {stage['tokens']:,} tokens, {stage['channels']} channels")
         panel.set(xlabel="dimensions", ylabel="images")
-        panel.set_ylim(top=1.6 * panel.get_ylim()[1])  # room for the legend
+        panel.set_ylim(top=1.7 * panel.get_ylim()[1])  # room for the legend
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.yaxis.get_major_locator().set_params(integer=True)
-        panel.legend(fontsize="x-small", loc="upper left", ncols=2)
+        panel.legend(fontsize="small", loc="upper left", ncols=2, title="share of the energy: 99th percentile")
+        panel.get_legend().get_title().set_fontsize("small")
         summary.append(f"stage {stage['block']}: {', '.join(p99s)} of {min(stage['tokens'], stage['channels'])}")
     for panel in panels.flat[len(of_stages) :]:
         panel.remove()

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stages.core.base.names import setting_name
 from stages.core.evidence.training_logs import PublishedCurve
-from stages.core.report.style import look, new_figure
+from stages.core.report.style import LINES, looks, new_figure
 
 
 def curves(epochs: pd.DataFrame, published: Sequence[PublishedCurve]) -> tuple[Figure, str]:
@@ -21,15 +21,20 @@ def curves(epochs: pd.DataFrame, published: Sequence[PublishedCurve]) -> tuple[F
     figure = new_figure(7.2, 4.2)
     panel = figure.subplots()
     sentences = []
-    for position, log in enumerate(published):
-        style, name = look(position), setting_name(log.strategy, log.objective)
+    drawn, objectives = (
+        looks(log.strategy for log in published),
+        list(dict.fromkeys(log.objective for log in published)),
+    )
+    for log in published:
+        style, name = drawn[log.strategy], setting_name(log.strategy, log.objective)
+        line = LINES[objectives.index(log.objective) % len(LINES)]
         rows = epochs[(epochs["strategy"] == log.strategy) & (epochs["objective"] == log.objective)]
         for index, (_, one) in enumerate(rows.sort_values("epoch").groupby("seed")):
             panel.plot(
                 one["epoch"] + 1,  # curves.csv counts finished epochs from 0
                 one["top1"],
                 color=style.color,
-                ls=style.linestyle,
+                ls=line,
                 lw=1.2,
                 label=None if index else f"{name}, here",
             )
@@ -50,7 +55,8 @@ def curves(epochs: pd.DataFrame, published: Sequence[PublishedCurve]) -> tuple[F
     panel.legend(loc="lower right")
     return figure, (
         "Validation top-1 by epochs trained: lines are this project's runs, one for each seed, symbols the published "
-        f"logs of the same setting (reports/reference/training_logs.yaml). {' '.join(sentences)}"
+        "logs of the same setting (reports/reference/training_logs.yaml): a reproduction runs through its symbols. "
+        f"{' '.join(sentences)}"
     )
 
 

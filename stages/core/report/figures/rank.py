@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stages.core.report.style import GREY, backbone_name, look, new_figure
+from stages.core.report.style import GREY, OWN, SHARED, backbone_name, new_figure
 
 LEVEL = "95"  # percent of the energy whose dims are drawn
-BASES = {"shared": "directions that all images share", "own": "each image's own directions"}
+BASES = {"own": "each image's own directions", "shared": "directions that all images share"}
 
 
 def accuracy_by_dims(
@@ -33,12 +33,11 @@ def accuracy_by_dims(
         color=GREY,
         fontsize="small",
     )
-    for position, (basis, name) in enumerate(BASES.items()):
-        drawn = look(position)
+    for (basis, name), drawn in zip(BASES.items(), (OWN, SHARED), strict=True):
         panel.plot(curve["dims"], curve[basis], color=drawn.color, marker=drawn.marker, ls=drawn.linestyle, label=name)
         dims = energy.get(basis, {}).get(LEVEL)
         if dims is not None:
-            label = f"{LEVEL} % of the energy, {basis}: {dims:g}"
+            label = f"{LEVEL} % of the energy, {basis}: {dims:.3g}"
             panel.axvline(dims, color=drawn.color, lw=0.9, ls=(0, (2, 2)), label=label)
     panel.set_xscale("log")
     ticks = [d for d in curve["dims"] if d in (1, 2, 3, 5, 8, 15, 28, 52, 96, 192, 384) or d == curve["dims"].iloc[-1]]
@@ -47,7 +46,7 @@ def accuracy_by_dims(
     panel.set_ylim(bottom=0)
     panel.set(xlabel="dimensions that every token keeps", ylabel="teacher's top-1 on the validation images, %")
     panel.set_title(f"{backbone_name({'backbone': 'teacher', **rank})}: dims that accuracy needs")
-    panel.legend(loc="lower right")
+    panel.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")  # a dotted line may pass behind
     kept = "; ".join(
         f"{name}: "
         + ", ".join(
@@ -66,6 +65,7 @@ def accuracy_by_dims(
         f"Top-1 of the teacher when the patch tokens of {place} keep their first d dimensions and the rest of the "
         f"network runs on what is left. Dims that keep a share of its {rank['top1']:.2f} %: {kept}. Dotted: the dims "
         f"that hold {LEVEL} % of the energy (own: mean over images). Energy says how many directions are large, "
-        "accuracy how many matter."
+        "accuracy how many matter: where a curve is flat before its dotted line, directions that hold energy are not "
+        "used, and where it still rises beyond, small directions count."
     )
     return figure, caption

@@ -24,9 +24,9 @@ def rotation(angles: pd.DataFrame, overlap: pd.DataFrame, metrics: Mapping[str, 
         overlap: overlap.csv, rows of any backbones.
         metrics: the backbone's part of rotation.json.
     """
-    figure = new_figure(9.6, 4.2)
+    figure = new_figure(9.6, 4.6)
     left, right = figure.subplots(1, 2)
-    positions = {"within": 0, "across": 3, "shared": 2, "random": 7}
+    positions = {"within": 0, "across": 3, "shared": 2, "random": 8}
     for kind in metrics["kinds"]:
         drawn = look(positions[kind])
         rows = angles[(angles["backbone"] == metrics["backbone"]) & (angles["kind"] == kind)].sort_values("angle")
@@ -37,6 +37,8 @@ def rotation(angles: pd.DataFrame, overlap: pd.DataFrame, metrics: Mapping[str, 
         right.plot(rows["overlap"], rows["percentile"], color=drawn.color, ls=drawn.linestyle)
     expected = metrics["expected_random_overlap"]
     right.axvline(expected, color=GREY, ls=":", lw=1)
+    beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "color": GREY, "fontsize": "small"}
+    right.annotate(f"expected of\nrandom ones: {expected:.3g}", (expected, 88), **beside)
     left.set(xlabel="principal angle, smallest first", ylabel="degrees (mean, 5–95 % of pairs)", ylim=(0, 91))
     left.set_yticks(range(0, 91, 15))
     left.xaxis.get_major_locator().set_params(integer=True)
@@ -53,7 +55,8 @@ def rotation(angles: pd.DataFrame, overlap: pd.DataFrame, metrics: Mapping[str, 
     ranks, stable = metrics["effective_rank"], metrics["stable_rank"]
     caption = (
         f"Angles between the subspaces of the first {k} right singular vectors of two images; {k} is the median "
-        f"number of dimensions for {metrics['level']} % of an image's energy, of {metrics['channels']}. Mean "
+        f"number of dimensions for {metrics['level']} % of an image's energy, of {metrics['channels']}. The nearer the "
+        "images' curves come to that of random subspaces, the more their subspaces rotate from image to image. Mean "
         f"overlap (mean angle, pairs): {overlaps}. Equal subspaces have overlap 1, random "
         f"ones {expected:.3f} on average (dotted)."
         f"{within} An overlap above that of random ones shows only that the images have something in common, for "

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stages.core.report.style import GREY, LINES, PALETTE, backbone_name, count, look, new_figure
+from stages.core.report.style import GREY, LINES, PALETTE, backbone_name, count, legend_below, look, new_figure
 
 
 def sep(curves: pd.DataFrame, metrics: Mapping[str, Any], backbone: str) -> tuple[Figure, str]:
@@ -154,16 +154,16 @@ def sep_backbones(curves: pd.DataFrame, sep: Mapping[str, Mapping[str, Any]]) ->
         right.fill_between(share, band["permuted_p5"], band["permuted_p95"], color=drawn.color, alpha=0.12, lw=0)
         distances[backbone] = float((rows["observed"] - share).abs().max())
     left.set(ylabel="mean share of a token's energy", title="SEP", xlim=(0, 1), ylim=(0, 1.02))
-    right.set(title="SEP minus the diagonal; bands: permuted channels, 5–95 %")
+    right.set(title="SEP minus the diagonal")
     for panel in (left, right):
         panel.set_xlabel("share of the frequency bins")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="x-small")
-    figure.suptitle("Spectral Energy Pattern of every backbone, full spectrum")
+    legend_below(figure, left, most=3)
+    figure.suptitle("Spectral Energy Pattern (SEP) of every backbone, full spectrum")
     largest = "; ".join(f"`{backbone}` {distance:.3f}" for backbone, distance in distances.items())
     caption = (
         f"Mean SEP of the last block of {count(sep, 'backbone')}, full spectrum. Right: "
-        f"the same minus the diagonal, over the band of randomly permuted channels. Largest distances: {largest}."
+        "the same minus the diagonal, over the band of 5 to 95 % of random orders of the channels: a curve within its "
+        f"band shows nothing that any order would not. Largest distances from the diagonal: {largest}."
     )
     return figure, caption
 
@@ -175,8 +175,8 @@ def permutation(curves: pd.DataFrame, sep: Mapping[str, Mapping[str, Any]]) -> t
         curves: sep_curves.csv.
         sep: sep.json.
     """
-    figure = new_figure(12, 4.2 + 0.2 * len(sep))
-    left, right = figure.subplots(1, 2)
+    figure = new_figure(11, 4 + 0.2 * len(sep))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.4))
     left.axhline(0, color=GREY, ls=":")
     right.axvline(0, color=GREY, lw=1)
     levels = sorted(set.intersection(*(set(of["thresholds"]) for of in sep.values())))[-2:]
@@ -193,13 +193,15 @@ def permutation(curves: pd.DataFrame, sep: Mapping[str, Mapping[str, Any]]) -> t
             right.errorbar(mean, position + shift, xerr=ends, fmt=drawn.marker, color=drawn.color, mfc=face, lw=1.2)
     left.set(xlabel="share of the frequency bins", ylabel="mean share of a token's energy,\nminus the diagonal")
     left.set(title="mean SEP under random orders", xlim=(0, 1))
-    right.set_yticks(range(len(sep)), [backbone_name(of) for of in sep.values()])
+    right.set_yticks(range(len(sep)), [backbone_name(of) for of in sep.values()], fontsize="small")
     right.set_ylim(len(sep) - 0.5, -0.5)
     limit = max(map(abs, right.get_xlim()))
     right.set_xlim(-limit, limit)
+    right.locator_params(axis="x", nbins=5)
     marks = ", ".join(f"b({level / 100:g}) {mark}" for level, mark in zip(levels, ("filled", "hollow"), strict=False))
-    right.set(xlabel="bandwidth, permuted minus observed\n(mean and 5–95 % of orders)", title=marks)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="x-small")
+    right.set(xlabel="bandwidth, permuted minus observed,\nmean and 5–95 % of orders", title=marks)
+    if len(sep) > 1:
+        legend_below(figure, left, most=3)
     figure.suptitle("SEP under random orders of the channels, full spectrum")
     shifts = "; ".join(
         f"`{backbone}` " + ", ".join(f"{of['permutation']['shift'][str(level)]:+.4f}" for level in levels)

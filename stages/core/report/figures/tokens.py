@@ -11,7 +11,7 @@ from stages.core.report.style import GREY, backbone_name, look, new_figure
 
 BASIS_LABELS = {"channels": "over the channels", "pca": "over the PCA directions of the dataset"}
 
-ORDER_LABELS = {"leading": "first directions of the shared basis", "fewest": "fewest directions, chosen for each token"}
+ORDER_LABELS = {"leading": "first directions of the shared basis", "fewest": "fewest, chosen for each token"}
 
 
 def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Figure, str]:
@@ -21,15 +21,15 @@ def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Fig
         percentiles: participation.csv, rows of any backbones.
         pca: the backbone's part of pca.json.
     """
-    figure = new_figure(9.6, 4.4)
+    figure = new_figure(10.4, 5)
     left, right = figure.subplots(1, 2)
     white = (pca["channels"] + 2) / 3
     for position, basis in enumerate(BASES):
         rows = percentiles[(percentiles["backbone"] == pca["backbone"]) & (percentiles["basis"] == basis)]
         color = look(3 * position).color
-        left.plot(rows["observed"], rows["percentile"], color=color, label=f"{BASIS_LABELS[basis]}, observed")
-        left.plot(rows["gaussian"], rows["percentile"], color=color, ls="--", label=f"{BASIS_LABELS[basis]}, Gaussian")
-    left.axvline(white, color=GREY, ls=":", label=f"white noise in any basis: (D + 2)/3 = {white:.3g}")
+        left.plot(rows["observed"], rows["percentile"], color=color, label=BASIS_LABELS[basis])
+        left.plot(rows["gaussian"], rows["percentile"], color=color, ls="--", label="the same, Gaussian tokens")
+    left.axvline(white, color=GREY, ls=":", label=f"white noise in any basis: {white:.3g}")
     left.set(xlabel="participation ratio of a token, coordinates", ylabel="tokens at or below, %", ylim=(0, 100))
     left.set_xlim(left=0)
     left.set_title("coordinates that share a token's energy")
@@ -50,14 +50,15 @@ def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Fig
                 color=drawn.color,
                 markerfacecolor=face or drawn.color,
                 lw=1.2,
-                label=f"{ORDER_LABELS[order]}, {'observed' if name == 'observed' else 'Gaussian'}",
+                label=ORDER_LABELS[order] if name == "observed" else "the same, Gaussian tokens",
             )
     right.set_xticks(list(places), [f"{threshold} %" for threshold in pca["thresholds"]])
     right.set(xlabel="share of the token's energy", ylabel="directions (mean, 5–95 % of tokens)")
     right.set_ylim(bottom=0)
+    right.yaxis.get_major_locator().set_params(integer=True)
     right.set_title("PCA directions that a single token needs")
     for panel in (left, right):
-        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize="x-small")
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize="small")
     figure.suptitle(f"{backbone_name(pca)}: how far a single token spreads, last block")
     ratios, top = pca["participation_ratio"], str(max(pca["thresholds"]))
     both = "; ".join(
@@ -68,8 +69,8 @@ def token_spread(percentiles: pd.DataFrame, pca: Mapping[str, Any]) -> tuple[Fig
     caption = (
         f"Left: the participation ratio (Σe)²/Σe² of {pca['tokens_with_energy']:,} tokens of `{pca['backbone']}`, of "
         f"{pca['channels']} at most; it does not depend on the order of the coordinates. On average {both}. White "
-        f"noise has about {white:.1f} in any basis, not {pca['channels']}. Right: directions of the shared basis "
-        f"for a share of one token's energy; for {top} % the first "
+        f"noise has about (D + 2)/3 = {white:.1f} in any basis, not {pca['channels']}. Right: directions of the "
+        f"shared basis for a share of one token's energy; for {top} % the first "
         f"{needed['leading'][top]['observed']['mean']:.1f} on average "
         f"(Gaussian {needed['leading'][top]['gaussian']['mean']:.1f}), or any "
         f"{needed['fewest'][top]['observed']['mean']:.1f} chosen for the token (Gaussian "
