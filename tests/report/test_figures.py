@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from stages.core.analysis import nulls
 from stages.core.analysis.energy import shares
@@ -159,3 +160,18 @@ def test_the_projects_strategies_have_looks_of_their_own():
     assert list(drawn) == [*style.KNOWN, "another"]
     assert len({look.color for name, look in drawn.items() if name != "another"}) == len(style.KNOWN)
     assert len({look.marker for name, look in drawn.items() if name != "another"}) == len(style.KNOWN)
+
+
+def test_the_colours_of_a_saved_figure_are_those_that_were_drawn(tmp_path):
+    figure = style.new_figure(3, 2)
+    panel = figure.subplots()
+    panel.imshow(np.random.default_rng(0).random((30, 30)), cmap="cividis")  # takes all the colours that there are
+    for position, color in enumerate(style.PALETTE):
+        panel.plot([position], [position], "o", color=color, ms=4)
+    style.save(figure, tmp_path, "saved")
+    figure.savefig(tmp_path / "drawn.png", dpi=style.PNG_DPI)
+    with Image.open(tmp_path / "saved.png") as saved, Image.open(tmp_path / "drawn.png") as drawn:
+        assert saved.mode == "P"
+        a, b = (np.asarray(image.convert("RGB")).astype(int) for image in (saved, drawn))
+    assert np.abs(a - b).max() <= 12  # of 255, in any channel
+    assert (tmp_path / "saved.png").stat().st_size < (tmp_path / "drawn.png").stat().st_size
