@@ -19,7 +19,7 @@ INDEX = Page("index.html", "Overview")
 FILES = {
     "params.yaml": "every parameter of this run",
     "dvc.lock": "what each stage read and wrote, by digests",
-    "reports/metrics.json": "the headline numbers, as `dvc exp show` prints them",
+    "reports/metrics.json": "the headline numbers, as `dvc metrics show` prints them",
     "reports/data.json": "the images: splits, classes, counts, digests",
     "reports/audit.json": "every published claim with its verdict",
     "reports/README.md": "what each file and column means",
