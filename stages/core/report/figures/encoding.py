@@ -63,8 +63,8 @@ def _floor_caption(teacher: pd.DataFrame, runs: pd.DataFrame) -> str:
     reached = dict(rows.groupby("strategy", sort=False)["probe_error"].min())
     own = rows.loc[_same_width(rows).index]
     text = (
-        f"What is on a line could not be better; what is above it is lost in training, not for want of width. All is "
-        f"measured on the {images:,} images of the analysis sample. Lines: the energy of the "
+        "A student on the dashed line could not be nearer to its teacher at its rank; what separates it from that line "
+        f"is no want of width. All is measured on the {images:,} images of the analysis sample. Lines: the energy of the "
         "teacher's tokens beyond d principal directions, which is the least error of any map of rank d that one fixed "
         "linear projector reads (Eckart–Young; energies are summed over images), and the same where each image has "
         "directions of its own. Open markers: the error of the best fixed linear projector from a trained student's "
