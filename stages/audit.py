@@ -7,6 +7,7 @@ it; each verdict names the run it comes from. `python -m stages.tools.verdicts` 
 import argparse
 from collections import Counter
 
+from stages import messages
 from stages.core.base.errors import run
 from stages.core.base.files import write_json
 from stages.core.evidence import studies
@@ -22,10 +23,13 @@ def main() -> None:
     runs = {studies.CURRENT: read_results(RESULTS, MANIFEST)}
     runs |= {study.name: read_results(study.results, study.data) for study in studies.read(STUDIES)}
     claims = read_register(REFERENCE)
+    messages.begin("audit", f"judges {len(claims)} published claims by {len(runs)} reproductions")
     verdicts = [judge_all(claim, runs) for claim in claims]
     counted = Counter(verdict["verdict"] for verdict in verdicts)
     counts = {verdict: counted[verdict] for verdict in (CONFIRMED, CONTRADICTED, NOT_MEASURED)}
     write_json(AUDIT, {"counts": counts, "claims": verdicts})
+    found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    messages.end("audit", f"of {len(claims)} published claims {found}", AUDIT)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 It needs neither data nor weights, so the published costs can be audited anywhere.
 """
 
+from typing import Any
+
 import timm
 
+from stages import messages
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, write_json
 from stages.core.models.cost import flops, parameters
@@ -24,7 +27,8 @@ IMAGE_SIZE = 224
 
 def main() -> None:
     """Write the counts of each student."""
-    counts = {}
+    messages.begin("cost", "counts parameters and operations of the paper's students")
+    counts: dict[str, dict[str, Any]] = {}
     for strategy, architecture in STUDENTS.items():
         model = timm.create_model(architecture, **ARGUMENTS.get(strategy, {}))
         counts[strategy] = {
@@ -34,6 +38,8 @@ def main() -> None:
         }
     with atomic_folder(COST) as folder:
         write_json(folder / "metrics.json", counts)
+    least, most = (choose(count["parameters"] for count in counts.values()) / 1e6 for choose in (min, max))
+    messages.end("cost", f"{least:.2f} to {most:.2f} million parameters in {len(counts)} students", COST)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ On the analysis sample: frequency intensity, token entropy, activations and grad
 from pathlib import Path
 from typing import Any
 
+from stages import messages
 from stages.core.analysis import dynamics
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, write_csv
@@ -26,6 +27,7 @@ MEASURES = ("block", *dynamics.MEASURES)
 def main() -> None:
     """Write one row for each block of each model that params name, and another table of the kept epochs' models."""
     settings = params.load(PARAMS)
+    messages.begin("dynamics", f"every block of the teacher and of {len(settings.grid.runs)} students")
     device = machine.device()
     machine.share_cores(device)
     sample = image_list(settings.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
@@ -37,7 +39,7 @@ def main() -> None:
 
     rows = measured(TEACH, {"run": TEACHER, "strategy": TEACHER})
     kept_rows = []
-    for one in settings.grid.listed():
+    for one in messages.bar(settings.grid.listed(), "dynamics", "student"):
         names = {"run": one.name, **one._asdict()}
         rows += measured(TRAIN / one.name, names)
         for epoch, folder in folders.kept_epochs(TRAIN / one.name).items():
@@ -46,6 +48,8 @@ def main() -> None:
         write_csv(out / "blocks.csv", rows, columns=(*NAMES, *MEASURES))
         if kept_rows:
             write_csv(out / "kept_blocks.csv", kept_rows, columns=(*NAMES, "epoch", *MEASURES))
+    blocks = len(rows) + len(kept_rows)
+    messages.end("dynamics", f"frequencies, entropy, activations and gradients of {blocks} blocks", DYNAMICS)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stages import messages
 from stages.core.analysis import last_block
 from stages.core.analysis.cka import block_cka
 from stages.core.analysis.encoding import measure
@@ -44,6 +45,7 @@ def main() -> None:
     runs = project.grid.listed()
     names = [one.name for one in runs]
     prune_students(names)
+    messages.begin("encode", f"the last tokens of {len(runs)} students beside the teacher's")
     device = machine.device()
     machine.share_cores(device)
     sample = image_list(project.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
@@ -57,7 +59,7 @@ def main() -> None:
     own, floors = measure(teacher_tokens, **options)
     images, channels, rows, columns = target.shape
     shape = {"images": images, "rows": rows, "columns": columns}
-    measured = [
+    measured: list[dict[str, Any]] = [
         {
             "run": TEACHER,
             "strategy": TEACHER,
@@ -69,7 +71,7 @@ def main() -> None:
         }
     ]
     by_block: list[np.ndarray] = []
-    for one in runs:
+    for one in messages.bar(runs, "encode", "student"):
         student = folders.load(TRAIN / one.name).to(device)
         found = last_block.last_maps(student, batches, device)
         tokens = last_block.tokens_of(found)
@@ -100,6 +102,9 @@ def main() -> None:
         for name, cka in zip(names, by_block, strict=True):
             write_npy(folder / f"cka-{name}.npy", cka)  # [student's blocks, teacher's blocks]
         write_json(folder / "metrics.json", {"runs": measured})
+    errors = sorted((float(row["probe_error"]), str(row["run"])) for row in measured[1:])
+    low, high = (f"{error:.3f} ({name})" for error, name in (errors[0], errors[-1]))
+    messages.end("encode", f"the best projector's relative error is {low} to {high}", ENCODE)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from stages import arguments
+from stages import arguments, messages
 from stages.core.base.errors import full_disk_reported, run
-from stages.core.base.files import atomic_folder, sha256
+from stages.core.base.files import atomic_folder, read_json, sha256
 from stages.core.base.names import TEACHER
 from stages.core.config import params, schema
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
 from stages.core.features import extraction
+from stages.core.features.store import RECORD
 from stages.core.models import backbones, folders
 from stages.core.runtime import distributed, machine
 from stages.paths import EXTRACT, MANIFEST, PARAMS, PREPARE, TEACH
@@ -49,6 +50,8 @@ def extract(parameters: params.Params, backbone: str) -> None:
     """Extract this process's share of the sample."""
     sample = image_list(parameters.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
     with distributed.joined() as world:
+        if world.primary:
+            messages.begin(f"extract {backbone}", f"features of {len(sample.files):,} images")
         model, provenance = load(backbone, parameters.analysis)
         model = model.to(world.device)
         batches = evaluation_batches(
@@ -57,13 +60,17 @@ def extract(parameters: params.Params, backbone: str) -> None:
         with atomic_folder(EXTRACT / backbone) if world.primary else full_disk_reported(EXTRACT / backbone) as folder:
             extraction.extract(
                 model,
-                batches,
+                messages.bar(batches, f"extract {backbone}", "batch") if world.primary else batches,
                 world.broadcast(folder),
                 images=len(sample.files),
                 world=world,
                 layerwise=backbone in parameters.analysis.layerwise,
                 provenance=provenance,
             )
+        if world.primary:
+            found = read_json(EXTRACT / backbone / RECORD)["blocks"]
+            shape = " × ".join(str(found[-1][name]) for name in ("tokens", "channels"))
+            messages.end(f"extract {backbone}", f"{len(found)} blocks, the last of {shape} values", EXTRACT / backbone)
 
 
 if __name__ == "__main__":

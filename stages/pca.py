@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages import arguments
+from stages import arguments, messages
 from stages.core.analysis.energy import by_threshold, dims, profile, shares, statistics
 from stages.core.analysis.nulls import fit_gaussian
 from stages.core.analysis.participation import count, gaussian_spreads, ratio_percentiles, spread_metrics, token_spreads
@@ -20,6 +20,8 @@ def main() -> None:
     analysis = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, analysis.backbones)
     thresholds = analysis.pca.thresholds
+    stage = f"pca {backbone}"
+    messages.begin(stage, "the dims that each image's tokens need in the basis that all images share")
     tokens = last_block(EXTRACT / backbone)
     channels = tokens.shape[2]
     eigenvalues, basis = principal_directions(tokens)
@@ -46,6 +48,7 @@ def main() -> None:
         # percentiles 0 … 100 over tokens, [(channels, pca), (observed, gaussian), 101]
         write_npy(folder / "participation.npy", ratio_percentiles(observed, gaussian))
         write_json(folder / "metrics.json", metrics)
+    messages.end(stage, messages.energy_dims(metrics["dims_p99"], channels), PCA / backbone)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import shutil
 from contextlib import suppress
 
+from stages import messages
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, write_json, write_text
 from stages.core.config import params
@@ -18,6 +19,7 @@ def main() -> None:
     data = parameters.dataset
     recorded = read_json(MANIFEST) if MANIFEST.is_file() else {}
 
+    messages.begin("prepare", f"checks and lists the images of {data.label}")
     surveyed = None
     if data.reader != "digits":
         surveyed = survey(data, PREPARE)
@@ -41,6 +43,8 @@ def main() -> None:
         write_text(index_file(PREPARE, key), "\n".join(split.files) + "\n")
     write_text(index_file(PREPARE, "sample"), "\n".join(sample) + "\n")
     write_json(MANIFEST, manifest)
+    train, val = (f"{manifest[part]['images']:,}" for part in ("train", "val"))
+    messages.end("prepare", f"{train} training and {val} validation images, {len(sample):,} to analyse", PREPARE)
 
 
 if __name__ == "__main__":

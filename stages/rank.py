@@ -1,5 +1,6 @@
 """Dims that accuracy needs: the teacher's top-1 on the validation images with few dimensions of its tokens kept."""
 
+from stages import messages
 from stages.core.analysis import rank
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, write_csv, write_json
@@ -19,6 +20,7 @@ def main() -> None:
     data, options = settings.dataset, settings.analysis.rank
     device = machine.device()
     machine.share_cores(device)
+    messages.begin("rank", "the teacher's top-1 with its last tokens kept in ever fewer dims")
     teacher = folders.load(TEACH).to(device)
     sample, validation = (
         evaluation_batches(
@@ -35,12 +37,13 @@ def main() -> None:
     try:
         block = rank.last_read_block(teacher, images.to(device))
     except UserError as error:  # the rest of the pipeline does not need it
-        print(f"rank: not measured: {error}")
+        found = f"not measured: {error}"
         metrics = {**record, "not_measured": str(error)}
     else:
         shared = rank.shared_directions(teacher, sample, device, block)
         dims = rank.grid(len(shared), options.points)
-        whole, top1 = rank.top1_by_dims(teacher, validation, device, block=block, shared=shared, dims=dims)
+        batches = messages.bar(validation, "rank", "batch")
+        whole, top1 = rank.top1_by_dims(teacher, batches, device, block=block, shared=shared, dims=dims)
         rows = [{"dims": d, **{name: curve[place] for name, curve in top1.items()}} for place, d in enumerate(dims)]
         metrics = {
             **record,
@@ -51,9 +54,13 @@ def main() -> None:
             "shares": options.shares,
             "bases": rank.summary(dims, top1, whole, options.shares),
         }
+        share = messages.shown_level(options.shares)
+        kept, own = (metrics["bases"][basis]["dims"][str(share)] for basis in ("shared", "own"))
+        found = f"{kept} of {len(shared)} shared dims, or {own} of each image's own, keep {share} % of top-1"
     with atomic_folder(RANK) as folder:
         write_json(folder / "metrics.json", metrics)
         write_csv(folder / "curve.csv", rows, columns=("dims", *rank.BASES))  # top-1, percent
+    messages.end("rank", found, RANK)
 
 
 if __name__ == "__main__":

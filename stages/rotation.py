@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from stages import arguments
+from stages import arguments, messages
 from stages.core.analysis import subspaces, svd
 from stages.core.analysis.energy import PERCENTILES, dims, shares, summary
 from stages.core.base.arrays import read_npy, write_npy
@@ -21,6 +21,8 @@ def main() -> None:
     analysis = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, analysis.backbones)
     rotation = analysis.rotation
+    stage = f"rotation {backbone}"
+    messages.begin(stage, "how far the images' own subspaces differ")
     tokens = last_block(EXTRACT / backbone)
     classes = [file.partition("/")[0] for file in read_index(index_file(PREPARE, "sample"))]
     if len(classes) != len(tokens):
@@ -64,6 +66,9 @@ def main() -> None:
         write_npy(folder / "angles.npy", np.array(bands))  # [kinds, (mean, p5, p95), k], in degrees
         write_npy(folder / "overlap.npy", np.array([np.percentile(found, PERCENTILES) for found in overlaps.values()]))
         write_json(folder / "metrics.json", metrics)
+    means = {kind: f"{found.mean():.2f}" for kind, found in overlaps.items()}
+    found = f"subspaces of {k} dims overlap by {means['within']} within a class, {means['across']} across classes"
+    messages.end(stage, f"{found}, random ones by {means['random']}", ROTATION / backbone)
 
 
 if __name__ == "__main__":

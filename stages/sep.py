@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages import arguments
+from stages import arguments, messages
 from stages.core.analysis import intervals, nulls, permutation, sep
 from stages.core.analysis.energy import shares
 from stages.core.base.arrays import write_npy
@@ -18,6 +18,8 @@ def main() -> None:
     analysis = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, analysis.backbones)
     settings = analysis.sep
+    stage = f"sep {backbone}"
+    messages.begin(stage, f"how each token spreads its energy, beside {settings.permutations} random channel orders")
     tokens = last_block(EXTRACT / backbone)
     channels = tokens.shape[2]
     images = sep.image_dims(tokens, settings.thresholds)
@@ -65,6 +67,10 @@ def main() -> None:
             write_npy(folder / f"std_{name}.npy", token_std[name])  # over tokens, [bins]
             write_npy(folder / f"dims_{name}.npy", images.observed[name].astype(np.int32))
         write_json(folder / "metrics.json", recorded)
+    level = max(settings.thresholds)
+    wide, null = (round(100 * recorded[name][str(level)]) for name in ("bandwidth", "white_noise_bandwidth"))
+    found = f"{level} % of the energy need {wide} % of the channel frequencies (white noise: {null} %)"
+    messages.end(stage, found, SEP / backbone)
 
 
 if __name__ == "__main__":

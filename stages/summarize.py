@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pandas as pd
 
+from stages import messages
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, prune, read_json, write_json, write_text
 from stages.core.base.names import TEACHER
@@ -34,8 +35,6 @@ from stages.paths import (
 )
 from stages.pruning import prune_students
 
-OF_THE_MACHINE = ("train_images_per_s", "device")  # left out: tracked results are the same on every machine
-
 
 def main() -> None:
     """Write the results that audit and report read, of the runs and backbones in params."""
@@ -47,7 +46,8 @@ def main() -> None:
     for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
         prune(folder, backbones)
 
-    teacher = {name: value for name, value in read_json(TEACH / "metrics.json").items() if name not in OF_THE_MACHINE}
+    messages.begin("summarize", f"tables of {len(names)} students and {len(backbones)} backbones")
+    teacher = read_json(TEACH / "metrics.json")
     folders = {"svd": SVD, "pca": PCA, "sep": SEP, "rotation": ROTATION}
     analyses = {name: analysis_tables.by_backbone(folder, backbones) for name, folder in folders.items()}
     runs = runs_table([{"run": name, **read_json(TRAIN / name / "metrics.json")} for name in names])
@@ -106,6 +106,9 @@ def main() -> None:
         "dims_p99": {name: {shown: analyses[name][shown]["dims_p99"].get("95")} for name in ("svd", "pca")},
     }
     write_json(REPORTS / "metrics.json", headline)
+    ordered = runs.sort_values("top1", kind="stable")
+    low, high = (f"{top1:.1f} % ({name})" for top1, name in ordered[["top1", "run"]].values[[0, -1]])
+    messages.end("summarize", f"top-1 from {low} to {high}, of the teacher {teacher['top1']:.1f} %", RESULTS)
 
 
 if __name__ == "__main__":

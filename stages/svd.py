@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages import arguments
+from stages import arguments, messages
 from stages.core.analysis import svd
 from stages.core.analysis.energy import profile, statistics, statistics_of
 from stages.core.base.arrays import write_npy
@@ -18,6 +18,8 @@ def main() -> None:
     analysis = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, analysis.backbones)
     thresholds = analysis.svd.thresholds
+    stage = f"svd {backbone}"
+    messages.begin(stage, "the dims that each image's tokens need, each image in a basis of its own")
     shapes = read_json(EXTRACT / backbone / RECORD)["blocks"]
     *earlier, (_, tokens) = blocks(EXTRACT / backbone).items()
     energies = [np.asarray(of) for _, of in earlier] + [svd.energies(tokens)]
@@ -41,6 +43,7 @@ def main() -> None:
         write_npy(folder / "captured.npy", last.captured)  # [percentiles over images, dimensions]
         write_npy(folder / "spectrum.npy", last.spectrum)  # energy of each dimension, mean over images
         write_json(folder / "metrics.json", metrics)
+    messages.end(stage, messages.energy_dims(metrics["dims_p99"], metrics["channels"]), SVD / backbone)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from timm.data import resolve_model_data_config
 
+from stages import messages
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, read_json, write_json
 from stages.core.config import models, params, schema
@@ -9,6 +10,7 @@ from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
 from stages.core.models import backbones, folders
 from stages.core.models.backbones import Provenance
+from stages.core.models.cards import write_card
 from stages.core.models.cost import flops, parameters
 from stages.core.models.normalization import check_preprocessing
 from stages.core.runtime import distributed, machine
@@ -18,6 +20,7 @@ from stages.core.train.fitting import NO_DISTILLATION, fit_and_save, model_optio
 from stages.core.train.jobs import Job
 from stages.paths import MANIFEST, PARAMS, PREPARE, TEACH
 
+COMMAND = "dvc repro teach"
 BATCH = 128  # images at a time; affects memory, not results
 
 
@@ -29,6 +32,10 @@ def main() -> None:
 def teach(settings: params.Params) -> None:
     """Make the teacher in one process of several."""
     with distributed.joined() as world:
+        teacher = settings.teacher
+        if world.primary:
+            verb = "fits" if teacher.weights == "fit" else f"opens, with {teacher.weights} weights,"
+            messages.begin("teach", f"{verb} {teacher.architecture}")
         if settings.teacher.weights == "fit" and settings.teacher.recipe is not None:
             fit(settings.dataset, settings.teacher, settings.teacher.recipe, world)
         else:
@@ -50,6 +57,7 @@ def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, wo
             "dataset": data.model_dump(),
             "manifest": read_json(MANIFEST),
         },
+        command=COMMAND,
         record=Provenance(teacher.architecture, teacher.weights).record(),
     )
     fit_and_save(
@@ -100,13 +108,14 @@ def load(data: schema.Dataset, teacher: models.Teacher, world: World) -> None:
         **evaluate(model, validation, world),
         "parameters": parameters(model),
         "flops": flops(model, size[-1]),
-        "device": world.device.type,
     }
     if not world.primary:
         return
     with atomic_folder(TEACH) as out:
         folders.save(model, out, provenance.record())
         write_json(out / "metrics.json", metrics)
+        write_card(out, name="teach", command=COMMAND, metrics=metrics, dataset=data.label, hub_dataset=data.on_hub)
+    messages.end("teach", f"{teacher.weights} weights, top-1 {metrics['top1']:.2f} %", TEACH)
 
 
 if __name__ == "__main__":

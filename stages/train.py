@@ -96,6 +96,7 @@ def job(settings: params.Params, cell: Run, teacher: nn.Module, world: distribut
             "manifest": read_json(MANIFEST),
             "teacher": sha256(TEACH / "model.safetensors"),
         },
+        command=f"dvc repro train@{cell.name}",
         record={
             "strategy": cell.strategy,
             "objective": cell.objective,

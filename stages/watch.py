@@ -6,6 +6,7 @@ be reached (in a clone that only renders reports, for example), the record is ke
 
 import sys
 
+from stages import messages
 from stages.core.base.errors import run
 from stages.core.base.files import read_json, write_json
 from stages.core.config import params
@@ -21,8 +22,11 @@ def main() -> None:
     if reason and recorded.get("dataset") == data.label:
         print(f"watch: {SOURCE} stays as recorded: {reason}", file=sys.stderr)
         return
+    messages.begin("watch", f"looks whether the images of {data.label} changed")
     _, manifest = survey(data, PREPARE)
     write_json(SOURCE, {"dataset": data.label, **{part: manifest[part]["sha256"] for part in ("train", "val")}})
+    counts = " and ".join(f"{manifest[part]['images']:,} {part}" for part in ("train", "val"))
+    messages.end("watch", f"{counts} images", SOURCE)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 features again, and of no other backbone.
 """
 
+from stages import messages
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, sha256, write_json
 from stages.core.base.names import TEACHER
@@ -14,6 +15,7 @@ from stages.paths import PARAMS, TEACH, WEIGHTS
 def main() -> None:
     """Write a file for each backbone that params name."""
     analysis = params.load(PARAMS).analysis
+    messages.begin("weights", "notes whose weights each backbone has")
     with atomic_folder(WEIGHTS) as folder:
         for backbone in analysis.backbones:
             if backbone == TEACHER:
@@ -21,6 +23,7 @@ def main() -> None:
                 write_json(folder / f"{backbone}.json", {"weights": TEACHER, **digests})
             else:
                 write_json(folder / f"{backbone}.json", {"weights": analysis.weights})
+    messages.end("weights", f"{len(analysis.backbones)} backbones", WEIGHTS)
 
 
 if __name__ == "__main__":

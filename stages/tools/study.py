@@ -3,8 +3,8 @@
 For machines without DVC, or on which a session lasts minutes. Runs the stages of dvc.yaml with the parameters of
 params.yaml, several at once if asked, and skips those that are done with the same command, parameters, code and
 inputs. Students of one seed are trained by one command, side by side. Training that the time limit interrupts goes on
-from its checkpoints when the command is given again. Exit status: 0 when nothing is left, 75 when something is, 1 after
-a failure.
+from its checkpoints when the command is given again. SIGTERM and Ctrl-C end the running stages in the same
+way. Exit status: 0 when nothing is left, 75 when something is, 1 after a failure.
 """
 
 import argparse
@@ -278,8 +278,14 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "it printed nothing"
 
 
+def _terminated(*_: Any) -> None:
+    """On SIGTERM, leave as at an error: what runs is asked to end first."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def main() -> None:
     """Run the steps that are not done, for as long as the command line allows."""
+    signal.signal(signal.SIGTERM, _terminated)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="end within this time")
     parser.add_argument("--at-once", type=int, default=1, metavar="N", help="run up to N commands at the same time")

@@ -22,7 +22,9 @@ from typing import Any
 import measuring
 
 from stages.core.base.files import read_json
+from stages.core.base.names import Run
 from stages.core.config import params, schema
+from stages.core.train.outputs import SPEED
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ("widen", "mse", 0)
@@ -74,10 +76,11 @@ def repro(folder: Path) -> dict[str, float]:
     }
 
 
-def stepping(metrics: Path, recipe: schema.Recipe, images: int) -> float:
-    """Seconds that the steps of a run took."""
+def stepping(folder: Path, run: str, recipe: schema.Recipe, images: int) -> float:
+    """Seconds that the steps of a run took, whose speed is beside its checkpoint."""
     trained = recipe.epochs * (images // recipe.global_batch) * recipe.global_batch
-    return trained / read_json(metrics)["train_images_per_s"]
+    (speed,) = (folder / ".ckpt").glob(f"{run}-*/{SPEED}")
+    return trained / read_json(speed)["train_images_per_s"]
 
 
 def main() -> None:
@@ -98,14 +101,13 @@ def main() -> None:
         timed(folder, "prepare")
         images = read_json(folder / "reports/data.json")["train"]["images"]
         options = ("--strategy", strategy, "--objective", objective, "--seed", str(seed))
-        run = folder / f"artifacts/train/{strategy}-{objective}-{seed}"
         for _ in range(asked.rounds):
-            for stage, arguments, out, recipe in (
-                ("teach", (), folder / "artifacts/teach", composed.teacher.recipe),
-                ("train", options, run, composed.recipe),
+            for stage, arguments, run, recipe in (
+                ("teach", (), "teach", composed.teacher.recipe),
+                ("train", options, Run(*RUN).name, composed.recipe),
             ):
                 seconds = timed(folder, stage, *arguments)
-                steps = stepping(out / "metrics.json", recipe, images)
+                steps = stepping(folder, run, recipe, images)
                 of_stage = taken.setdefault(stage, {"whole_s": [], "steps_s": [], "share_outside": []})
                 for name, value in (("whole_s", seconds), ("steps_s", steps), ("share_outside", 1 - steps / seconds)):
                     of_stage[name].append(value)

@@ -1,6 +1,5 @@
 """A copy of the repository, with git and DVC, in which `dvc repro` is started, stopped, killed and inspected."""
 
-import hashlib
 import json
 import os
 import re
@@ -20,12 +19,11 @@ from typing import Any
 import psutil
 import yaml
 
-from stages.core.base.files import TEMPORARY
+from stages.core.base.files import TEMPORARY, sha256
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 3600  # that any command may take, on a busy machine too
-KNOWN = {"lock", "run.json", "checkpoint.pt", "previous.pt", "live", "epochs"}  # of a run in .ckpt
-OF_THE_CLOCK = re.compile(rb'"train_images_per_s": [\d.]+|^\d{13}(?=\t)', re.M)  # speed; DVCLive's times
+KNOWN = {"lock", "run.json", "checkpoint.pt", "previous.pt", "live", "epochs", "speed.json"}  # of a run in .ckpt
 
 
 class Command:
@@ -181,8 +179,9 @@ class Project:
         return command
 
     def refer(self, *targets: str) -> None:
-        """Run `dvc repro` to its end, and keep digests of its outputs and the duration of each stage."""
+        """Run `dvc repro` to its end; keep its lines, digests of its outputs and the duration of each stage."""
         command = self.run("dvc", "repro", *targets)
+        self.said = [line for _, line in command.lines]
         moments = [*command.stages(), ("", time.monotonic())]
         self.span_s = {name: after - at for (name, at), (_, after) in pairwise(moments)}
         self.remember()
@@ -222,12 +221,9 @@ class Project:
         return [path for top in tops for path in ([top] if top.is_file() else sorted(top.rglob("*"))) if path.is_file()]
 
     def contents(self, *stages: str) -> dict[str, str]:
-        """SHA-256 of every output file of some stages, or of all, without measured speeds and DVCLive's times."""
-        found = {}
-        for path in (path for stage in stages or self.records for path in self.files(stage)):
-            content = OF_THE_CLOCK.sub(b"", path.read_bytes())
-            found[path.relative_to(self.folder).as_posix()] = hashlib.sha256(content).hexdigest()
-        return found
+        """SHA-256 of every output file of some stages, or of all."""
+        files = [path for stage in stages or self.records for path in self.files(stage)]
+        return {path.relative_to(self.folder).as_posix(): sha256(path) for path in files}
 
     def forget(self, stage: str) -> None:
         """Remove a stage's outputs, DVC's copies of them, its entries in the cache of runs, and its checkpoints.

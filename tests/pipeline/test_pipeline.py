@@ -74,6 +74,15 @@ def test_every_stage_runs_without_a_network(project: Project) -> None:
         assert 'src="http' not in html and 'href="http' not in html.replace('href="https://arxiv.org', "")
 
 
+def test_every_stage_says_what_it_found_and_where(project: Project) -> None:
+    ended = [line for line in project.said if " -> " in line]
+    stages = {name.partition("@")[0] for name in project.records} - {"train", "report"}
+    assert stages <= {line.split()[0].rstrip(":") for line in ended}
+    assert any(line.startswith("widen-mse-0: top-1 ") for line in ended)
+    for line in ended:
+        assert (project.folder / line.rpartition(" -> ")[2]).exists(), line
+
+
 def test_a_change_reruns_what_it_touches_alone(project: Project) -> None:
     project.compose()
     assert project.due() == set()

@@ -1,9 +1,9 @@
 """The pipeline without DVC: the right steps in the right order, nothing twice, and a stop in time."""
 
 import os
+import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -139,30 +139,54 @@ def test_a_failure_of_a_command_for_several_steps_names_them_all(toy):
         toy(pipeline=GRID)
 
 
-@pytest.mark.processes
-def test_time_up_ends_what_runs_and_says_what_is_left(toy, capfd, monkeypatch):
-    program = """
-        import pathlib, signal, subprocess, sys, time
-        child = subprocess.Popen(["sleep", "60"])
-        pathlib.Path("child").write_text(str(child.pid))
-        def save(*_):
-            pathlib.Path("saved").touch()
-            sys.exit(1)
-        signal.signal(signal.SIGTERM, save)
-        time.sleep(60)
-    """
-    Path("slow.py").write_text(textwrap.dedent(program))
-    slow = TOY.replace('sh -c "echo third >> order; ls b > c"', "python slow.py")
-    monkeypatch.setattr(study, "GRACE_S", 3.0)
-    started = time.monotonic()
-    assert toy("--minutes", "0.1", pipeline=slow)[1] == study.LEFT
-    assert time.monotonic() - started < 6 and Path("saved").exists()
+SLOW = """
+import pathlib, signal, subprocess, sys, time
+child = subprocess.Popen(["sleep", "60"])
+def save(*_):
+    pathlib.Path("saved").touch()
+    sys.exit(1)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("child").write_text(str(child.pid))
+time.sleep(60)
+"""
+STUCK = TOY.replace('sh -c "echo third >> order; ls b > c"', "python slow.py")
+
+
+def ends(child):
     with pytest.raises(ProcessLookupError):
         for _ in range(100):
-            os.kill(int(Path("child").read_text()), 0)
+            os.kill(int(Path(child).read_text()), 0)
             time.sleep(0.05)
+
+
+@pytest.mark.processes
+def test_time_up_ends_what_runs_and_says_what_is_left(toy, capfd, monkeypatch):
+    Path("slow.py").write_text(SLOW)
+    monkeypatch.setattr(study, "GRACE_S", 3.0)
+    started = time.monotonic()
+    assert toy("--minutes", "0.1", pipeline=STUCK)[1] == study.LEFT
+    assert time.monotonic() - started < 6 and Path("saved").exists()
+    ends("child")
     assert "5 of 6 steps are done; left: third" in capfd.readouterr().out
     assert toy() == (["third"], 0)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_what_runs(toy, root, sent):
+    toy()
+    Path("c").unlink()
+    Path("slow.py").write_text(SLOW)
+    Path("dvc.yaml").write_text(STUCK)
+    command = [sys.executable, "-m", "stages.tools.study"]
+    running = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(root)}, stderr=subprocess.PIPE, text=True)
+    while not Path("child").exists() or not Path("child").read_text():
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(sent)
+    _, said = running.communicate()
+    assert running.returncode in (128 + sent, 130) and Path("saved").exists() and "Traceback" not in said
+    ends("child")
 
 
 def test_the_steps_are_those_of_dvc(root):

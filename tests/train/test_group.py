@@ -294,7 +294,7 @@ def test_the_last_evaluation_of_several_students_is_that_of_each(make_student, t
 def jobs(tmp_path, make_student):
     def make(name, strategy, **changes):
         identity = {"student": strategy, "objective": name, "seed": 0, "recipe": {"lr": 1.0}, "teacher": "digest"}
-        return Job(name, make_student(strategy), tmp_path, Objective(**NONE), 0, identity | changes, {})
+        return Job(name, make_student(strategy), tmp_path, Objective(**NONE), 0, identity | changes, "", {})
 
     return make("a", "baseline"), make
 

@@ -82,6 +82,11 @@ class Dataset(Section):
             raise ValueError("columns must be null, except for a Hugging Face dataset (hfds/NAME)")
         return self
 
+    @property
+    def on_hub(self) -> str | None:
+        """The dataset's name on the Hugging Face Hub; None if it is not from there."""
+        return self.reader.removeprefix(HUB) if self.reader.startswith(HUB) else None
+
     def evaluation(self) -> dict[str, Any]:
         """How images are evaluated, by the names of EVALUATION_SETTINGS."""
         return {name: getattr(self, name.removeprefix("eval_")) for name in EVALUATION_SETTINGS}

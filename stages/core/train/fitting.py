@@ -203,6 +203,7 @@ def fit_and_save(
                     data=data,
                     recipe=recipe,
                     seed=seed,
+                    command=job.command,
                     record=job.record,
                     unreadable=unreadable,
                     device=world.device,

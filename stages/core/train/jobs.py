@@ -24,6 +24,7 @@ class Job:
         objective: a section of params.
         seed: of the order of images and of their augmentation.
         identity: everything that decides the result, as JSON; a run resumes only from a checkpoint with the same.
+        command: that makes the model again.
         record: entries of metrics.json that describe the run, beside what is measured.
     """
 
@@ -33,6 +34,7 @@ class Job:
     objective: Objective
     seed: int
     identity: Mapping[str, Any]
+    command: str
     record: Mapping[str, Any]
 
     @property

@@ -15,6 +15,7 @@ from stages.core.base.errors import UserError
 from stages.core.base.files import atomic_folder, write_csv, write_json
 from stages.core.config.schema import Dataset, Recipe
 from stages.core.models import folders
+from stages.core.models.cards import write_card
 from stages.core.models.cost import flops, parameters
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.jobs import Job
@@ -22,6 +23,7 @@ from stages.core.train.loop import Fitted
 from stages.core.train.state import History
 
 LIVE = "live"  # the folder of DVCLive's curves, beside the checkpoint and in the output
+SPEED = "speed.json"  # of the run: beside its checkpoint, since it varies, and outputs do not
 
 
 def best_epoch(history: History) -> dict[str, float]:
@@ -73,6 +75,7 @@ def write_run(
     data: Dataset,
     recipe: Recipe,
     seed: int,
+    command: str,
     record: Mapping[str, Any],
     unreadable: Sequence[str],
     device: torch.device,
@@ -91,6 +94,7 @@ def write_run(
         checkpoints: of the run.
         data, recipe: sections of params.
         seed: of the run.
+        command: that makes the run again.
         record: entries of metrics.json that describe the run, beside what is measured.
         unreadable: the training images that were replaced.
         device: where it was trained.
@@ -109,9 +113,7 @@ def write_run(
             **{name: value for name, value in fitted.history[-1].items() if name.endswith("_ema")},
             "parameters": parameters(model),
             "flops": flops(model, data.image_size),
-            "train_images_per_s": round(fitted.images_per_s, 1),
             "unreadable_images": len(unreadable),
-            "device": device.type,
             **({"adopted": checkpoints.adopted} if checkpoints.adopted else {}),
         }
         folders.save(model, out, record)
@@ -128,6 +130,11 @@ def write_run(
         write_json(out / "metrics.json", metrics)
         columns = dict.fromkeys(name for epoch in fitted.history for name in epoch)  # other code may name others
         write_csv(out / "curves.csv", fitted.history, list(columns))
+        hub = data.on_hub
+        write_card(out, name=checkpoints.run, command=command, metrics=metrics, dataset=data.label, hub_dataset=hub)
         live = checkpoints.folder / LIVE
         if live.is_dir():
             shutil.copytree(live, out / LIVE)
+    speed = round(fitted.images_per_s, 1)
+    write_json(checkpoints.folder / SPEED, {"train_images_per_s": speed, "device": device.type})
+    print(f"{checkpoints.run}: top-1 {metrics['top1']:.2f} %, {speed:,.0f} images/s -> {folder}", flush=True)
