@@ -69,8 +69,8 @@ def _floor_caption(teacher: pd.DataFrame, runs: pd.DataFrame) -> str:
         "fixed linear projector reads (Eckart–Young; energies are summed over images), and the same where each image "
         "has directions of its own. Open markers: the error of the best fixed linear projector from a trained "
         "student's tokens to the teacher's, fitted by least squares on every second image and measured on the others, "
-        f"and the other way round; it compares all strategies: at best {_list(reached)}. {_null(runs)}The floor is that of a "
-        "fit on all images, whose error is never above this one, and so bounds it too. "
+        f"and the other way round; it compares all strategies: at best {_list(reached)}. {_null(runs)}"
+        "The floor is that of a fit on all images, whose error is never above this one, and so bounds it too. "
     )
     if not own.empty:
         errors = dict(own.groupby("strategy", sort=False)["relative_feature_error"].min())
