@@ -11,6 +11,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
+from stages.core.base.files import read_json
 from stages.core.evidence.studies import Study
 from stages.core.report import style
 from stages.core.report.figures import headline
@@ -77,8 +78,12 @@ def test_energy_and_dims_are_those_of_the_results(wide):
     assert "One image fits into the student's width of 192, the shared basis does not" in caption
 
 
-def test_a_student_that_all_images_fit_into_shows_no_mismatch(results):
-    assert "here no mismatch of widths can be seen" in headline.headline(results)[1]
+def test_a_student_that_all_images_fit_into_shows_no_mismatch(wide):
+    runs = read_table(wide / "runs.csv")
+    runs.assign(width=302).to_csv(wide / "runs.csv", index=False)
+    assert "here no mismatch of widths can be seen" in headline.headline(wide)[1]
+    runs.assign(width=60).to_csv(wide / "runs.csv", index=False)
+    assert "Not even one image fits into the student's width of 60" in headline.headline(wide)[1]
 
 
 def test_differences_intervals_and_seeds_are_those_of_the_results(results):
@@ -92,10 +97,12 @@ def test_differences_intervals_and_seeds_are_those_of_the_results(results):
     figure, caption = headline.headline(results)
     panel = figure.axes[1]
     names = [text.get_text() for text in panel.get_yticklabels()]
-    assert names == ["baseline, mse", "lift, none", "lift, mse", "widen, none", "widen, mse"]
     plain = table[(table["against_strategy"] == PLAIN[0]) & (table["against_objective"] == PLAIN[1])]
     expected = {f"{row.strategy}, {row.objective}": row for row in plain.itertuples()}
-    top1 = read_table(results / "runs.csv").pivot(index=["strategy", "objective"], columns="seed", values="top1")
+    runs = read_table(results / "runs.csv")
+    settings = dict.fromkeys(zip(runs["strategy"], runs["objective"], strict=True))
+    assert names == [", ".join(setting) for setting in settings if setting != PLAIN]
+    top1 = runs.pivot(index=["strategy", "objective"], columns="seed", values="top1")
     segments = [of.get_segments()[0][:, 0] for of in panel.collections]
     markers = [line for line in panel.lines if line.get_marker() != "." and len(line.get_xdata()) == 1]
     seeds = [sorted(line.get_xdata()) for line in panel.lines if line.get_marker() == "."]
@@ -104,9 +111,10 @@ def test_differences_intervals_and_seeds_are_those_of_the_results(results):
         np.testing.assert_allclose(segment, [row.low, row.high])
         assert marker.get_xdata()[0] == row.difference
         filled = marker.get_markerfacecolor() == marker.get_color()
-        assert filled == (row.verdict == "higher") == (name == "lift, mse")
+        assert filled == (row.verdict != "no difference shown")
+        assert filled or name != "lift, mse"
         np.testing.assert_allclose(points, sorted(top1.loc[tuple(name.split(", "))] - top1.loc[PLAIN]))
-    assert "shown: lift with mse +2.50." in caption
+    assert "lift with mse +2.50" in caption
 
 
 def test_many_settings_leave_the_papers(results):
@@ -162,5 +170,7 @@ def test_the_last_recorded_study_is_shown(root, tmp_path):
     dates = {"b": "2026-02-01", "a": "2026-03-01", "c": "2026-01-01"}
     studies = [Study(name, tmp_path / name, {"date": date}) for name, date in dates.items()]
     assert headline.source(results, manifest, studies) == (studies[1].results, studies[1].data, "study a")
-    face = headline.face(results, manifest, "study a")
-    assert face.startswith("digits · 100 images · ") and face.endswith(" · 2 seeds · study a")
+    face, images = headline.face(results, manifest, "study a"), read_json(results / "svd.json")["teacher"]["images"]
+    seeds = read_table(results / "runs.csv")["seed"].nunique()
+    assert face.startswith(f"{read_json(manifest)['dataset']} · {images:,} images · ")
+    assert face.endswith(f" · {seeds} seeds · study a")

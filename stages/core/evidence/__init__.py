@@ -6,6 +6,7 @@ __all__ = [
     "claims",
     "comparison",
     "controls",
+    "deviations",
     "differences",
     "measures",
     "register",

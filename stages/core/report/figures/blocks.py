@@ -57,7 +57,8 @@ def dynamics(blocks: pd.DataFrame) -> tuple[Figure, str]:
     caption = (
         f"Every block's tokens (class tokens included) of the teacher ({len(teacher)} blocks) and of the students, "
         f"means over {seeds} {'seed' if seeds == 1 else 'seeds'} (faint: each seed); a row for each objective. A "
-        "student that encodes as its teacher does follows the black line, whatever its level. Depth is the block's "
+        "student that encodes from block to block as its teacher does has a line of the black one's shape. Depth is "
+        "the block's "
         "number over the number of blocks. Entropy counts a token's channels in 100 bins between the least and the "
         "greatest value of all of the model's blocks. Gradients, on a logarithmic axis, are of the true class's logit "
         f"by the block's output. At the teacher's last block: intensity {last['frequency_intensity']:.3g}, entropy "

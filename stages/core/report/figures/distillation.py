@@ -35,8 +35,8 @@ def accuracy(runs: pd.DataFrame, teacher: Mapping[str, Any], differences: pd.Dat
     panel.set_title("Top-1 accuracy by objective and strategy")
     caption = (
         f"Top-1 accuracy of {_seeds(runs)}: points are seeds, bars their means. The means are "
-        f"{_range(_means(runs, 'top1'))} %{_spread(runs, 'top1')}: bars that are no further apart than points of one "
-        f"setting show nothing. {summary_sentence(differences)}"
+        f"{_range(_means(runs, 'top1'))} %{_spread(runs, 'top1')}. Compare the distance of two bars with that of "
+        f"one setting's points; the intervals of figure `differences` decide. {summary_sentence(differences)}"
     )
     if teacher.get("top1") is not None:
         caption += f" The dotted line is the teacher, {teacher['top1']:.2f} %."

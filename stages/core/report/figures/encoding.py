@@ -63,14 +63,14 @@ def _floor_caption(teacher: pd.DataFrame, runs: pd.DataFrame) -> str:
     reached = dict(rows.groupby("strategy", sort=False)["probe_error"].min())
     own = rows.loc[_same_width(rows).index]
     text = (
-        f"What is on a line could not be better; what is above it is lost in training, not for want of width. All is "
-        f"measured on the {images:,} images of the analysis sample. Lines: the energy of the "
-        "teacher's tokens beyond d principal directions, which is the least error of any map of rank d that one fixed "
-        "linear projector reads (Eckart–Young; energies are summed over images), and the same where each image has "
-        "directions of its own. Open markers: the error of the best fixed linear projector from a trained student's "
-        "tokens to the teacher's, fitted by least squares on every second image and measured on the others, and the "
-        f"other way round; it compares all strategies: at best {_list(reached)}. {_null(runs)}The floor is that of a "
-        "fit on all images, whose error is never above this one, and so bounds it too. "
+        "A student on the dashed line could not be nearer to its teacher at its rank; what separates it from that "
+        f"line is no want of width. All is measured on the {images:,} images of the analysis sample. Lines: the energy "
+        "of the teacher's tokens beyond d principal directions, which is the least error of any map of rank d that one "
+        "fixed linear projector reads (Eckart–Young; energies are summed over images), and the same where each image "
+        "has directions of its own. Open markers: the error of the best fixed linear projector from a trained "
+        "student's tokens to the teacher's, fitted by least squares on every second image and measured on the others, "
+        f"and the other way round; it compares all strategies: at best {_list(reached)}. {_null(runs)}"
+        "The floor is that of a fit on all images, whose error is never above this one, and so bounds it too. "
     )
     if not own.empty:
         errors = dict(own.groupby("strategy", sort=False)["relative_feature_error"].min())
