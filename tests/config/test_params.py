@@ -20,6 +20,7 @@ OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
 OPEN = {"strategies", "definitions", "options", "runs"}  # mappings whose keys are names of the user's
 
 
+UNPADDED = GIVEN["recipe"]["augment"] | {"on_device": False}
 MSE = {"strategy": "lift", "objective": "mse", "seed": 1}
 # Keys that may be left out, of an objective and elsewhere.
 WITH_DEFAULT = {name for name, field in Objective.model_fields.items() if not field.is_required()}
@@ -360,7 +361,7 @@ def test_an_impossible_value_is_named(path, value, load):
         ),
         ("student.base.embed_dim", 144, "student.base.embed_dim: 144 channels are more than the teacher's 96"),
         ("dataset.held_out", 0.1, "dataset: held_out must be null for the embedded dataset"),
-        ("recipe.augment.padding", 4, "recipe.augment: padding needs on_device: true"),
+        ("recipe.augment", UNPADDED | {"padding": 4}, "recipe.augment: padding needs on_device: true"),
         ("recipe.keep_epochs", [6, 13], "recipe: keep_epochs: 13 is beyond the run's 12 epochs"),
         ("recipe.keep_epochs", [6, 3], "recipe: keep_epochs [6, 3] must rise, each epoch once"),
         ("recipe.keep_epochs", [3, 3], "recipe: keep_epochs [3, 3] must rise, each epoch once"),
