@@ -196,7 +196,7 @@ def study(root: Path, name: str, *, top1: float, dataset: str = "imagenet", para
     gpus = [{"name": "NVIDIA H200", "memory_gib": 139.8}] * 2
     said = {"date": "2026-01-02", "commit": "0" * 40, "versions": {}, "hardware": machine | {"gpus": gpus}}
     (folder / "record.json").write_text(json.dumps(said))
-    run = {"strategy": "widen", "objective": "softkd_mse", "top1": top1, "width": 384, "teacher_width": 384}
+    run = {"strategy": "widen", "objective": "softkd_mse", "seed": 0, "top1": top1, "width": 384, "teacher_width": 384}
     run |= {"architecture": "deit_tiny_widelast_patch16_224", "model_args": "{}", "teacher_weights": "pretrained"}
     run |= {"alpha": 0.9, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
     run |= {"projector": "", "target": "features", "blocks": cell(["last"])}
@@ -206,6 +206,8 @@ def study(root: Path, name: str, *, top1: float, dataset: str = "imagenet", para
         writer = csv.DictWriter(file, run)
         writer.writeheader()
         writer.writerow(run)
+    differences = folder / "results/differences.csv"  # one setting has none
+    differences.write_text(differences.read_text().partition("\n")[0] + "\n")
     if parameters:
         cost = json.loads((folder / "results/cost.json").read_text())
         cost["baseline"]["parameters"] = parameters
