@@ -29,7 +29,7 @@ def end(stage: str, found: str, place: Path) -> None:
     print(f"{stage}: {found} -> {place}", flush=True)
 
 
-def energy_dims(percentile_dims: dict[str, int], channels: int) -> str:
+def energy_dims(percentile_dims: dict[str, float], channels: int) -> str:
     """The dims that a share of the energy needs, for the highest threshold up to 95 %.
 
     Args:
@@ -37,7 +37,8 @@ def energy_dims(percentile_dims: dict[str, int], channels: int) -> str:
         channels: all dims that there are.
     """
     level = shown_level([int(one) for one in percentile_dims])
-    return f"for 99 % of the images {percentile_dims[str(level)]} of {channels} dims hold {level} % of the energy"
+    dims = percentile_dims[str(level)]
+    return f"for 99 % of the images {dims:.0f} of {channels} dims hold {level} % of the energy"
 
 
 def shown_level(levels: Sequence[int]) -> int:

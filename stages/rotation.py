@@ -66,9 +66,8 @@ def main() -> None:
         write_npy(folder / "angles.npy", np.array(bands))  # [kinds, (mean, p5, p95), k], in degrees
         write_npy(folder / "overlap.npy", np.array([np.percentile(found, PERCENTILES) for found in overlaps.values()]))
         write_json(folder / "metrics.json", metrics)
-    means = {kind: f"{found.mean():.2f}" for kind, found in overlaps.items()}
-    found = f"subspaces of {k} dims overlap by {means['within']} within a class, {means['across']} across classes"
-    messages.end(stage, f"{found}, random ones by {means['random']}", ROTATION / backbone)
+    means = ", ".join(f"{found.mean():.2f} ({kind})" for kind, found in overlaps.items())
+    messages.end(stage, f"the mean overlap of subspaces of {k} dims is {means}", ROTATION / backbone)
 
 
 if __name__ == "__main__":

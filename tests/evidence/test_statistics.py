@@ -185,7 +185,7 @@ def test_without_a_degree_of_freedom_there_is_no_interval_over_seeds():
     (row,) = differences_table(single, right).to_dict("records")
     assert (row["method"], row["difference"], row["verdict"]) == (MCNEMAR, 15.0, HIGHER)
     assert np.isnan(row["paired_low"]) and np.isnan(row["residual_sd"])
-    assert "by" in figures_comparison.differences(pd.DataFrame([row]))[1].partition("Shown:")[2]
+    assert "by" in figures_comparison.differences(pd.DataFrame([row]), single)[1].partition("Shown:")[2]
     assert "one run a setting, paired over the validation images" in summary_sentence(pd.DataFrame([row]))
     with pytest.raises(UserError, match="different images"):
         differences_table(single, right | {"lift-none-0": right["lift-none-0"][:-1]})
@@ -217,13 +217,12 @@ def test_clearly_different_variances_are_warned_of(rng):
 
 
 def test_the_figure_ends_where_the_intervals_end():
-    wide = differences_table(runs({("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 76.0]}), {})
-    low, high = figures_comparison.differences(wide)[0].axes[0].get_xlim()
+    of_wide = runs({("baseline", "none"): [70.0, 72.0], ("lift", "none"): [71.0, 76.0]})
+    wide = differences_table(of_wide, {})
+    low, high = figures_comparison.differences(wide, of_wide)[0].axes[0].get_xlim()
     assert low < wide["low"].min() < low + 0.06 * (high - low) and wide["high"].max() < high
-    narrow = differences_table(
-        runs({("baseline", "none"): [70.0, 71.0, 72.0], ("lift", "none"): [75.0, 76.1, 77.0]}), {}
-    )
-    low, high = figures_comparison.differences(narrow)[0].axes[0].get_xlim()
+    of_narrow = runs({("baseline", "none"): [70.0, 71.0, 72.0], ("lift", "none"): [75.0, 76.1, 77.0]})
+    low, high = figures_comparison.differences(differences_table(of_narrow, {}), of_narrow)[0].axes[0].get_xlim()
     assert -0.5 < low < 0 and wide["low"].notna().all() and high < 6
 
 
@@ -246,7 +245,7 @@ def test_without_any_spread_there_is_no_interval():
         "for 0 the interval holds zero: no difference shown; for 3 there is no interval: the seeds differ alike" in text
     )
     assert table["low"].isna().all() and set(table["verdict"]) == {NOT_SHOWN}
-    _, caption = figures_comparison.differences(table)
+    _, caption = figures_comparison.differences(table, runs(settings))
     assert "3 without a line: there is no interval." in caption and "Shown:" not in caption
     assert [row["interval"] for row in tables.differences(table)].count("–") == 3
     # One setting that differs is enough for a variance, and all have intervals; the paired t of two alike has none.
@@ -271,7 +270,7 @@ def texts(top1: dict[str, list[float]]) -> dict[str, str]:
         "curves": figures_distillation.curves(epochs),
         "cost": figures_cost.cost(table, TEACHER),
         "width": figures_comparison.width(table),
-        "differences": figures_comparison.differences(differences),
+        "differences": figures_comparison.differences(differences, table),
     }
     return {name: caption for name, (_, caption) in drawn.items()}
 

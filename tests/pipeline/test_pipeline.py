@@ -15,6 +15,11 @@ pytestmark = pytest.mark.pipeline
 SHORT = ("epochs=1", "epoch_steps=4", "warmup_epochs=0")
 SMALL = tuple(f"{recipe}.{option}" for recipe in ("teacher.recipe", "recipe") for option in SHORT)
 SMALL = (*SMALL, "strategy.names=[baseline,widen]", "seeds=[0]")
+BLOCKS = (
+    "{strategies: [baseline], objectives: [none], seeds: [0]}",
+    "{strategies: [widen], objectives: [none, mse], seeds: [0]}",
+)
+SMALL = (*SMALL, f"grid.blocks=[{', '.join(BLOCKS)}]")  # no product of strategies and objectives
 SMALL = (*SMALL, "analysis.images_per_class=2", "analysis.sep.permutations=50", "analysis.sep.resamples=50")
 SMALL = (*SMALL, "analysis.rank.points=4", "dataset.val_images=100")
 TRAIN = "train@widen-mse-0"

@@ -39,7 +39,7 @@ def load(root, tmp_path):
 
     def load_changed(policy):
         changed = copy.deepcopy(given)
-        changed["recipe"]["augment"]["auto_augment"] = policy
+        changed["recipe"]["augment"] |= {"on_device": False, "auto_augment": policy}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
         return params.load(tmp_path / "params.yaml").recipe.augment.auto_augment
 

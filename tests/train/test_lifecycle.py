@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -312,9 +313,10 @@ def test_a_log_file_has_the_device_and_a_line_per_epoch(started, tmp_path, capsy
     with environment.context() as patch:
         patch.delenv("CI", raising=False)
         train_one(folder)
-    first, line = capsys.readouterr().out.splitlines()
+    first, line, last = capsys.readouterr().out.splitlines()
     assert first == "lift-mse-0 on cpu: 1 epoch"
     assert line.startswith("lift-mse-0: epoch 1/1, training loss ")
+    assert re.fullmatch(r"lift-mse-0: top-1 [\d.]+ %, [\d,]+ images/s -> artifacts/train/lift-mse-0", last)
 
 
 @pytest.mark.parametrize("strategy", ["half", "copy"])
@@ -387,13 +389,13 @@ def test_kept_models_are_those_of_their_epochs_and_change_no_result(long, enviro
     whole, plain = long("whole", [1, 2, 3]), long("plain", [])
     with environment.context() as patch:
         seen = evaluated_weights(patch)
-        files, metrics, _ = train_one(whole, strategy="copy")
+        files = train_one(whole, strategy="copy")
     kept = kept_weights(whole)
     assert list(kept) == [1, 2, 3] and len(seen) == 3
     for epochs, weights in kept.items():
         assert_same(weights, seen[epochs - 1])
-    plain_files, plain_metrics, _ = train_one(plain, strategy="copy")
-    assert metrics == plain_metrics and metrics["copied_blocks"] == [0]
+    assert json.loads(files["metrics.json"])["copied_blocks"] == [0]
+    plain_files = train_one(plain, strategy="copy")
     assert {name: file for name, file in files.items() if not name.startswith("epochs/")} == plain_files
 
 

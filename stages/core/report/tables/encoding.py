@@ -39,8 +39,8 @@ def premise(floors: pd.DataFrame, encoding: pd.DataFrame) -> str:
     fixed, per_image = dims(1 - teacher[["fixed", "per_image"]].to_numpy().T, [95])[:, 0]
     width = int(encoding[encoding["strategy"] != TEACHER]["width"].min())
     text = (
-        f"For 95 % of its energy the teacher needs {per_image} of {len(teacher)} directions where each image has "
-        f"its own, and {fixed} that all images share; the narrowest student's map has {width} channels. "
+        f"For 95 % of the energy of all images together the teacher needs {per_image} of {len(teacher)} directions "
+        f"where each image has its own, and {fixed} that all share; the narrowest student's map has {width} channels. "
     )
     if fixed > width:
         return text + "The premise of the paper, low rank within an image and a mismatch over all of them, holds here."
