@@ -8,7 +8,13 @@ import pytest
 from stages.core.base.errors import UserError
 from stages.core.evidence.deviations import Deviation, deviations
 
-RUNS = {"run": ["a", "b"], "top1": [97.0, 95.0], "clip_grad": [None, None], "loss": [0.25, 0.5]}
+RUNS = {
+    "run": ["a", "b"],
+    "objective": [None, "mse"],
+    "top1": [97.0, 95.0],
+    "clip_grad": [None, None],
+    "loss": [0.25, 0.5],
+}
 TEACHER = {"top1": 96.0, "weights": "fit", "input_size": [3, 8, 8], "seed": None}
 
 
@@ -40,6 +46,13 @@ def test_each_quantity_has_its_largest_difference(write):
 )
 def test_rounding_is_what_other_kernels_cause(difference, measured, rounding):
     assert Deviation("q", difference, 100.0).is_rounding(measured) == rounding
+
+
+def test_a_verdict_that_comes_and_goes_is_no_deviation(write):
+    one, other = write("one"), write("other")
+    (one / "differences.csv").write_text("verdict,paired_low\nnot shown,\n")
+    (other / "differences.csv").write_text("verdict,paired_low\nhigher,0.1\n")
+    assert deviations(one, other) == []
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
 
 FLOAT32 = 1e-5  # relative: what is left of float32 after sums of hundreds of terms, in results of six digits
+# Tables made from runs.csv and encoding.csv alone, whose intervals and verdicts can come and go with one image.
+DERIVED = ("comparison.csv", "differences.csv", "controls.csv")
 MARGIN = 3.0  # times the measured difference: one pair of kernels does not show the largest that there can be
 
 
@@ -38,13 +40,13 @@ class Deviation(NamedTuple):
 
 
 def deviations(folder: Path, other: Path) -> list[Deviation]:
-    """The largest difference of each quantity that differs at all, between two folders of results.
+    """The largest difference of each quantity that differs at all, between two folders of results but for `DERIVED`.
 
     Raises:
         UserError: the folders do not hold the same tables, rows, columns or settings: then the runs are not of the same
             code and parameters.
     """
-    names = [sorted(path.name for path in one.iterdir()) for one in (folder, other)]
+    names = [sorted(path.name for path in one.iterdir() if path.name not in DERIVED) for one in (folder, other)]
     if names[0] != names[1]:
         only = sorted(set(names[0]) ^ set(names[1]))
         raise UserError(f"{', '.join(only)}: only one of {folder} and {other} has it; compare runs of one commit")
@@ -82,6 +84,8 @@ def _quantities(path: Path) -> dict[str, np.ndarray]:
     """The columns of a table, or the leaves of a JSON file, by quantity."""
     if path.suffix == ".csv":
         table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        texts = table.select_dtypes(exclude="number").columns  # where an empty cell must equal an empty cell
+        table[texts] = table[texts].fillna("")
         return {f"{path.stem}/{name}": table[name].to_numpy() for name in table}
     return {f"{path.stem}/{key}": np.array([value]) for key, value in _leaves(read_json(path))}
 
