@@ -28,7 +28,14 @@ BENCHMARKS = {
     "extraction-cpu": "python tests/benchmarks/extraction.py",
     "growth-cpu": "python tests/benchmarks/growth.py",
 }
+FORMS = {"eager": "not compiled", "timm_heads": "not compiled, timm's talking heads"}
+KERNEL_LETTERS = 72  # of a kernel's name on the page
 Measured = Mapping[str, Mapping[str, Any]]
+
+
+def place(name: str) -> str:
+    """Scale and device of a benchmark, from the name of its file."""
+    return name.partition("-")[2].replace("-", ", ")
 
 
 def measured() -> dict[str, dict[str, Any]]:
@@ -70,16 +77,15 @@ def training_table(found: Measured) -> str:
     for name in BENCHMARKS:
         if not name.startswith("training-"):
             continue
-        place = name.removeprefix("training-").replace("-", ", ")
         if name not in found:
-            rows.append([place, *["not measured"] * (len(header) - 1)])
+            rows.append([place(name), *["not measured"] * (len(header) - 1)])
             continue
         for one in found[name]["results"]:
             ours, textbook = one["ours"], one["textbook"]
             memory = " / ".join(str(side["peak_memory_gib"] or "–") for side in (ours, textbook))
             rows.append(
                 [
-                    place,
+                    place(name),
                     one["student"],
                     found[name]["batch"],
                     spread(ours["images_per_s"]),
@@ -93,17 +99,57 @@ def training_table(found: Measured) -> str:
     return table(header, rows)
 
 
+def forms_table(found: Measured) -> str:
+    """Images per second of our step as it runs, uncompiled, and with timm's talking heads."""
+    header = ["scale, device", "student", "form", "images/s", "of ours", "peak memory (GiB)"]
+    rows: list[list[object]] = []
+    for name, record in found.items():
+        if record["benchmark"] != "training":
+            continue
+        for one in record["results"]:
+            if "forms" not in one:
+                continue
+            ours = f"ours, {'compiled' if record['compiled'] else 'not compiled'}"
+            for form, measured in {ours: one["ours"], **one["forms"]}.items():
+                rates = measured["images_per_s"]
+                share = f"{rates['max'] / one['ours']['images_per_s']['max']:.0%}"
+                memory = measured["peak_memory_gib"] or "–"
+                rows.append([place(name), one["student"], FORMS.get(form, form), spread(rates), share, memory])
+    return table(header, rows) if rows else "Not measured.\n"
+
+
+def kernels_table(found: Measured) -> str:
+    """The costliest kernels of an eager step on a GPU."""
+    header = ["scale, device", "student", "kernel", "calls", "ms", "of all kernels"]
+    rows: list[list[object]] = []
+    for name, record in found.items():
+        if record["benchmark"] != "training":
+            continue
+        for one in record["results"]:
+            for kernel in one.get("kernels", ()):
+                time = [kernel["calls"], f"{kernel['ms']:.2f}", f"{kernel['share']:.1%}"]
+                rows.append([place(name), one["student"], f"`{brief(kernel['kernel'])}`", *time])
+    return table(header, rows) if rows else "Not measured.\n"
+
+
+def brief(kernel: str) -> str:
+    """The name of a kernel without namespaces, shortened: C++ names hold the types of all their parameters."""
+    name = kernel.removeprefix("void ").replace("|", "/")
+    for namespace in ("at::native::", "(anonymous namespace)::", "cutlass::"):
+        name = name.replace(namespace, "")
+    return name if len(name) <= KERNEL_LETTERS else f"{name[: KERNEL_LETTERS - 1]}…"
+
+
 def together_table(found: Measured) -> str:
     """How many times as fast students are side by side as one after the other, beside the arithmetic's limit."""
     header = ["scale, device", "students", "together (s)", "one after the other (s)", "ratio", "limit", "of the limit"]
     rows: list[list[object]] = []
     for name in (name for name in BENCHMARKS if name.startswith("together-")):
-        place = name.removeprefix("together-").replace("-", ", ")
         for one in found[name]["results"] if name in found else ():
             times = (spread(one[key], 2) for key in ("together_s", "apart_s", "ratio"))
-            rows.append([place, one["students"], *times, f"{one['limit']:.2f}", f"{one['share_of_limit']:.0%}"])
+            rows.append([place(name), one["students"], *times, f"{one['limit']:.2f}", f"{one['share_of_limit']:.0%}"])
         if name not in found:
-            rows.append([place, *["not measured"] * (len(header) - 1)])
+            rows.append([place(name), *["not measured"] * (len(header) - 1)])
     return table(header, rows)
 
 
@@ -130,7 +176,7 @@ def floors_table(found: Measured) -> str:
             flops, moved = one["flops_per_image"], one["eager_bytes_per_image"]
             rows.append(
                 [
-                    name.removeprefix("training-").replace("-", ", "),
+                    place(name),
                     one["student"],
                     f"{flops / 1e9:.3g}",
                     f"{1e6 * flops / record['matrix_peak_flops_per_s']:.3g}",
@@ -255,6 +301,16 @@ GPU and in float32 on a CPU. Utilisation is (3 × student's forward + teacher's 
 large matrix product in the same process.
 
 {training_table(found)}
+### Forms of the step
+
+What compilation and the batched talking heads of the teacher bring: the same step in other forms, by the best rounds.
+
+{forms_table(found)}
+### The costliest kernels
+
+Forward and backward pass of one eager step, teacher included, by the device's time.
+
+{kernels_table(found)}
 ## Two floors
 
 The arithmetic at the rate of a large matrix product; the bytes that the eager step's operations read and write, one by

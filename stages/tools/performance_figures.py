@@ -19,7 +19,7 @@ def roofline(found: Measured, folder: Path) -> None:
     for position, (name, record) in enumerate(runs.items()):
         style = look(position)
         peak, copied = record["matrix_peak_flops_per_s"], record["copy_peak_bytes_per_s"]
-        place = name.removeprefix("training-").replace("-", ", ")
+        place = name.partition("-")[2].replace("-", ", ")
         ridge = peak / copied
         axes.plot(
             [ridge / 100, ridge, ridge * 100], [peak / 100, peak, peak], color=style.color, label=f"{place}: peaks"

@@ -4,7 +4,9 @@ Both train the same student with the same teacher on the same images, which are 
 `stages.core.train.loop.fit` itself, with its task, optimizer, schedule and checks. The textbook step is that of
 published distillation code: eager, unfused attention, fp16 autocast with a loss scaler on a GPU (float32 on a CPU),
 the teacher under `no_grad`, `loss.item()` and a synchronisation with the device at each step. They can alternate
-(--turns), so that a busy machine slows both.
+(--turns), so that a busy machine slows both. `--forms` measures our step in other forms beside it: `eager` is not
+compiled, `timm_heads` is neither compiled nor has the batched talking heads of `stages.core.models.talking_heads`.
+`--kernels 10` lists the ten costliest kernels of the eager step.
 
 Model FLOP utilisation is (3 × student's forward + teacher's forward) × images, relative to the rate of a large matrix
 product measured in the same process. The bytes are the sum of what each operation of the eager step reads and writes,
@@ -13,8 +15,9 @@ relative to the rate of a large copy: fusion can lower them.
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +77,7 @@ STUDENTS = {
 }
 SMOOTHING, LR, DECAY = 0.1, 1e-4, 0.05
 COUNTED = 8  # images in the step whose bytes are counted
+FORMS = {"eager": True, "timm_heads": False}  # uncompiled forms of our step: whether talking heads are batched
 
 
 class Resident:
@@ -119,7 +123,13 @@ def create_task(
 
 
 def ours(
-    student: nn.Module, teacher: nn.Module, objective: schema.Objective, batches: Resident, options: argparse.Namespace
+    student: nn.Module,
+    teacher: nn.Module,
+    objective: schema.Objective,
+    batches: Resident,
+    options: argparse.Namespace,
+    *,
+    compiled: bool,
 ) -> list[float]:
     """Seconds of each epoch of `fit` but the first, which warms up."""
     device = batches.images.device
@@ -139,7 +149,7 @@ def ours(
         seed=0,
         world=World(0, 1, device),
         checkpoints=NoCheckpoints(),  # type: ignore[arg-type]
-        compiled=machine.compiled(device),
+        compiled=compiled,
         log=lambda _: None,
     )
     return batches.seconds[1:]
@@ -214,6 +224,38 @@ def traffic(task: TrainingTask, images: Tensor, labels: Tensor, precision: str) 
     return counted.bytes // len(few[0])
 
 
+def costliest(task: TrainingTask, images: Tensor, labels: Tensor, precision: str, count: int) -> list[dict[str, Any]]:
+    """The kernels of one eager step's forward and backward pass that take most of the device's time, on a GPU.
+
+    Returns:
+        Of each: its name, how often it runs, its milliseconds, and its share of the time of all kernels.
+    """
+    task.train()
+    autocast = torch.autocast(images.device.type, PRECISIONS[precision], enabled=precision != "float32")
+
+    def step() -> None:
+        with autocast:
+            loss = task(images, labels)["loss"]
+        loss.backward()
+        measuring.wait(images.device)
+
+    step()  # warms up
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiled:
+        step()
+    kernels = [one for one in profiled.key_averages() if one.self_device_time_total > 0]
+    whole = sum(one.self_device_time_total for one in kernels)
+    kernels.sort(key=lambda one: -one.self_device_time_total)
+    return [
+        {
+            "kernel": one.key,
+            "calls": one.count,
+            "ms": round(one.self_device_time_total / 1e3, 3),
+            "share": round(one.self_device_time_total / whole, 4),
+        }
+        for one in kernels[:count]
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=SCALES, required=True)
@@ -224,8 +266,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=5, help="measurements")
     parser.add_argument("--turns", type=int, default=1, help="how often ours and the textbook's follow each other")
+    parser.add_argument("--forms", nargs="*", choices=FORMS, default=[], help="of our step, measured beside it")
+    parser.add_argument("--kernels", type=int, default=0, metavar="N", help="list the N costliest kernels (on a GPU)")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
+    if options.kernels and options.device.type != "cuda":
+        parser.error("--kernels needs a CUDA device")
     scale: dict[str, Any] = SCALES[options.scale]
     options.ema_decay = scale["ema_decay"]
     options.precision = "bfloat16" if options.device.type == "cuda" else "float32"
@@ -259,12 +305,21 @@ def main() -> None:
         task = create_task(student, teacher, objective, options.device, options.precision)
         found: dict[str, Any] = {"student": name, "flops_per_image": operations}
         found["eager_bytes_per_image"] = traffic(task, images, labels, options.precision)
-        taken: dict[str, list[float]] = {"ours": [], "textbook": []}
+        if options.kernels:
+            batch_talking_heads(teacher)
+            task = create_task(student, teacher, objective, options.device, options.precision)
+            found["kernels"] = costliest(task, images, labels, options.precision, options.kernels)
+        ways: dict[str, Callable[..., list[float]]] = {
+            "ours": partial(ours, compiled=machine.compiled(options.device)),
+            "textbook": textbook,
+            **{form: partial(ours, compiled=False) for form in options.forms},
+        }
+        taken: dict[str, list[float]] = {way: [] for way in ways}
         peaks: dict[str, float] = {}
         for _ in range(options.turns):
-            for which, train in (("ours", ours), ("textbook", textbook)):
+            for which, train in ways.items():
                 student, teacher = make_models()
-                if which == "ours":
+                if which == "ours" or FORMS.get(which):
                     batch_talking_heads(teacher)  # as `folders.load` does
                 if options.device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(options.device)
@@ -274,7 +329,11 @@ def main() -> None:
                 torch.compiler.reset()
         for which, times in taken.items():
             rates = [batch * options.steps / one for one in times]
-            found[which] = {"images_per_s": measuring.spread(rates, 1), "peak_memory_gib": peaks.get(which)}
+            measured = {"images_per_s": measuring.spread(rates, 1), "peak_memory_gib": peaks.get(which)}
+            if which in FORMS:
+                found.setdefault("forms", {})[which] = measured
+            else:
+                found[which] = measured
         rows.append(found)
     dtype = PRECISIONS[options.precision]
     peak = measuring.matrix_peak(options.device, dtype)

@@ -107,6 +107,21 @@ def test_ratios_stand_beside_the_rates():
     assert "| 4,000.0 (3,900.0-4,100.0) | 1,000.0 (900.0-1,100.0) | 3.73 | 40.0% | 10.0% | 3.5 / – |" in row
 
 
+def test_other_forms_of_the_step_stand_beside_it():
+    half = {"images_per_s": {"median": 2000.0, "min": 1990.0, "max": 2050.0, "rounds": 3}, "peak_memory_gib": 7.0}
+    record = {**TRAINING, "compiled": True, "results": [{**TRAINING["results"][0], "forms": {"eager": half}}]}
+    found = performance.forms_table({"training-imagenet-cuda": record})
+    assert "| imagenet, cuda | widen | ours, compiled | 4,000.0 (3,900.0-4,100.0) | 100% | 3.5 |\n" in found
+    assert "| imagenet, cuda | widen | not compiled | 2,000.0 (1,990.0-2,050.0) | 50% | 7.0 |\n" in found
+
+
+def test_kernels_are_named_briefly():
+    kernel = {"kernel": "void at::native::" + 100 * "k", "calls": 12, "ms": 3.456, "share": 0.25}
+    record = {**TRAINING, "results": [{**TRAINING["results"][0], "kernels": [kernel]}]}
+    found = performance.kernels_table({"training-imagenet-cuda": record})
+    assert f"| imagenet, cuda | widen | `{71 * 'k'}…` | 12 | 3.46 | 25.0% |\n" in found
+
+
 def test_students_side_by_side_stand_beside_the_limit_of_the_arithmetic():
     times = {"median": 1.0, "min": 0.5, "max": 1.5, "rounds": 3}
     one = {"students": 3, "together_s": times, "apart_s": times, "ratio": times, "limit": 1.25, "share_of_limit": 0.8}
