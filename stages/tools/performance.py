@@ -135,7 +135,7 @@ def kernels_table(found: Measured) -> str:
 def brief(kernel: str) -> str:
     """The name of a kernel without namespaces, shortened: C++ names hold the types of all their parameters."""
     name = kernel.removeprefix("void ").replace("|", "/")
-    for namespace in ("at::native::", "(anonymous namespace)::", "cutlass::"):
+    for namespace in ("at::native::", "(anonymous namespace)::", "cutlass::", "gpu_kernel_impl_nocast<"):
         name = name.replace(namespace, "")
     return name if len(name) <= KERNEL_LETTERS else f"{name[: KERNEL_LETTERS - 1]}…"
 
