@@ -1,5 +1,9 @@
-"""What a result was computed with: versions of packages and the hardware, but no name or path of the machine."""
+"""What a result was computed with: versions of packages and the hardware, but no name or path of the machine.
 
+`python -m stages.tools.provenance` prints it for this machine as JSON, which `stages.tools.record --trained-on` takes.
+"""
+
+import argparse
 import os
 import platform
 import subprocess
@@ -8,9 +12,43 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from stages.core.base.errors import run
 from stages.core.runtime.machine import cores
 
 GIB = 2**30
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "safetensors", "dvc")
+
+
+class Part(BaseModel):
+    """A part of a machine's description; it has no other keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Gpu(Part):
+    """A GPU."""
+
+    name: str
+    memory_gib: float
+
+
+class Hardware(Part):
+    """As `hardware` describes it."""
+
+    system: str
+    cpu: str
+    cores: int
+    memory_gib: float
+    gpus: list[Gpu]
+
+
+class Machine(Part):
+    """What a result was computed with."""
+
+    versions: dict[str, str]
+    hardware: Hardware
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -51,3 +89,13 @@ def _cpu_model() -> str:
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip() or platform.machine()
     return platform.machine()
+
+
+def main() -> None:
+    """Print what this machine computes with."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print(Machine.model_validate({"versions": versions(PACKAGES), "hardware": hardware()}).model_dump_json(indent=2))
+
+
+if __name__ == "__main__":
+    run(main)

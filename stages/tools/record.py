@@ -1,7 +1,9 @@
 """Freeze a finished reproduction in reports/studies/NAME: python -m stages.tools.record NAME.
 
 Refuses to record with uncommitted changes, or while `dvc status` reports changes in the pipeline. Run it on the
-machine that computed the results: its hardware and the packages' versions go into record.json.
+machine that computed the results: its hardware and the packages' versions go into record.json. If another machine
+trained the students, one without DVC perhaps, add --trained-on FILE with what `python -m stages.tools.provenance`
+printed there.
 """
 
 import argparse
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,7 +20,7 @@ from stages.core.base.errors import UserError, run
 from stages.core.config import params
 from stages.core.evidence import studies
 from stages.paths import AUDIT, FIGURES, MANIFEST, REPORTS, RESULTS, STUDIES
-from stages.tools.provenance import hardware, versions
+from stages.tools.provenance import PACKAGES, Machine, hardware, versions
 
 SOURCES = {
     "params.yaml": Path("params.yaml"),
@@ -28,7 +31,6 @@ SOURCES = {
     "audit.json": AUDIT,
     "data.json": MANIFEST,
 }
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "safetensors", "dvc")
 
 
 def output_of(*command: str) -> str:
@@ -73,11 +75,27 @@ def check_finished() -> None:
         raise UserError(f"the pipeline is not up to date ({shown}); run `dvc repro` and commit what it changes")
 
 
+def machine(file: Path) -> dict[str, Any]:
+    """What another machine computed with, as `stages.tools.provenance` printed it there.
+
+    Raises:
+        UserError: the file is missing, or is something else.
+    """
+    try:
+        return Machine.model_validate_json(file.read_bytes()).model_dump()
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it does not describe a machine"
+        raise UserError(
+            f"--trained-on {file}: {reason}; give what `python -m stages.tools.provenance` prints on that machine"
+        ) from None
+
+
 def main() -> None:
     """Record the study that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help="letters, digits, dots and underscores")
     parser.add_argument("--replace", action="store_true", help="replace the study that has this name")
+    parser.add_argument("--trained-on", type=Path, metavar="FILE", help="of the machine that trained the students")
     arguments = parser.parse_args()
     try:
         name = TypeAdapter(params.Name).validate_python(arguments.name)
@@ -86,6 +104,7 @@ def main() -> None:
             f"{arguments.name!r} cannot be a study's name; use letters, digits, dots and underscores"
         ) from None
     folder = studies.place(STUDIES, name, replace=arguments.replace)
+    trained_on = {} if arguments.trained_on is None else {"trained_on": machine(arguments.trained_on)}
     head = commit()
     check_finished()
     record = {
@@ -93,6 +112,7 @@ def main() -> None:
         "commit": head,
         "versions": versions(PACKAGES),
         "hardware": hardware(),
+        **trained_on,
     }
     studies.freeze(SOURCES, record, folder)
     print(f"{folder} is recorded; `dvc repro` brings audit and report up to date with it, then commit both")

@@ -125,6 +125,34 @@ def test_a_finished_reproduction_is_frozen_whole(project, monkeypatch):
     assert set(contents(project / "reports/studies/digits.2")) == {*frozen, "record.json"}
 
 
+def test_a_study_names_the_other_machine_that_trained_its_students(project, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["provenance"])
+    provenance.main()
+    printed = json.loads(capsys.readouterr().out)
+    printed["hardware"] |= {"cpu": "Another CPU", "gpus": [{"name": "G100", "memory_gib": 80.0}]}
+    printed["versions"]["torch"] = "2.11.0"
+    file = tmp_path / "machine.json"
+    file.write_text(json.dumps(printed))
+    record_as(monkeypatch, "digits.3", "--trained-on", str(file))
+    assert json.loads((project / "reports/studies/digits.3/record.json").read_text())["trained_on"] == printed
+    (row,) = tables.provenance(studies.read(project / "reports/studies"), "studies")
+    assert re.fullmatch(r"students trained on: Another CPU, .*; 1 × G100, 80.0 GiB; all else: .*", row["hardware"])
+    assert "; students trained with: " in row["versions"] and row["versions"].count("torch 2.11.0") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file"), ("[]", "it does not describe"), ('{"versions": {}}', "it does not describe")],
+)
+def test_what_is_no_description_of_a_machine_is_refused(content, reason, project, monkeypatch, tmp_path):
+    file = tmp_path / "machine.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=rf"--trained-on .*machine\.json: {reason}.*; give what `python -m stages"):
+        record_as(monkeypatch, "digits.3", "--trained-on", str(file))
+    assert not (project / "reports/studies/digits.3").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "stage"),
     [

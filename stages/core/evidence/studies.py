@@ -1,7 +1,8 @@
 """Recorded studies: finished reproductions, each copied to a folder of its own, to be read beside the current run.
 
-A study's folder holds `record.json` (when, from which commit, with which versions and hardware) and copies of
-`CONTENT`: the parameters, the pipeline's record and everything that was reported.
+A study's folder holds `record.json` and copies of `CONTENT`: the parameters, the pipeline's record and everything that
+was reported. The record says when, from which commit, with which versions and hardware; `trained_on` has those of the
+machine that trained the students, where it was another one.
 """
 
 import shutil

@@ -22,7 +22,7 @@ def studies(recorded: Sequence[Study]) -> list[dict[str, Any]]:
                 "dataset": read_json(study.data)["dataset"],
                 "teacher": f"{teacher['architecture']}"
                 + ("" if teacher.get("top1") is None else f", {teacher['top1']:.2f} %"),
-                "hardware": _hardware(study.record["hardware"]),
+                "hardware": _machines(study.record),
                 "date": study.record["date"],
             }
         )
@@ -42,8 +42,9 @@ def provenance(recorded: Sequence[Study], folder: str) -> list[dict[str, Any]]:
         row
         | {
             "commit": study.record["commit"][:10],
-            "versions": ", ".join(
-                f"{name} {study.record['versions'][name]}" for name in shown if study.record["versions"].get(name)
+            "versions": "; students trained with: ".join(
+                ", ".join(f"{name} {machine['versions'][name]}" for name in shown if machine["versions"].get(name))
+                for machine in (study.record, *filter(None, [study.record.get("trained_on")]))
             ),
             "files": [Link(file.rpartition("/")[2], f"{folder}/{study.name}/{file}") for file in files],
         }
@@ -65,6 +66,14 @@ def studies_top1(comparisons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(
         [{"study": study, "strategy": strategy, **reached} for (study, strategy), reached in rows.items()]
     )
+
+
+def _machines(record: Mapping[str, Any]) -> str:
+    """The hardware of a study, and apart from it that which trained the students, where it was another."""
+    own = _hardware(record["hardware"])
+    if "trained_on" not in record:
+        return own
+    return f"students trained on: {_hardware(record['trained_on']['hardware'])}; all else: {own}"
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:
