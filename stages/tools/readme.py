@@ -17,11 +17,11 @@ from stages.core.base.files import read_json, read_yaml, write_text
 from stages.core.config.models import Student, Teacher
 from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
-from stages.core.evidence.register import read_published
+from stages.core.evidence.register import read_published, read_register
 from stages.core.report.markup import DARK
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables import audit as audit_tables
-from stages.core.report.tables import distillation
+from stages.core.report.tables import distillation, findings
 from stages.core.report.tables.encoding import premise
 from stages.core.runtime.environment import Environment
 from stages.paths import AUDIT, FIGURES, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
@@ -38,7 +38,7 @@ HEADLINES = (
 )
 # From below: a wing imports from itself and from those before it. tests/pipeline/test_dependencies.py holds it so.
 WINGS = ("base", "runtime", "config", "data", "models", "features", "analysis", "train", "evidence", "report")
-PROFILES = ("digits", "cifar100", "imagenet")
+PROFILES = ("digits", "cifar100_small", "cifar100", "imagenet")
 
 
 def figure() -> str:
@@ -66,6 +66,20 @@ def claims() -> str:
 def time() -> str:
     """How long the default run takes."""
     return performance.default_run(performance.measured())
+
+
+def study() -> str:
+    """What the study that was recorded last shows of the paper's claims, and what it cannot."""
+    last = studies.latest(studies.read(STUDIES))
+    if last is None:
+        return "No finished reproduction at a scale of natural images is recorded yet.\n"
+    claims = read_register(REFERENCE)
+    listed = [*findings.sentences(findings.findings(last, claims)), findings.limits(last, claims)]
+    return (
+        f"{findings.setting(last)}\n\n{''.join(f'- {text}{chr(10)}' for text in listed)}\n"
+        f"Differences are in points of top-1, with 95 % intervals that hold together. All numbers: "
+        f"[{last.folder.as_posix()}]({last.folder.as_posix()}).\n"
+    )
 
 
 def results() -> str:
@@ -189,6 +203,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {
     "figure": (README, figure),
     "claims": (README, claims),
     "time": (README, time),
+    "study": (README, study),
     "results": (README, results),
     "scales": (README, scales),
     "wings": (CORE / "README.md", wings),

@@ -1,7 +1,7 @@
 """Pairs of settings that separate the explanations of why a narrow student gains little from a teacher's features.
 
 The paper's runs leave out a projector that is trained with the student. Each control answers one question: is it the
-width, the missing projector, the basis, or the norm of tokens?
+width, the missing projector, the basis, the norm of tokens, or the parameters that a remedy adds?
 """
 
 from collections.abc import Mapping
@@ -86,6 +86,23 @@ CONTROLS = (
         ("half", LABELS_ONLY),
         "matching features helps a student of the teacher's own width",
         "matching features harms a student of the teacher's own width too: width is not the whole reason",
+    ),
+    *(
+        Control(
+            "Does matching features help behind the remedy?",
+            (remedy, "mse"),
+            (remedy, LABELS_ONLY),
+            f"matching features helps a student with {remedy}",
+            f"matching features harms a student with {remedy}: its gain over the plain one is not from matching",
+        )
+        for remedy in ("lift", "widen")
+    ),
+    Control(
+        "Is it the width of the last block, or the parameters?",
+        ("uniform", LABELS_ONLY),
+        ("widen", LABELS_ONLY),
+        "as many parameters in blocks of one width give more than a wide last block",
+        "a wide last block gives more than as many parameters in blocks of one width",
     ),
 )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.core.base.names import BASELINE, DIGITS
+from stages.core.base.names import BASELINE, DIGITS, TEACHER
 from stages.core.config.schema import EVALUATION_SETTINGS, RECIPE_SETTINGS
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.results import Results, Run
@@ -74,6 +74,17 @@ def _not_imagenet(claim: Claim, results: Results) -> str | None:
 def _too_small(claim: Claim, results: Results) -> str | None:
     small = results.data["dataset"] == DIGITS
     return f"this run uses {DIGITS}, which is too small to judge by" if small else None
+
+
+def _few_tokens(claim: Claim, results: Results) -> str | None:
+    of = results.analyses["svd"].get(TEACHER)
+    widths = [run["width"] for run in results.runs]
+    if of is None or not widths or of["tokens"] > min(widths):
+        return None
+    return (
+        f"an image has {of['tokens']} tokens, no more than the narrowest student has channels ({min(widths)}): "
+        "their number bounds its rank, whatever it shows"
+    )
 
 
 def _other_sample(claim: Claim, analysed: Mapping[str, Any]) -> str | None:
@@ -172,6 +183,7 @@ REQUIREMENTS = {
     "sample": Requirement("the paper's sample of images, published weights", of_backbone=_other_sample),
     "training": Requirement("the paper's students, teacher and recipe", of_run=_other_training),
     "study": Requirement(f"any images but {DIGITS}", of_results=_too_small),
+    "tokens": Requirement("more tokens in an image than channels in the narrowest student", of_results=_few_tokens),
     "mismatch": Requirement(
         "a trained teacher at least twice as wide as the student, whole epochs", of_results=_no_mismatch
     ),

@@ -6,7 +6,7 @@ machine that trained the students, where it was another one.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,11 @@ class Study:
     def data(self) -> Path:
         """The manifest of its images."""
         return self.folder / "data.json"
+
+
+def latest(recorded: Sequence[Study]) -> Study | None:
+    """The study that was recorded last; None where there is none."""
+    return max(recorded, key=lambda study: (study.record["date"], study.name), default=None)
 
 
 def place(root: Path, name: str, *, replace: bool) -> Path:

@@ -16,7 +16,7 @@ from stages.core.base.files import read_json
 from stages.core.base.names import BASELINE, LABELS_ONLY, TEACHER
 from stages.core.evidence.differences import PLAIN
 from stages.core.evidence.statistics import NOT_SHOWN
-from stages.core.evidence.studies import Study
+from stages.core.evidence.studies import Study, latest
 from stages.core.report import faces
 from stages.core.report.figures.comparison import seed_differences
 from stages.core.report.notebooks import read_table
@@ -38,9 +38,9 @@ def source(results: Path, manifest: Path, studies: Sequence[Study]) -> tuple[Pat
     Returns:
         The folder of results, the manifest of the images, and what the figure calls them.
     """
-    if not studies:
+    last = latest(studies)
+    if last is None:
         return results, manifest, "current run"
-    last = max(studies, key=lambda study: (study.record["date"], study.name))
     return last.results, last.data, f"study {last.name}"
 
 

@@ -1,3 +1,3 @@
 """Tables of the report, one module per subject."""
 
-__all__ = ["audit", "distillation", "encoding", "representation", "studies"]
+__all__ = ["audit", "distillation", "encoding", "findings", "representation", "studies"]

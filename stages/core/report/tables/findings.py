@@ -1,18 +1,22 @@
 """What a recorded study shows of the paper's claims: sentences and a table, made from its tracked numbers alone."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.core.base.files import read_json
+from stages.core.base.names import TEACHER
 from stages.core.evidence.claims import Claim
-from stages.core.evidence.results import Results, read_results
+from stages.core.evidence.results import read_results
 from stages.core.evidence.studies import Study
 from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED, judge
+from stages.core.report import faces
 from stages.core.report.markup import Badge, Lines
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables.encoding import premise
 
 ANY_IMAGES = "study"  # the requirement of claims that a study of any natural images can judge
+REASONS = 3  # why claims cannot be judged that are named; the commonest
 LEADS = {
     CONFIRMED: "It confirms",
     CONTRADICTED: "It contradicts",
@@ -71,29 +75,29 @@ def sentences(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def setting(study: Study) -> str:
-    """What a study is of, and whether the paper's premise holds there."""
-    data, teacher = read_json(study.data), read_json(study.results / "teacher.json")
-    runs = read_table(study.results / "runs.csv")
-    students = runs[runs["strategy"] == "baseline"] if (runs["strategy"] == "baseline").any() else runs
-    reached = "" if teacher.get("top1") is None else f", top-1 {teacher['top1']:.2f} %"
-    text = (
-        f"`{study.name}`: {data['dataset']}, {data['classes']} classes; teacher `{teacher['architecture']}`{reached}; "
-        f"students {int(students['width'].min())} channels wide, {int(runs['epochs'].max())} epochs, "
-        f"{runs['seed'].nunique()} seeds."
+    """What a study is of, whether the paper's premise holds there, and what bounds it."""
+    data, teacher, svd = (
+        read_json(path) for path in (study.data, study.results / "teacher.json", study.results / "svd.json")
     )
-    floors, encoding = (study.results / f"{name}.csv" for name in ("floor", "encoding"))
-    return f"{text} {premise(read_table(floors), read_table(encoding))}"
+    runs = read_table(study.results / "runs.csv")
+    width, reached = int(runs["width"].min()), teacher.get("top1")
+    text = (
+        f"Study `{study.name}`: {data['dataset']}, {data['classes']} classes; teacher `{teacher['architecture']}`"
+        f"{'' if reached is None else f', top-1 {reached:.2f} %'}; {len(runs)} students from {width} channels, "
+        f"{runs['epochs'].max()} epochs, {faces.seeds(runs)}. "
+        f"{premise(*(read_table(study.results / f'{name}.csv') for name in ('floor', 'encoding')))}"
+    )
+    tokens = svd.get(TEACHER, {}).get("tokens")
+    if tokens is not None and tokens <= width:
+        text += f" But an image has {tokens} tokens, which bound its rank: that it is low is not tested here."
+    return text
 
 
 def limits(study: Study, claims: Sequence[Claim]) -> str:
-    """What a study cannot show: the claims that it cannot judge, counted by the scale that they need."""
+    """What a study cannot show, as a sentence: how many claims it cannot judge, and which reasons there are."""
     results = read_results(study.results, study.data)
-    left = [claim for claim in claims if not _can_judge(claim, results)]
-    return (
-        f"**It cannot show** {len(left)} of {len(claims)} claims: the paper's figures are of ImageNet-1K, of other "
-        "backbones, or of students that were not trained here. A claim in words is judged at this scale alone."
-    )
-
-
-def _can_judge(claim: Claim, results: Results) -> bool:
-    return judge(claim, results)["measured"] is not None
+    verdicts = [judge(claim, results) for claim in claims]
+    reasons = Counter(verdict["reason"] for verdict in verdicts if verdict["measured"] is None)
+    listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(REASONS))
+    more = f"; {len(reasons) - REASONS} other reasons" if len(reasons) > REASONS else ""
+    return f"**It cannot show** {reasons.total()} of {len(claims)} claims: {listed}{more}."

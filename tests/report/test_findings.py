@@ -1,0 +1,82 @@
+"""What a study shows, in words: from the default's numbers, as if they were of natural images."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stages.core.evidence.register import read_register
+from stages.core.evidence.studies import Study
+from stages.core.report.tables import findings
+
+
+@pytest.fixture
+def claims(root):
+    return read_register(root / "reports/reference")
+
+
+@pytest.fixture
+def study(root: Path, tmp_path: Path) -> Study:
+    shutil.copytree(root / "reports/results", tmp_path / "results")
+    data = json.loads((root / "reports/data.json").read_text())
+    (tmp_path / "data.json").write_text(json.dumps({**data, "dataset": "cats"}))
+    return Study("cats_1", tmp_path, {"date": "2026-01-02"})
+
+
+def change(study: Study, table: str, pattern: str, replacement: str) -> None:
+    """Replace what a pattern finds in one of the study's tables."""
+    path = study.results / table
+    changed, count = re.subn(pattern, replacement, path.read_text(), flags=re.MULTILINE)
+    assert count
+    path.write_text(changed)
+
+
+def gain(study: Study, low: float, high: float) -> None:
+    """Let Lift's gain over the plain student have this interval."""
+    change(
+        study, "differences.csv", r"^lift,none,baseline,none,.*?,.*?,.*?,", f"lift,none,baseline,none,1.5,{low},{high},"
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "lead"),
+    [(0.5, 2.5, "It confirms"), (-2.5, -0.5, "It contradicts"), (-0.5, 2.5, "Measured, but no difference is shown")],
+)
+def test_a_difference_is_said_with_its_interval_under_its_verdict(study, claims, low, high, lead):
+    gain(study, low, high)
+    said = findings.sentences(findings.findings(study, claims))
+    (sentence,) = (one for one in said if "lift helps without a teacher" in one)
+    assert sentence.startswith(f"**{lead}** (")
+    assert f"lift helps without a teacher, +1.50 ({low:+.2f} to {high:+.2f})" in sentence
+
+
+def test_every_claim_is_either_said_or_counted_as_not_to_be_shown(study, claims):
+    found = findings.findings(study, claims)
+    said = findings.sentences(found)
+    assert (
+        sum(int(re.match(r"\*\*.*?\*\* \((\d+)\): ", one)[1]) for one in said)
+        == len(found)
+        == len(findings.table(found))
+    )
+    cost = sum("study" not in claim.requires and claim.requires == ("nothing",) for claim in claims)
+    assert findings.limits(study, claims).startswith(
+        f"**It cannot show** {len(claims) - len(found) - cost} of {len(claims)} claims: this run uses cats, the claim"
+    )
+
+
+def test_the_rank_of_images_with_few_tokens_is_not_judged(study, claims):
+    assert not any(one["id"] == "worded/low_rank/teacher" for one in findings.findings(study, claims))
+    assert "an image has 16 tokens, which bound its rank" in findings.setting(study)
+    svd = json.loads((study.results / "svd.json").read_text())
+    svd["teacher"] |= {"tokens": 49}
+    (study.results / "svd.json").write_text(json.dumps(svd))
+    assert any(one["id"] == "worded/low_rank/teacher" for one in findings.findings(study, claims))
+    assert "which bound its rank" not in findings.setting(study)
+
+
+def test_a_study_is_introduced_by_its_data_teacher_and_students(study):
+    text = findings.setting(study)
+    assert text.startswith("Study `cats_1`: cats, 10 classes; teacher `cait_s24_224`, top-1 ")
+    assert "12 students from 48 channels, 12 epochs, 2 seeds. For 95 % of the energy" in text
