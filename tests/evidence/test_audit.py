@@ -528,6 +528,23 @@ def test_a_control_is_judged_by_its_width_and_not_by_a_published_architecture():
     assert judge(claim, results)["reason"] == "half is 192 wide, the claim's is as wide as its teacher, 384"
 
 
+def test_the_control_of_parameters_has_a_width_of_its_own():
+    claim = CLAIMS["worded/place_not_parameters/uniform"]
+    results = moved(claim, 1.0)
+    uniform = {"strategy": "uniform", "objective": "none", "architecture": "deit_tiny_uniform_patch16_224"}
+    results.runs.append({**uniform, "width": 222, "teacher_width": 384})
+    assert judge(claim, results)["verdict"] == CONFIRMED
+
+
+def test_low_rank_is_not_judged_where_few_tokens_bound_it():
+    claim = CLAIMS["worded/low_rank/teacher"]
+    results = as_published()
+    assert judge(claim, results)["verdict"] == CONFIRMED
+    results.analyses["svd"]["teacher"]["tokens"] = min(run["width"] for run in results.runs)
+    verdict = judge(claim, results)
+    assert verdict["verdict"] == NOT_MEASURED and "tokens, no more than the narrowest student" in verdict["reason"]
+
+
 def test_a_verdict_says_that_variances_differ():
     claim = CLAIMS["worded/gains/lift"]
     results = moved(claim, 1.0)

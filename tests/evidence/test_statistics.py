@@ -311,3 +311,11 @@ def test_predictions_that_are_not_the_runs_are_refused(tmp_path):
     write_npy(tmp_path / "lift-none-0/predictions.npy", np.array([0, 1, 1]))
     with pytest.raises(UserError, match=r"predictions\.npy does not fit"):
         correct_predictions(one, tmp_path, truth)
+
+
+@pytest.mark.parametrize("teacher", [60.0, 76.0, 99.9])
+def test_the_teachers_line_is_within_the_panel_of_accuracy(teacher):
+    table = runs({(strategy, "none"): [75.0, 75.5] for strategy in WIDTHS}, WIDTHS)
+    figure, _ = figures_distillation.accuracy(table, {"top1": teacher}, differences_table(table, {}))
+    low, high = figure.axes[0].get_ylim()
+    assert low < teacher < high <= 100.2

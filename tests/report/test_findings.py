@@ -79,4 +79,4 @@ def test_the_rank_of_images_with_few_tokens_is_not_judged(study, claims):
 def test_a_study_is_introduced_by_its_data_teacher_and_students(study):
     text = findings.setting(study)
     assert text.startswith("Study `cats_1`: cats, 10 classes; teacher `cait_s24_224`, top-1 ")
-    assert "12 students from 48 channels, 12 epochs, 2 seeds. For 95 % of the energy" in text
+    assert "12 students, the narrowest of 48 channels, 12 epochs, 2 seeds. For 95 % of the energy" in text

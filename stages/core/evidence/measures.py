@@ -17,6 +17,7 @@ from stages.core.evidence.results import Results, Run
 BACKBONES = "svd_and_pca_dims"  # the family of paper.yaml whose rows name the backbones' timm models
 IMAGE_SIZE = 224  # of rows without img_size
 LEVEL = "95"  # percent of the energy, in the paper's wording
+UNIFORM = "uniform"  # the strategy that spreads the parameters of WideLast over all blocks
 CAUTION = "; variances differ between settings, which the interval does not allow for"
 
 
@@ -298,7 +299,8 @@ def _top1_difference(claim: Claim, results: Results) -> Measured | str:
 def _no_such_student(claim: Claim, results: Results, strategy: str) -> str | None:
     """The reason why the runs of a strategy are not of the paper's student of that name, at whatever scale.
 
-    A student that the paper does not have is a control, and has its teacher's width.
+    A student that the paper does not have is a control, and has its teacher's width, but for `uniform`: it has as many
+    parameters as WideLast, in blocks of one width.
     """
     of_paper = strategy in claim.paper["cost"]
     architecture = results.cost[strategy]["architecture"] if of_paper else None
@@ -307,7 +309,7 @@ def _no_such_student(claim: Claim, results: Results, strategy: str) -> str | Non
             continue
         if architecture is not None and run["architecture"] != architecture:
             return f"{strategy} is {run['architecture']}, the paper's is {architecture}"
-        if strategy != BASELINE and run["width"] != run["teacher_width"]:
+        if strategy not in (BASELINE, UNIFORM) and run["width"] != run["teacher_width"]:
             meant = "the paper's" if of_paper else "the claim's"
             return f"{strategy} is {run['width']} wide, {meant} is as wide as its teacher, {run['teacher_width']}"
     return None

@@ -32,7 +32,7 @@ def differences(rows: pd.DataFrame, runs: pd.DataFrame) -> tuple[Figure, str]:
     for place, of in enumerate(seeds):
         panel.plot(of, np.full(len(of), place + 0.22), "|", color=GREY, ms=6, mew=1.2)
     _draw_intervals(panel, rows, [" − ".join(_pair(row)) for row in rows.to_dict("records")], np.concatenate(seeds))
-    panel.set_title("Differences between settings, with intervals that hold together")
+    panel.set_title("Differences between settings")
     shown = rows[rows["verdict"] != NOT_SHOWN].to_dict("records")
     held = "; ".join(_shown(row) for row in shown)
     caption = (

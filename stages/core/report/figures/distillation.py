@@ -29,7 +29,11 @@ def accuracy(runs: pd.DataFrame, teacher: Mapping[str, Any], differences: pd.Dat
         differences: differences.csv.
     """
     figure, panel = _by_objective(runs, "top1", "top-1 accuracy on the validation images, %")
-    panel.set_ylim(top=min(panel.get_ylim()[1], 100.2))
+    low, high = panel.get_ylim()
+    if teacher.get("top1") is not None:  # its line is in the panel
+        margin = 0.05 * (max(high, teacher["top1"]) - min(low, teacher["top1"]))
+        low, high = min(low, teacher["top1"] - margin), max(high, teacher["top1"] + margin)
+    panel.set_ylim(low, min(high, 100.2))
     if teacher.get("top1") is not None:
         _reference(panel, teacher["top1"], "teacher")
     panel.set_title("Top-1 accuracy by objective and strategy")

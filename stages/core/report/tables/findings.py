@@ -68,10 +68,20 @@ def sentences(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for verdict, lead in LEADS.items():
         of = [one for one in verdicts if one["verdict"] == verdict]
+        by_words: dict[str, list[Mapping[str, Any]]] = {}
+        for one in of:
+            by_words.setdefault(claimed(one)[0], []).append(one)
+        listed = "; ".join(f"{words}, {_cases(cases)}" for words, cases in by_words.items())
         if of:
-            listed = "; ".join(f"{claimed(one)[0]}, {measured(one)}" for one in of)
             found.append(f"**{lead}** ({len(of)}): {listed}.")
     return found
+
+
+def _cases(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """What was measured of the cases of one claim, each with its name where there are several."""
+    if len(verdicts) == 1:
+        return measured(verdicts[0])
+    return ", ".join(f"`{one['id'].rpartition('/')[2]}` {measured(one)}" for one in verdicts)
 
 
 def setting(study: Study) -> str:
@@ -83,8 +93,8 @@ def setting(study: Study) -> str:
     width, reached = int(runs["width"].min()), teacher.get("top1")
     text = (
         f"Study `{study.name}`: {data['dataset']}, {data['classes']} classes; teacher `{teacher['architecture']}`"
-        f"{'' if reached is None else f', top-1 {reached:.2f} %'}; {len(runs)} students from {width} channels, "
-        f"{runs['epochs'].max()} epochs, {faces.seeds(runs)}. "
+        f"{'' if reached is None else f', top-1 {reached:.2f} %'}; {len(runs)} students, the narrowest of {width} "
+        f"channels, {runs['epochs'].max()} epochs, {faces.seeds(runs)}. "
         f"{premise(*(read_table(study.results / f'{name}.csv') for name in ('floor', 'encoding')))}"
     )
     tokens = svd.get(TEACHER, {}).get("tokens")
