@@ -22,7 +22,6 @@ from stages.core.report.markup import DARK
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables import audit as audit_tables
 from stages.core.report.tables import distillation, findings
-from stages.core.report.tables.encoding import premise
 from stages.core.runtime.environment import Environment
 from stages.paths import AUDIT, FIGURES, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
 from stages.tools import performance
@@ -74,10 +73,10 @@ def study() -> str:
     if last is None:
         return "No finished reproduction at a scale of natural images is recorded yet.\n"
     claims = read_register(REFERENCE)
-    listed = [*findings.sentences(findings.findings(last, claims)), findings.limits(last, claims)]
+    listed = [*findings.sentences(findings.findings(last, claims)), findings.limits(last, claims, 1)]
     return (
         f"{findings.setting(last)}\n\n{''.join(f'- {text}{chr(10)}' for text in listed)}\n"
-        f"Differences are in points of top-1, with 95 % intervals that hold together. All numbers: "
+        f"In points of top-1, with 95 % intervals that hold together; from "
         f"[{last.folder.as_posix()}]({last.folder.as_posix()}).\n"
     )
 
@@ -95,9 +94,8 @@ def results() -> str:
         f"{table(header, body)}\n"
         f"{f'Mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'One seed'}; the teacher reaches "
         f"{read_json(RESULTS / 'teacher.json')['top1']:.2f} %. Two caveats:\n\n"
-        f"1. **Scale.** {premise(read_table(RESULTS / 'floor.csv'), read_table(RESULTS / 'encoding.csv'))} Top-1 lies "
-        f"between {runs['top1'].min():.2f} and {runs['top1'].max():.2f} %; one validation image is worth "
-        f"{100 / images:.2f} points.\n"
+        f"1. **Scale.** Top-1 lies between {runs['top1'].min():.2f} and {runs['top1'].max():.2f} %; one validation "
+        f"image is worth {100 / images:.2f} points.\n"
         f"2. **Seeds.** {summary_sentence(read_table(RESULTS / 'differences.csv'))}\n"
     )
 

@@ -16,7 +16,7 @@ from stages.core.report.notebooks import read_table
 from stages.core.report.tables.encoding import premise
 
 ANY_IMAGES = "study"  # the requirement of claims that a study of any natural images can judge
-REASONS = 3  # why claims cannot be judged that are named; the commonest
+REASONS = 5  # why claims cannot be judged: so many are named, the commonest
 LEADS = {
     CONFIRMED: "It confirms",
     CONTRADICTED: "It contradicts",
@@ -103,11 +103,18 @@ def setting(study: Study) -> str:
     return text
 
 
-def limits(study: Study, claims: Sequence[Claim]) -> str:
-    """What a study cannot show, as a sentence: how many claims it cannot judge, and which reasons there are."""
+def limits(study: Study, claims: Sequence[Claim], reasons_named: int = REASONS) -> str:
+    """What a study cannot show, as a sentence: how many claims it cannot judge, and the commonest reasons.
+
+    Args:
+        study: the study.
+        claims: the register.
+        reasons_named: how many reasons are named.
+    """
     results = read_results(study.results, study.data)
     verdicts = [judge(claim, results) for claim in claims]
     reasons = Counter(verdict["reason"] for verdict in verdicts if verdict["measured"] is None)
-    listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(REASONS))
-    more = f"; {len(reasons) - REASONS} other reasons" if len(reasons) > REASONS else ""
+    listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(reasons_named))
+    left = len(reasons) - reasons_named
+    more = f"; {left} other {'reason' if left == 1 else 'reasons'}" if left > 0 else ""
     return f"**It cannot show** {reasons.total()} of {len(claims)} claims: {listed}{more}."
