@@ -22,6 +22,7 @@ from stages.core.report.markup import DARK
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables import audit as audit_tables
 from stages.core.report.tables import distillation, findings
+from stages.core.report.tables.encoding import premise
 from stages.core.runtime.environment import Environment
 from stages.paths import AUDIT, FIGURES, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
 from stages.tools import performance
@@ -94,8 +95,9 @@ def results() -> str:
         f"{table(header, body)}\n"
         f"{f'Mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'One seed'}; the teacher reaches "
         f"{read_json(RESULTS / 'teacher.json')['top1']:.2f} %. Two caveats:\n\n"
-        f"1. **Scale.** Top-1 lies between {runs['top1'].min():.2f} and {runs['top1'].max():.2f} %; one validation "
-        f"image is worth {100 / images:.2f} points.\n"
+        f"1. **Scale.** {premise(read_table(RESULTS / 'floor.csv'), read_table(RESULTS / 'encoding.csv'))} Top-1 lies "
+        f"between {runs['top1'].min():.2f} and {runs['top1'].max():.2f} %; one validation image is worth "
+        f"{100 / images:.2f} points.\n"
         f"2. **Seeds.** {summary_sentence(read_table(RESULTS / 'differences.csv'))}\n"
     )
 
@@ -113,7 +115,7 @@ def scales() -> str:
         teacher, student = Teacher.model_validate(params["teacher"]), Student.model_validate(params["student"])
         own = teacher.model_args.keyword_arguments()
         names = [f"study `{name}`" for name, of in recorded.items() if of == profile]
-        names += ["the results above"] if data["label"] == shown else []
+        names += ["[the default](reports/README.md#the-default)"] if data["label"] == shown else []
         rows.append(
             [
                 f"`{profile}`",
@@ -202,7 +204,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {
     "claims": (README, claims),
     "time": (README, time),
     "study": (README, study),
-    "results": (README, results),
+    "results": (REPORTS / "README.md", results),
     "scales": (README, scales),
     "wings": (CORE / "README.md", wings),
     "variables": (CORE / "train/README.md", variables),

@@ -47,8 +47,11 @@ def site_with_study(root: Path, tmp_path: Path) -> Iterator[Path]:
     for path in (root / "reports").iterdir():
         if path.name != "studies":
             (reports / path.name).symlink_to(path)
+    (reports / "studies").mkdir()
+    for path in (root / "reports/studies").iterdir():
+        (reports / "studies" / path.name).symlink_to(path)
     study = reports / "studies/first"
-    study.mkdir(parents=True)
+    study.mkdir()
     for name in ("results", "figures"):
         shutil.copytree(reports / name, study / name)
     for name in ("metrics.json", "audit.json", "data.json"):

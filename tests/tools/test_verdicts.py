@@ -48,6 +48,7 @@ def test_the_tracked_audit_contradicts_what_is_known(root, monkeypatch):
     monkeypatch.chdir(root)
     known = ["cost_params/widen/params", "consistent_parameters/widen/params"]
     known.append("consistent_distilled_baseline/top1/baseline")
+    known += ["worded/shared_basis/teacher", "worded/feature_loss_gains/lift"]  # by study cifar100_small
     monkeypatch.setattr(sys, "argv", ["verdicts", "--known", *known])
     verdicts.main()
 

@@ -14,6 +14,7 @@ from stages.core.config.schema import EVALUATION_SETTINGS, RECIPE_SETTINGS
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.results import Results, Run
 
+ANY_RUN = "nothing"  # what a claim requires that any run can judge, without having trained or analysed anything
 MIN_WIDTH_RATIO = 2  # of teacher to student, for the paper's words to be about such a pair
 
 # The arguments of the paper's students; a run that does not set one has its architecture's default, which is the same.
@@ -178,7 +179,7 @@ def _text(value: Any) -> str:
 
 
 REQUIREMENTS = {
-    "nothing": Requirement("any run"),
+    ANY_RUN: Requirement("any run"),
     "imagenet": Requirement("ImageNet-1K", of_results=_not_imagenet),
     "sample": Requirement("the paper's sample of images, published weights", of_backbone=_other_sample),
     "training": Requirement("the paper's students, teacher and recipe", of_run=_other_training),

@@ -8,6 +8,7 @@ Several runs may measure one claim. They are neither averaged nor counted agains
 if any of them contradicts it, and confirmed if at least one confirms it and none contradicts it.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.measures import MEASURES, Measured
 from stages.core.evidence.register import BOUNDS
-from stages.core.evidence.requirements import REQUIREMENTS, unmet_requirement
+from stages.core.evidence.requirements import ANY_RUN, REQUIREMENTS, unmet_requirement
 from stages.core.evidence.results import Results
 from stages.core.evidence.statistics import NOT_SHOWN
 
@@ -110,13 +111,15 @@ def judge_all(claim: Claim, runs: Mapping[str, Results]) -> dict[str, Any]:
 
     Args:
         claim: the claim.
-        runs: each run's results by its name, the current one first.
+        runs: each run's results by its name, the current one first; it alone judges a claim that any run can judge.
 
     Returns:
         As `judge`, of the first run that contradicts the claim, else of the first that confirms it, else of the first
         that measured it, with `run`, its name (None where none measured the claim), and `others`: run, measured,
         verdict and reason of every further run that measured it.
     """
+    if claim.requires == (ANY_RUN,):  # every run has the same figures: the current one is enough
+        runs = dict(itertools.islice(runs.items(), 1))
     verdicts = {name: judge(claim, results) for name, results in runs.items()}
     measured = {name: verdict for name, verdict in verdicts.items() if verdict["measured"] is not None}
     if not measured:

@@ -28,6 +28,23 @@ def widths(floors: pd.DataFrame, levels: Sequence[int] = (80, 90, 95, 99)) -> pd
     return pd.DataFrame(rows)
 
 
+def needed(floors: pd.DataFrame, level: int) -> tuple[int, int]:
+    """The directions that hold a share of the energy of all the teacher's images: each image's own, and shared ones.
+
+    Args:
+        floors: floor.csv.
+        level: the share, in percent.
+    """
+    teacher = floors[floors["backbone"] == TEACHER]
+    own, shared = dims(1 - teacher[["per_image", "fixed"]].to_numpy().T, [level])[:, 0]
+    return int(own), int(shared)
+
+
+def teacher_width(floors: pd.DataFrame) -> int:
+    """The channels of the teacher, from floor.csv."""
+    return int((floors["backbone"] == TEACHER).sum())
+
+
 def premise(floors: pd.DataFrame, encoding: pd.DataFrame) -> str:
     """Whether the paper's premise holds: the teacher needs more directions than its narrowest student has channels.
 
@@ -35,16 +52,16 @@ def premise(floors: pd.DataFrame, encoding: pd.DataFrame) -> str:
         floors: floor.csv.
         encoding: encoding.csv.
     """
-    teacher = floors[floors["backbone"] == TEACHER]
-    fixed, per_image = dims(1 - teacher[["fixed", "per_image"]].to_numpy().T, [95])[:, 0]
+    per_image, fixed = needed(floors, 95)
     width = int(encoding[encoding["strategy"] != TEACHER]["width"].min())
     text = (
-        f"For 95 % of the energy of all images together the teacher needs {per_image} of {len(teacher)} directions "
-        f"where each image has its own, and {fixed} that all share; the narrowest student's map has {width} channels. "
+        f"For 95 % of the energy of all images together the teacher needs {per_image} of {teacher_width(floors)} "
+        f"directions where each image has its own, and {fixed} that all share; the narrowest student's map has {width} "
+        "channels. "
     )
     if fixed > width:
         return text + "The premise of the paper, low rank within an image and a mismatch over all of them, holds here."
-    floor = teacher["fixed"].iloc[width - 1]
+    floor = floors[floors["backbone"] == TEACHER]["fixed"].iloc[width - 1]
     return text + (
         "So the mismatch of widths from which the paper starts is not there at this scale: one fixed projector from "
         f"{width} channels need not lose more than {floor:.2g} of the energy."

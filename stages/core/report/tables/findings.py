@@ -8,14 +8,16 @@ from stages.core.base.files import read_json
 from stages.core.base.names import TEACHER
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.results import read_results
+from stages.core.evidence.statistics import NOT_SHOWN
 from stages.core.evidence.studies import Study
 from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED, judge
 from stages.core.report import faces
 from stages.core.report.markup import Badge, Lines
 from stages.core.report.notebooks import read_table
-from stages.core.report.tables.encoding import premise
+from stages.core.report.tables.encoding import needed, teacher_width
 
 ANY_IMAGES = "study"  # the requirement of claims that a study of any natural images can judge
+LEVEL = 95  # percent of the energy
 REASONS = 5  # why claims cannot be judged: so many are named, the commonest
 LEADS = {
     CONFIRMED: "It confirms",
@@ -43,7 +45,7 @@ def table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "the paper says": Lines(*claimed(verdict)),
             "expected": verdict["expected"],
             "measured": measured(verdict),
-            "verdict": Badge(verdict["verdict"]),
+            "verdict": NOT_SHOWN if verdict["verdict"] == NOT_MEASURED else Badge(verdict["verdict"]),
         }
         for verdict in verdicts
     ]
@@ -85,22 +87,19 @@ def _cases(verdicts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def setting(study: Study) -> str:
-    """What a study is of, whether the paper's premise holds there, and what bounds it."""
-    data, teacher, svd = (
-        read_json(path) for path in (study.data, study.results / "teacher.json", study.results / "svd.json")
-    )
-    runs = read_table(study.results / "runs.csv")
+    """What a study is of, and the energy that the teacher's images need in bases of their own and in a shared one."""
+    data, teacher = (read_json(path) for path in (study.data, study.results / "teacher.json"))
+    runs, floors = (read_table(study.results / f"{name}.csv") for name in ("runs", "floor"))
     width, reached = int(runs["width"].min()), teacher.get("top1")
-    text = (
-        f"Study `{study.name}`: {data['dataset']}, {data['classes']} classes; teacher `{teacher['architecture']}`"
-        f"{'' if reached is None else f', top-1 {reached:.2f} %'}; {len(runs)} students, the narrowest of {width} "
-        f"channels, {runs['epochs'].max()} epochs, {faces.seeds(runs)}. "
-        f"{premise(*(read_table(study.results / f'{name}.csv') for name in ('floor', 'encoding')))}"
+    own, shared = needed(floors, LEVEL)
+    tokens = read_json(study.results / "svd.json").get(TEACHER, {}).get("tokens")
+    bound = "" if tokens is None or tokens > width else f" (its {tokens} tokens allow no more than {tokens})"
+    return (
+        f"Study `{study.name}`: {data['dataset']}; teacher `{teacher['architecture']}`"
+        f"{'' if reached is None else f', top-1 {reached:.2f} %'}; {len(runs)} students, the narrowest {width} wide, "
+        f"{runs['epochs'].max()} epochs, {faces.seeds(runs)}. {LEVEL} % of the teacher's energy takes {own} of "
+        f"{teacher_width(floors)} directions where each image has its own{bound}, {shared} that all share."
     )
-    tokens = svd.get(TEACHER, {}).get("tokens")
-    if tokens is not None and tokens <= width:
-        text += f" But an image has {tokens} tokens, which bound its rank: that it is low is not tested here."
-    return text
 
 
 def limits(study: Study, claims: Sequence[Claim], reasons_named: int = REASONS) -> str:
