@@ -69,6 +69,7 @@ def test_every_figure_says_what_it_is_of(shown, root):
         of_students = {
             "accuracy",
             "cka",
+            "controls",
             "cost",
             "curves",
             "differences",

@@ -263,6 +263,9 @@ def test_claims_are_judged_by_every_study(project, monkeypatch):
     cost = claims["cost_params/baseline/params"]
     assert (cost["verdict"], cost["run"], cost["measured"]) == ("contradicted", "good", 1)
     assert [(one["run"], one["verdict"]) for one in cost["others"]] == [("current", "confirmed")]
+    # what both runs find alike, and any run would, is said once
+    flops = claims["cost_flops/baseline/flops"]
+    assert (flops["verdict"], flops["run"], flops["others"]) == ("confirmed", "current", [])
     lift = claims["top1/lift/softkd_mse"]
     assert lift["verdict"] == "not measured"
     assert (
@@ -295,7 +298,7 @@ def test_a_contradiction_is_never_outvoted():
     )
     runs = {
         name: Results({"dataset": "digits"}, {}, [], {"lift": {"parameters": parameters}}, {})
-        for name, parameters in (("current", 10), ("a", 11), ("b", 13), ("c", 10), ("d", 7))
+        for name, parameters in (("current", 10), ("a", 11), ("b", 13), ("c", 9), ("d", 7), ("e", 11))
     }
     verdict = judge_all(claim, runs)
     assert (verdict["verdict"], verdict["run"], verdict["measured"]) == ("contradicted", "b", 13)
@@ -306,9 +309,9 @@ def test_a_contradiction_is_never_outvoted():
         ("b", 13),
         ("current", 10),
         ("a", 11),
-        ("c", 10),
+        ("c", 9),
         ("d", 7),
-    ]
+    ]  # e found what a found, and any run would
     del runs["b"], runs["d"]
     assert judge_all(claim, runs)["verdict"] == "confirmed"
 

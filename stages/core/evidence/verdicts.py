@@ -8,7 +8,6 @@ Several runs may measure one claim. They are neither averaged nor counted agains
 if any of them contradicts it, and confirmed if at least one confirms it and none contradicts it.
 """
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -111,17 +110,20 @@ def judge_all(claim: Claim, runs: Mapping[str, Results]) -> dict[str, Any]:
 
     Args:
         claim: the claim.
-        runs: each run's results by its name, the current one first; it alone judges a claim that any run can judge.
+        runs: each run's results by its name, the current one first. A claim that any run can judge is judged once for
+            each value: by the first run that has it.
 
     Returns:
         As `judge`, of the first run that contradicts the claim, else of the first that confirms it, else of the first
         that measured it, with `run`, its name (None where none measured the claim), and `others`: run, measured,
         verdict and reason of every further run that measured it.
     """
-    if claim.requires == (ANY_RUN,):  # every run has the same figures: the current one is enough
-        runs = dict(itertools.islice(runs.items(), 1))
     verdicts = {name: judge(claim, results) for name, results in runs.items()}
     measured = {name: verdict for name, verdict in verdicts.items() if verdict["measured"] is not None}
+    if claim.requires == (ANY_RUN,):  # runs agree, unless the code changed between them
+        values = [verdict["measured"] for verdict in measured.values()]
+        firsts = {values.index(value) for value in values}
+        measured = {name: of for place, (name, of) in enumerate(measured.items()) if place in firsts}
     if not measured:
         reasons = {name: verdict["reason"] for name, verdict in verdicts.items()}
         same = len(set(reasons.values())) == 1
