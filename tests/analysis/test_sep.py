@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from stages.core.analysis import sep
 from stages.core.analysis.energy import dims, shares
 from stages.core.analysis.sep import (
     image_dims,
@@ -154,7 +155,7 @@ def test_dims_of_images_are_those_of_their_own_spectra(features, images_at_a_tim
     spectra = mean_spectra(features)
     monkeypatch.setattr(store, "CHUNK_BYTES", images_at_a_time * 8 * features[0].size)
     found = image_dims(features, THRESHOLDS)
-    np.testing.assert_allclose(found.mean, spectra.mean(), rtol=1e-14)
+    np.testing.assert_allclose(found.mean, spectra.mean(), rtol=1e-6)
     assert found.zero_tokens == len(features[1])
     np.testing.assert_array_equal(found.with_energy, [True, False, True, True, True, True])
     kept = np.delete(spectra.folded, 1, axis=0)
@@ -163,6 +164,45 @@ def test_dims_of_images_are_those_of_their_own_spectra(features, images_at_a_tim
     for name, of, null in (("folded", kept, fold(by_chance)), ("full", unfold(kept, 24), by_chance)):
         for sides, expected in ((found.observed, of), (found.expected, null)):
             np.testing.assert_array_equal(sides[name][found.with_energy], dims(np.cumsum(expected, axis=1), THRESHOLDS))
+
+
+def test_single_precision_changes_shares_by_rounding(features):
+    exact, found = (shares(mean_spectra(features, precision).folded) for precision in (np.float64, np.float32))
+    assert 0 < np.abs(found - exact).max() < 2e-7
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-18, 1e18, 1e30])
+def test_tokens_whose_squares_single_precision_cannot_hold_have_the_same_spectra(features, scale):
+    found = mean_spectra((features * scale).astype(np.float32), np.float32)
+    assert found.zero_tokens == 0
+    np.testing.assert_allclose(found.folded, mean_spectra(features).folded, rtol=1e-5)
+
+
+def test_a_threshold_that_is_met_exactly_is_met_in_single_precision_too():
+    """An impulse has a flat spectrum: of 20 bins, 19 hold exactly 95 %; of 40, 38."""
+    for channels in (20, 40):
+        features = np.zeros((3, 5, channels), np.float32)
+        features[..., 0] = np.random.default_rng(0).uniform(0.5, 2, (3, 5))
+        found = image_dims(features, [90, 95])
+        bins = np.array([0.9, 0.95]) * channels
+        np.testing.assert_array_equal(found.observed["full"], np.tile(bins.round().astype(int), (3, 1)))
+
+
+def test_images_near_a_threshold_are_transformed_in_double_precision(features, monkeypatch):
+    images: list[int] = []
+
+    def counted(chunk, precision=np.float64):
+        if precision == np.float64:
+            images.append(len(chunk))
+        return mean_spectra(chunk, precision)
+
+    monkeypatch.setattr(sep, "mean_spectra", counted)
+    image_dims(features, THRESHOLDS)
+    assert not images
+    features[1] = 0
+    features[1, :, 3] = 1.0  # flat: a share of exactly one half
+    image_dims(features, THRESHOLDS)
+    assert images == [1]
 
 
 def test_chunks_change_nothing(features, monkeypatch):

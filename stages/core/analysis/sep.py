@@ -8,7 +8,7 @@ tokens. Two spectra:
 * folded: the ⌊D/2⌋+1 distinct bins; F_k and F_{D-k} are added, so that the total energy is the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from stages.core.analysis.nulls import permutation_expectation
 from stages.core.features.store import chunks
 from stages.core.runtime.machine import cores
 
+NEAR = 1e-6  # a share nearer to a threshold is computed in double precision: single precision errs by 1e-7 at most
+SAFE = (1e-20, 1e20)  # energies of tokens whose spectra neither underflow nor overflow in single precision
 BATCH = 4  # images that are transformed together: enough for several cores, few enough for their caches
 
 
@@ -43,7 +45,7 @@ class MeanSpectra:
         return self.tokens @ self.folded / max(1, self.tokens.sum())
 
 
-def mean_spectra(features: np.ndarray) -> MeanSpectra:
+def mean_spectra(features: np.ndarray, precision: type[np.floating] = np.float64) -> MeanSpectra:
     """Average the tokens' normalised power spectra |DFT(x)|² / Σ|DFT(x)|² over each image.
 
     By Parseval's theorem Σ F = D ‖x‖²: dividing by the token's energy normalises its spectrum, and the sum over
@@ -51,16 +53,23 @@ def mean_spectra(features: np.ndarray) -> MeanSpectra:
 
     Args:
         features: [images, tokens, channels].
+        precision: of the transforms. float32 takes a third of the time, and a spectrum's cumulative shares err by about
+            1e-7; tokens whose squares it cannot hold are transformed in float64.
 
     Raises:
         UserError: a feature is not finite.
     """
     folded, counts, channels = [], [], features.shape[-1]
-    for tokens, energies in _batches(features):
+    for tokens, energies in _batches(features, precision):
+        if tokens.dtype == np.float32 and not (SAFE[0] < energies.min() and energies.max() < SAFE[1]):
+            tokens = tokens.astype(np.float64)
+            energies = _energies(tokens)
         weights = np.divide(1.0, energies, out=np.zeros_like(energies), where=energies > 0)
-        squares = scipy.fft.rfft(tokens, axis=-1, workers=cores()).view(np.float64)  # real and imaginary parts in turn
+        squares = scipy.fft.rfft(tokens, axis=-1, workers=cores()).view(
+            tokens.dtype
+        )  # real and imaginary parts in turn
         np.square(squares, out=squares)
-        sums = (weights[:, None] @ squares)[:, 0] / channels
+        sums = (weights[:, None] @ squares)[:, 0].astype(np.float64) / channels
         used = np.count_nonzero(energies, axis=1)
         folded.append(_add_mirrored(sums[:, ::2] + sums[:, 1::2], channels) / np.maximum(1, used)[:, None])
         counts.append(used)
@@ -126,7 +135,7 @@ class ImageDims:
     """The mean spectrum of all tokens, and the dims of each image's mean spectrum.
 
     Attributes:
-        mean: folded spectrum over all non-zero tokens, [⌊D/2⌋+1].
+        mean: folded spectrum over all non-zero tokens, [⌊D/2⌋+1]; its cumulative shares err by about 1e-7.
         zero_tokens: tokens that are 0, which are left out.
         with_energy: whether an image has a non-zero token, [images].
         observed: by spectrum (folded, full): dims of each image's mean spectrum, [images, thresholds].
@@ -143,6 +152,8 @@ class ImageDims:
 def image_dims(features: np.ndarray, thresholds: Sequence[int]) -> ImageDims:
     """Reduce each image's mean spectrum to its dims, a chunk of images at a time.
 
+    Transforms are in single precision, and in double precision for images whose dims rounding could change.
+
     Args:
         features: [images, tokens, channels].
         thresholds: percents.
@@ -154,21 +165,38 @@ def image_dims(features: np.ndarray, thresholds: Sequence[int]) -> ImageDims:
     counts: list[np.ndarray] = []
     reached: dict[tuple[str, str], list[np.ndarray]] = {}
     total, zero_tokens = np.zeros(channels // 2 + 1), 0
-    for spectra in map(mean_spectra, chunks(features)):
+    for chunk in chunks(features, np.float32):
+        spectra = mean_spectra(chunk, np.float32)
+        curves = _curves(spectra.folded, channels)
+        if (near := _near(curves.values(), thresholds)).any():
+            spectra.folded[near] = mean_spectra(chunk[near]).folded
+            curves = _curves(spectra.folded, channels)
         total += spectra.tokens @ spectra.folded
         zero_tokens += spectra.zero_tokens
         counts.append(spectra.tokens)
-        for kind, folded in (
-            ("observed", spectra.folded),
-            ("expected", permutation_expectation(spectra.folded[:, 0], channels)),
-        ):
-            for name, of in (("folded", folded), ("full", unfold(folded, channels))):
-                reached.setdefault((kind, name), []).append(dims(shares(of), thresholds))
+        for key, cumulative in curves.items():
+            reached.setdefault(key, []).append(dims(cumulative, thresholds))
     used = np.concatenate(counts)
     observed, expected = (
         {name: np.concatenate(reached[kind, name]) for name in ("folded", "full")} for kind in ("observed", "expected")
     )
     return ImageDims(total / max(1, used.sum()), zero_tokens, used > 0, observed, expected)
+
+
+def _curves(folded: np.ndarray, channels: int) -> dict[tuple[str, str], np.ndarray]:
+    """Cumulative shares of each image's spectrum, observed and expected under random orders, folded and full."""
+    spectra = {"observed": folded, "expected": permutation_expectation(folded[:, 0], channels)}
+    return {
+        (kind, name): shares(of)
+        for kind, half in spectra.items()
+        for name, of in (("folded", half), ("full", unfold(half, channels)))
+    }
+
+
+def _near(curves: Iterable[np.ndarray], thresholds: Sequence[int]) -> np.ndarray:
+    """Which images have a share so near to a threshold that rounding in single precision could change their dims."""
+    levels = np.asarray(thresholds)[:, None] / 100
+    return np.any([(np.abs(of[:, None] - levels) < NEAR).any((1, 2)) for of in curves], axis=0)
 
 
 def token_std(features: np.ndarray) -> dict[str, np.ndarray]:
@@ -249,12 +277,18 @@ def _add_mirrored(half: np.ndarray, channels: int) -> np.ndarray:
     return folded
 
 
-def _batches(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """A few images' tokens [images, tokens, D] in float64 at a time, and their energies ‖x‖² [images, tokens]."""
-    for chunk in chunks(features):
+def _batches(
+    features: np.ndarray, precision: type[np.floating] = np.float64
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A few images' tokens [images, tokens, D] at a time, and their energies ‖x‖² [images, tokens]."""
+    for chunk in chunks(features, precision):
         for start in range(0, len(chunk), BATCH):
             tokens = chunk[start : start + BATCH]
-            yield tokens, np.einsum("itc,itc->it", tokens, tokens)
+            yield tokens, _energies(tokens)
+
+
+def _energies(tokens: np.ndarray) -> np.ndarray:
+    return np.einsum("itc,itc->it", tokens, tokens)
 
 
 def _images(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

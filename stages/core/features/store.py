@@ -76,11 +76,15 @@ def _read(path: Path, shape: tuple[int, ...], kind: type[np.floating]) -> np.nda
     return array
 
 
-def chunks(features: np.ndarray) -> Iterator[np.ndarray]:
-    """Consecutive images in float64, [images of the chunk, tokens, channels], about CHUNK_BYTES at a time.
+def chunks(features: np.ndarray, precision: type[np.floating] = np.float64) -> Iterator[np.ndarray]:
+    """Consecutive images, [images of the chunk, tokens, channels], at most about CHUNK_BYTES at a time.
 
     No more than one chunk of a mapped file stays in memory. float64 holds the squares of all float32 values, and
     their sums, without overflow or underflow: no scaling is needed.
+
+    Args:
+        features: [images, tokens, channels].
+        precision: of the chunks.
 
     Raises:
         UserError: the array is empty or not three-dimensional, or a feature is not finite.
@@ -89,7 +93,7 @@ def chunks(features: np.ndarray) -> Iterator[np.ndarray]:
         raise UserError(f"features must be [images, tokens, channels], each at least 1; got {features.shape}")
     per_chunk = max(1, CHUNK_BYTES // (8 * features.shape[1] * features.shape[2]))
     for start in range(0, len(features), per_chunk):
-        chunk = np.asarray(features[start : start + per_chunk], dtype=np.float64)
+        chunk = np.asarray(features[start : start + per_chunk], dtype=precision)
         release(features)
         finite = np.isfinite(chunk).all((1, 2))
         if not finite.all():
