@@ -88,6 +88,13 @@ def test_the_gaussian_null_of_gaussian_tokens_is_their_spectrum(gaussian):
     np.testing.assert_allclose(found, mean_spectra(tokens).mean(), atol=0.003)
 
 
+def test_of_equal_gaps_the_first_is_taken_whatever_the_rounding():
+    expected, permuted = np.zeros(4), np.zeros((3, 4))
+    for rounding in (-1e-16, 0.0, 1e-16):
+        found = largest_gap(np.array([0.0, -0.25, 0.25 + rounding, 0.0]), expected, permuted)
+        assert (found.bin, found.value) == (1, -0.25)
+
+
 def test_the_largest_gap_is_found():
     expected, observed = np.array([0.25, 0.5, 0.75, 1]), np.array([0.3, 0.4, 0.75, 1])
     permuted = expected + np.array([[0.1, 0, 0, 0], [0, 0, -0.2, 0], [0.05, 0, 0, 0]])

@@ -112,7 +112,7 @@ class Gap:
 
     Attributes:
         value: observed minus expected at the bin where their distance is largest.
-        bin: that bin, from 0.
+        bin: that bin, from 0; the first of equal ones.
         permuted_p95: the 95th percentile of the largest distance of permuted curves.
         p_value: the share of curves, permuted and observed, whose largest distance is at least that of the observed.
     """
@@ -135,7 +135,8 @@ def largest_gap(observed: np.ndarray, expected: np.ndarray, permuted: np.ndarray
         permuted: curves under random orders, [permutations, bins].
     """
     gaps = observed - expected
-    place = int(np.abs(gaps).argmax())
+    sizes = np.abs(gaps)
+    place = int(np.argmax(sizes >= sizes.max() - TIE))  # a full spectrum is symmetric: its gap is there twice
     distances = np.abs(permuted - expected).max(axis=1)
     farther = int(np.count_nonzero(distances >= abs(gaps[place]) - TIE))
     return Gap(
