@@ -58,9 +58,9 @@ def claimed(verdict: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def measured(verdict: Mapping[str, Any]) -> str:
-    """The measured value, a difference with its interval."""
+    """The measured share in two digits, or the measured difference with its interval."""
     if verdict["interval"] is None:
-        return f"{verdict['measured']:.2f}"
+        return f"{verdict['measured']:.2g}"
     low, high = (f"{end:+.2f}" if end is not None else "?" for end in verdict["interval"])
     return f"{verdict['measured']:+.2f} ({low} to {high})"
 
