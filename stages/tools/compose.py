@@ -19,6 +19,7 @@ from stages.tools.hydra_plugins import selection  # noqa: F401  registers resolv
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SEVERAL = {"strategy", "objective", "experiment"}  # groups of which several options can be chosen
+NAMED_FREELY = ("student.strategies", "objective.definitions")  # mappings whose keys are names of the user's own
 GROUPS = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
 
 
@@ -94,7 +95,10 @@ def _no_key(key: str, config: DictConfig) -> str:
         if isinstance(around, DictConfig):
             break
     groups = [] if place else GROUPS
-    return f"{key}: no such key; {place or 'params.yaml'} has {', '.join(sorted({*map(str, around), *groups}))}"
+    there = ", ".join(sorted({*map(str, around), *groups}))
+    new = key.removeprefix(f"{place}.").partition(".")[0]
+    added = f"; a new one is added by +{place}.{new}={{…}}" if place in NAMED_FREELY else ""
+    return f"{key}: no such key; {place or 'params.yaml'} has {there}{added}"
 
 
 def _line(error: Exception) -> str:

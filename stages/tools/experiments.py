@@ -22,7 +22,8 @@ DISPENSABLE = ("created", "seeds", "state")  # left out in this order where the 
 GAP = "  "
 NOTES = (
     "top-1: mean over seeds, %. vs plain: minus the plain student (baseline, none)",
-    "of the experiment, or of its commit where only strategy and objective differ.",
+    "of the experiment, or of its commit where only strategy and objective differ;",
+    "empty where that has other seeds: reports/results/differences.csv compares them.",
 )
 # What may differ between an experiment and its commit, whose plain student then is that of the experiment, too.
 FREE = ("strategy.", "objective.", "grid.", "analysis.", "profile", "student.strategies.", "student.ablations")

@@ -79,5 +79,5 @@ def test_the_rank_of_images_with_few_tokens_is_not_judged(study, claims):
 def test_a_study_is_introduced_by_its_data_teacher_and_students(study):
     text = findings.setting(study)
     assert text.startswith("Study `cats_1`: cats; teacher `cait_s24_224`, top-1 ")
-    assert "; 12 students, the narrowest 48 wide, 12 epochs, 2 seeds. 95 % of the teacher's energy takes " in text
+    assert "; 12 students, the narrowest 48 wide, 12 epochs, 2 seeds. 95 % of all images' energy takes " in text
     assert re.search(r"takes \d+ of 96 directions where each image has its own.*, \d+ that all share\.$", text)

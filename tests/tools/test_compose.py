@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,3 +169,16 @@ def test_what_cannot_be_composed_is_named_with_what_there_is(overrides, reason):
         compose.composed(*overrides)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("key", "way"),
+    [
+        ("objective.definitions.heavy.alpha", "; a new one is added by +objective.definitions.heavy={…}"),
+        ("student.strategies.wide", "; a new one is added by +student.strategies.wide={…}"),
+        ("recipe.epoch", "warmup_lr, weight_decay"),
+    ],
+)
+def test_a_key_of_ones_own_is_told_how_to_be_added(key, way):
+    with pytest.raises(UserError, match=rf"{key}: no such key; .*{re.escape(way)}$"):
+        compose.composed(f"{key}=1")

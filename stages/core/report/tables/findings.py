@@ -97,7 +97,7 @@ def setting(study: Study) -> str:
     return (
         f"Study `{study.name}`: {data['dataset']}; teacher `{teacher['architecture']}`"
         f"{'' if reached is None else f', top-1 {reached:.2f} %'}; {len(runs)} students, the narrowest {width} wide, "
-        f"{runs['epochs'].max()} epochs, {faces.seeds(runs)}. {LEVEL} % of the teacher's energy takes {own} of "
+        f"{runs['epochs'].max()} epochs, {faces.seeds(runs)}. {LEVEL} % of all images' energy takes {own} of "
         f"{teacher_width(floors)} directions where each image has its own{bound}, {shared} that all share."
     )
 
