@@ -46,7 +46,8 @@ def text_of(page: Path) -> str:
 
 
 def blocks(text: str, language: str = "") -> list[str]:
-    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    return [content for its_language, content in found if its_language == language]
 
 
 def inline(text: str) -> list[str]:
