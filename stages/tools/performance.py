@@ -4,7 +4,7 @@ The page is Markdown that git tracks, so that it reads, and its differences show
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stages.core.base.errors import UserError, run
@@ -99,22 +99,26 @@ def training_table(found: Measured) -> str:
     return table(header, rows)
 
 
+def trained(found: Measured) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Every student whose training step was measured: the benchmark's name, its record, the student's part of it."""
+    for name, record in found.items():
+        if record["benchmark"] == "training":
+            yield from ((name, record, one) for one in record["results"])
+
+
 def forms_table(found: Measured) -> str:
     """Images per second of our step as it runs, uncompiled, and with timm's talking heads."""
     header = ["scale, device", "student", "form", "images/s", "of ours", "peak memory (GiB)"]
     rows: list[list[object]] = []
-    for name, record in found.items():
-        if record["benchmark"] != "training":
+    for name, record, one in trained(found):
+        if "forms" not in one:
             continue
-        for one in record["results"]:
-            if "forms" not in one:
-                continue
-            ours = f"ours, {'compiled' if record['compiled'] else 'not compiled'}"
-            for form, measured in {ours: one["ours"], **one["forms"]}.items():
-                rates = measured["images_per_s"]
-                share = f"{rates['max'] / one['ours']['images_per_s']['max']:.0%}"
-                memory = measured["peak_memory_gib"] or "–"
-                rows.append([place(name), one["student"], FORMS.get(form, form), spread(rates), share, memory])
+        ours = f"ours, {'compiled' if record['compiled'] else 'not compiled'}"
+        for form, measured in {ours: one["ours"], **one["forms"]}.items():
+            rates = measured["images_per_s"]
+            share = f"{rates['max'] / one['ours']['images_per_s']['max']:.0%}"
+            memory = measured["peak_memory_gib"] or "–"
+            rows.append([place(name), one["student"], FORMS.get(form, form), spread(rates), share, memory])
     return table(header, rows) if rows else "Not measured.\n"
 
 
@@ -122,13 +126,10 @@ def kernels_table(found: Measured) -> str:
     """The costliest kernels of an eager step on a GPU."""
     header = ["scale, device", "student", "kernel", "calls", "ms", "of all kernels"]
     rows: list[list[object]] = []
-    for name, record in found.items():
-        if record["benchmark"] != "training":
-            continue
-        for one in record["results"]:
-            for kernel in one.get("kernels", ()):
-                time = [kernel["calls"], f"{kernel['ms']:.2f}", f"{kernel['share']:.1%}"]
-                rows.append([place(name), one["student"], f"`{brief(kernel['kernel'])}`", *time])
+    for name, _, one in trained(found):
+        for kernel in one.get("kernels", ()):
+            time = [kernel["calls"], f"{kernel['ms']:.2f}", f"{kernel['share']:.1%}"]
+            rows.append([place(name), one["student"], f"`{brief(kernel['kernel'])}`", *time])
     return table(header, rows) if rows else "Not measured.\n"
 
 
@@ -169,22 +170,19 @@ def floors_table(found: Measured) -> str:
     header = ["scale, device", "student", "GFLOP per image", "arithmetic (µs)", "MB per image, eager"]
     header += ["bytes, eager (µs)", "measured, ours (µs)"]
     rows = []
-    for name, record in found.items():
-        if record["benchmark"] != "training":
-            continue
-        for one in record["results"]:
-            flops, moved = one["flops_per_image"], one["eager_bytes_per_image"]
-            rows.append(
-                [
-                    place(name),
-                    one["student"],
-                    f"{flops / 1e9:.3g}",
-                    f"{1e6 * flops / record['matrix_peak_flops_per_s']:.3g}",
-                    f"{moved / 1e6:.3g}",
-                    f"{1e6 * moved / record['copy_peak_bytes_per_s']:.3g}",
-                    f"{1e6 / one['ours']['images_per_s']['median']:.3g}",
-                ]
-            )
+    for name, record, one in trained(found):
+        flops, moved = one["flops_per_image"], one["eager_bytes_per_image"]
+        rows.append(
+            [
+                place(name),
+                one["student"],
+                f"{flops / 1e9:.3g}",
+                f"{1e6 * flops / record['matrix_peak_flops_per_s']:.3g}",
+                f"{moved / 1e6:.3g}",
+                f"{1e6 * moved / record['copy_peak_bytes_per_s']:.3g}",
+                f"{1e6 / one['ours']['images_per_s']['median']:.3g}",
+            ]
+        )
     return table(header, rows) if rows else "Not measured.\n"
 
 

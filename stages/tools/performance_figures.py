@@ -14,7 +14,7 @@ Measured = Mapping[str, Mapping[str, Any]]
 def roofline(found: Measured, folder: Path) -> None:
     """Operations per second against operations per byte of the eager step, under the measured peaks."""
     runs = {name: record for name, record in found.items() if record["benchmark"] == "training"}
-    figure = new_figure(6.4, 4.0)
+    figure = new_figure(8.6, 4.0)
     axes = figure.subplots()
     for position, (name, record) in enumerate(runs.items()):
         style = look(position)
@@ -38,7 +38,7 @@ def roofline(found: Measured, folder: Path) -> None:
                 label=f"{place}: {way}",
             )
     axes.set(xscale="log", yscale="log", xlabel="FLOP per byte of the eager step", ylabel="FLOP per second")
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the panel: peaks of several machines fill it
     save(figure, folder, "roofline")
 
 
