@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
+    machine.compute_float32_in_full()  # as the stage does; TF32 alone makes features differ by more than AGREEMENT
     torch.manual_seed(0)
     as_in_timm = timm.create_model(options.model).eval().to(options.device)
     for name, weights in as_in_timm.named_parameters():
