@@ -46,7 +46,8 @@ def main() -> None:
     for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
         prune(folder, backbones)
 
-    messages.begin("summarize", f"tables of {len(names)} students and {len(backbones)} backbones")
+    made_of = f"{messages.counted(len(names), 'student')} and {messages.counted(len(backbones), 'backbone')}"
+    messages.begin("summarize", f"tables of {made_of}")
     teacher = read_json(TEACH / "metrics.json")
     folders = {"svd": SVD, "pca": PCA, "sep": SEP, "rotation": ROTATION}
     analyses = {name: analysis_tables.by_backbone(folder, backbones) for name, folder in folders.items()}

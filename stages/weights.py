@@ -23,7 +23,7 @@ def main() -> None:
                 write_json(folder / f"{backbone}.json", {"weights": TEACHER, **digests})
             else:
                 write_json(folder / f"{backbone}.json", {"weights": analysis.weights})
-    messages.end("weights", f"{len(analysis.backbones)} backbones", WEIGHTS)
+    messages.end("weights", messages.counted(len(analysis.backbones), "backbone"), WEIGHTS)
 
 
 if __name__ == "__main__":

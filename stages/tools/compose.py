@@ -11,6 +11,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stages import messages
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import write_text
 from stages.core.config import params
@@ -34,8 +35,10 @@ def main() -> None:
         "overrides", nargs="*", metavar="GROUP=OPTION|KEY=VALUE", help="of stages/conf, in Hydra's syntax"
     )
     text = composed(*parser.parse_args().overrides)
-    params.check(yaml.safe_load(text), PARAMS)
+    settings = params.check(yaml.safe_load(text), PARAMS)
     write_text(PARAMS, text)
+    runs = messages.counted(len(settings.grid.runs), "run")
+    messages.end("compose", f"profile {settings.profile}, {runs}; `dvc repro` trains them", PARAMS)
 
 
 def composed(*overrides: str) -> str:

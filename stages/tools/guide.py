@@ -27,6 +27,8 @@ from stages.paths import RESULTS
 LEVELS = (80, 90, 95, 99)
 STUDENT = "deit_tiny_patch16_224"
 HEADER = ("energy %", "width", "per image", "Lift", "parameters", "GFLOPs", "WideLast", "parameters", "GFLOPs")
+NEEDED = 3  # columns of HEADER before those of the remedies
+NO_REMEDY = "–"
 
 
 @dataclass(frozen=True)
@@ -129,26 +131,37 @@ def guide(backbone: str, student: str, levels: Sequence[int], results: Path) -> 
         parts = [f"{level}", f"{fixed}", f"{per_image}"]
         for remedy in (lifted, widened):
             # A map no wider than the student's own needs neither remedy.
-            parts += ["–"] * 3 if fixed <= base.width else _cells(remedy(student, fixed))
+            parts += [NO_REMEDY] * 3 if fixed <= base.width else _cells(remedy(student, fixed))
         rows.append(tuple(parts))
-    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True)) for row in rows]
-    if all(row[3] == "–" for row in rows[1:]):
-        table.append("No remedy is needed: the student is wide enough for every share of the energy.")
     _, parameters, flops = _cells(base)
     fixed_floors = floors[0]
+    own_floor = fixed_floors[min(base.width, len(fixed_floors)) - 1]
+    heading = f"{backbone}: width that a student needs for a share of the energy, read by one fixed linear projector"
+    student_line = (
+        f"{student} is {base.width} wide: {parameters} parameters, {flops} GFLOPs; relative error of the best linear "
+        f"projector at least {own_floor:.3g}."
+    )
+    per_image_line = "per image: with a projector of its own for each image."
+    if all(NO_REMEDY in row for row in rows[1:]):
+        needed = _table([row[:NEEDED] for row in rows])
+        verdict = "No remedy is needed: the student is wide enough for every share of the energy."
+        return "\n".join([heading, *needed, per_image_line, student_line, verdict])
     rank = min(base.width + 1, len(fixed_floors))
     return "\n".join(
         [
-            f"{backbone}: width that a student needs for a share of the energy, read by one fixed linear projector",
-            *table,
-            "per image: with a projector of its own for each image. –: the student is wide enough.",
-            f"{student} is {base.width} wide: {parameters} parameters, {flops} GFLOPs; relative error of the best "
-            f"linear projector at least {fixed_floors[min(base.width, len(fixed_floors)) - 1]:.3g}.",
+            heading,
+            *_table(rows),
+            f"{per_image_line} {NO_REMEDY}: the student is wide enough.",
+            student_line,
             f"Lift's map has at most rank {rank} at any width: relative error at least {fixed_floors[rank - 1]:.3g}.",
             f"WideLast is rounded up to whole heads of {head} channels.",
         ]
     )
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True)) for row in rows]
 
 
 def _cells(cost: Cost) -> list[str]:

@@ -6,6 +6,7 @@ git tracks, or from the composed configuration.
 
 import argparse
 import ast
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pandas as pd
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, read_yaml, write_text
 from stages.core.config.models import Student, Teacher
+from stages.core.config.schema import Objective
 from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
 from stages.core.evidence.register import read_published, read_register
@@ -30,7 +32,7 @@ from stages.tools.markdown import table, with_block
 from stages.tools.record import check_finished
 
 README, PARAMS = Path("README.md"), Path("params.yaml")
-CORE, TESTS = Path("stages/core"), Path("tests")
+CONF, CORE, TESTS = Path("stages/conf"), Path("stages/core"), Path("tests")
 # What a figure of the first screen shows, for those who do not see it; the first that is drawn is taken.
 HEADLINES = (
     ("headline", "Energy that one image needs against energy that a shared basis needs, and the students' differences"),
@@ -170,6 +172,29 @@ def variables() -> str:
     return table(["variable", "meaning", "values"], rows)
 
 
+def keys() -> str:
+    """The keys of an objective: what they mean, which values they take, and what holds where they are left out."""
+    rows = []
+    for name, key in Objective.model_json_schema()["properties"].items():
+        default = f"`{json.dumps(key['default'])}`" if "default" in key else "to be given"
+        rows.append([f"`{name}`", " ".join(key["description"].split()), allowed(key), default])
+    return table(["key", "meaning", "values", "default"], rows)
+
+
+def allowed(key: dict[str, Any]) -> str:
+    """The values that a key takes, from its JSON schema."""
+    if "anyOf" in key:
+        return ", ".join(map(allowed, key["anyOf"]))
+    if "enum" in key:
+        return ", ".join(f"`{value}`" for value in key["enum"])
+    if key["type"] == "array":
+        return f"a list of {allowed(key['items'])}"
+    if key["type"] == "number":
+        least = f"above {key['exclusiveMinimum']:g}" if "exclusiveMinimum" in key else f"at least {key['minimum']:g}"
+        return f"{least}, at most {key['maximum']:g}" if "maximum" in key else least
+    return {"null": "`null`", "boolean": "`true`, `false`"}[key["type"]]
+
+
 def summary(module: Path) -> str:
     """The first sentence or line of a module's docstring.
 
@@ -206,6 +231,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {
     "study": (README, study),
     "results": (REPORTS / "README.md", results),
     "scales": (README, scales),
+    "keys": (CONF / "README.md", keys),
     "wings": (CORE / "README.md", wings),
     "variables": (CORE / "train/README.md", variables),
     "promises": (TESTS / "README.md", promises),

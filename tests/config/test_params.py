@@ -9,11 +9,12 @@ import yaml
 from dvc.utils.serialize import parse_yaml
 from omegaconf import OmegaConf
 
+from stages import check
 from stages.core.base.errors import UserError
 from stages.core.config import models, params
 from stages.core.config.schema import Objective
 from stages.core.models.cost import parameters
-from stages.tools.compose import composed
+from stages.tools.compose import CONF, composed
 
 GIVEN = yaml.safe_load((Path(__file__).resolve().parents[2] / "params.yaml").read_text())
 OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
@@ -576,3 +577,25 @@ def test_a_depth_that_no_name_tells_is_asked_for(tmp_path):
         tmp_path, composed(*teacher, *size, "+teacher.model_args.depth=12", "strategy=half", "objective=none")
     )
     assert given.student.model("half", given.teacher)[1] == {"img_size": 8, "patch_size": 2, "depth": 6}
+
+
+def test_the_stage_refuses_backbones_that_timm_does_not_have(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("reports").mkdir()
+    Path("params.yaml").write_text(composed("analysis.backbones=[teacher,vit_tinny_patch16_224]"))
+    with pytest.raises(
+        UserError, match=r"^timm has no model vit_tinny_patch16_224; similar ones are vit_tiny_patch16_"
+    ):
+        check.main()
+    assert not check.MARKER.exists()
+    Path("params.yaml").write_text(composed("analysis.backbones=[teacher,vit_tiny_patch16_224]"))
+    check.main()
+    assert check.MARKER.exists()
+
+
+@pytest.mark.parametrize("profile", ["digits", "cifar100_small", "cifar100", "imagenet"])
+def test_every_scale_has_every_strategy_of_a_name(profile, tmp_path):
+    """An option of `strategy` that is one strategy can be chosen whatever the scale."""
+    options = {path.stem for path in (CONF / "strategy").glob("[a-z]*.yaml")} - {"all", "ablation"}
+    for strategy in sorted(options):
+        assert load_text(tmp_path, composed(f"profile={profile}", f"strategy={strategy}")).strategy.names == [strategy]

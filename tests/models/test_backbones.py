@@ -253,6 +253,7 @@ def test_weights_at_a_plain_address_end_in_the_line_too(monkeypatch, tmp_path):
         ("vit_tinny_patch16_224", "vit_tiny_patch16_224"),
         ("test_vit.r161_in1k", "r160_in1k"),
         ("....", "timm has no model"),
+        ("mine", "weights of your own, in the folder WEIGHTS, are named after their architecture"),
     ],
 )
 @pytest.mark.parametrize("make", [backbones.random, backbones.pretrained])

@@ -31,7 +31,11 @@ def call(tmp_path, root, monkeypatch):
 
 
 def test_overrides_are_written(call, tmp_path):
-    assert call("profile=cifar100", "recipe.epochs=7").returncode == 0
+    ended = call("profile=cifar100", "recipe.epochs=7", "strategy=[lift,widen]", "objective=mse", "seeds=[0]")
+    assert (ended.returncode, ended.stdout) == (
+        0,
+        "compose: profile cifar100, 2 runs; `dvc repro` trains them -> params.yaml\n",
+    )
     written = yaml.safe_load((tmp_path / "params.yaml").read_text())
     assert (written["profile"], written["recipe"]["epochs"]) == ("cifar100", 7)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from stages.core.base.names import TEACHER, Run
-from stages.core.config.feature_losses import known_feature_loss, takes_any_width
+from stages.core.config.feature_losses import feature_losses, known_feature_loss, takes_any_width
 from stages.core.config.policies import check_policy
 
 Positive = Annotated[float, Field(gt=0)]
@@ -177,34 +177,41 @@ RECIPE_SETTINGS = tuple(
 EVALUATION_SETTINGS = tuple(f"eval_{name}" for name in ("image_size", "crop_pct", "interpolation"))
 
 
-FeatureLoss = Annotated[str, AfterValidator(known_feature_loss)]
+FeatureLoss = Annotated[
+    str,
+    AfterValidator(known_feature_loss),
+    Field(json_schema_extra=lambda schema: schema.update(enum=[*feature_losses()])),
+]
 
 
 class Objective(Section):
-    """L = (1 - alpha)·CE + alpha·tau²·KL(teacher‖student) + feature_weight·L_feature.
+    """L = (1 - alpha)·CE + alpha·tau²·KL(teacher‖student) + feature_weight·L_feature."""
 
-    feature: L_feature, the mean over `blocks` of a loss between student's and teacher's patch-token maps.
-    wider: a loss that compares channel by channel cannot take a student wider than its teacher: `refuse` says so before
-        training, `pool` average-pools the student's channels to the teacher's width, as the authors' release does. (A
-        narrower student is compared with the teacher's channels pooled to its width.)
-    projector: the student's tokens are read through a linear map to the teacher's width, which is no part of the saved
-        model: `linear` is trained with the student, `frozen` keeps its random initialisation, `orthogonal` is trained
-        and has orthonormal rows.
-    project_equal: whether a student as wide as its teacher is read through the projector too.
-    target: the teacher's features as they are, or `balanced`: centred and rotated so that all channels have one
-        variance over the training images (PHI-S).
-    blocks: which blocks are compared.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)  # stages/conf/README.md shows them
 
     alpha: Share
+    """The weight of the teacher's soft labels; that of the labels is 1 - alpha."""
     tau: Positive
+    """The temperature of soft labels."""
     feature: FeatureLoss | None
+    """L_feature: the mean over `blocks` of a loss between the student's and the teacher's patch-token maps."""
     feature_weight: NonNegative
+    """The weight of L_feature."""
     wider: Literal["refuse", "pool"] = "refuse"
+    """What a loss that compares channel by channel does with a student wider than its teacher: `refuse` says so before
+    training, `pool` average-pools the student's channels to the teacher's width, as the authors' release does. (A
+    narrower student is compared with the teacher's channels pooled to its width.)"""
     projector: Literal["linear", "frozen", "orthogonal"] | None = None
+    """A linear map to the teacher's width through which the student's tokens are read; the saved model does not hold
+    it. `linear` is trained with the student, `frozen` keeps its random initialisation, `orthogonal` is trained and has
+    orthonormal rows."""
     project_equal: bool = True
+    """Whether a student as wide as its teacher is read through the projector too."""
     target: Literal["features", "balanced"] = "features"
+    """The teacher's features as they are, or `balanced`: centred and rotated so that all channels have one variance
+    over the training images (PHI-S)."""
     blocks: Annotated[list[Literal["first", "last"]], Field(min_length=1)] = ["last"]
+    """Which blocks are compared."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -187,6 +187,7 @@ def backbones_table(analyses: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
                 "backbone": backbone,
                 "timm": svd["architecture"],
                 "weights": svd["weights"],
+                "source": svd["source"],
                 "img_size": svd["input_size"][-1],
                 "images": svd["images"],
                 "tokens": svd["tokens"],

@@ -56,12 +56,13 @@ def last_block(folder: Path) -> np.ndarray:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What every analysis records about its features: the model, its weights and the last block's shape."""
+    """What every analysis records about its features: the model, where its weights are from, the last block's shape."""
     record = read_json(folder / RECORD)
     last = record["blocks"][-1]
     return {
         "backbone": folder.name,
         **{key: record[key] for key in ("architecture", "weights", "input_size", "images")},
+        "source": record.get("source"),  # None for weights made here
         **{key: last[key] for key in ("tokens", "channels")},
     }
 

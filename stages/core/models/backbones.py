@@ -159,7 +159,9 @@ def check_name(name: str) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = get_close_matches(architecture, timm.list_models(), 3)
-        raise UserError(f"timm has no model {architecture}" + (f"; similar ones are {', '.join(near)}" if near else ""))
+        similar = f"; similar ones are {', '.join(near)}" if near else ""
+        own = "weights of your own, in the folder WEIGHTS, are named after their architecture"
+        raise UserError(f"timm has no model {architecture}{similar}; {own}")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
         raise UserError(f"timm has no weights {tag} for {architecture}; it has {', '.join(tags) or 'none'}")

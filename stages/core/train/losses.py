@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.core.base.errors import UserError
+from stages.core.config.feature_losses import SUFFIX
 from stages.core.runtime.distributed import mean_over_processes
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -43,7 +44,7 @@ def feature_loss(*, any_width: bool = False, whole_batch: bool = False) -> Calla
     """
 
     def mark(function: LossFunction) -> LossFunction:
-        FEATURE_LOSSES[function.__name__.removesuffix("_loss")] = FeatureLoss(function, any_width, whole_batch)
+        FEATURE_LOSSES[function.__name__.removesuffix(SUFFIX)] = FeatureLoss(function, any_width, whole_batch)
         return function
 
     return mark

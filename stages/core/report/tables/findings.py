@@ -14,7 +14,6 @@ from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED,
 from stages.core.report import faces
 from stages.core.report.markup import Badge, Lines
 from stages.core.report.notebooks import read_table
-from stages.core.report.tables.encoding import needed, teacher_width
 
 ANY_IMAGES = "study"  # the requirement of claims that a study of any natural images can judge
 LEVEL = 95  # percent of the energy
@@ -89,16 +88,25 @@ def _cases(verdicts: Sequence[Mapping[str, Any]]) -> str:
 def setting(study: Study) -> str:
     """What a study is of, and the energy that the teacher's images need in bases of their own and in a shared one."""
     data, teacher = (read_json(path) for path in (study.data, study.results / "teacher.json"))
-    runs, floors = (read_table(study.results / f"{name}.csv") for name in ("runs", "floor"))
+    runs = read_table(study.results / "runs.csv")
     width, reached = int(runs["width"].min()), teacher.get("top1")
-    own, shared = needed(floors, LEVEL)
-    tokens = read_json(study.results / "svd.json").get(TEACHER, {}).get("tokens")
-    bound = "" if tokens is None or tokens > width else f" (its {tokens} tokens allow no more than {tokens})"
     return (
         f"Study `{study.name}`: {data['dataset']}; teacher `{teacher['architecture']}`"
         f"{'' if reached is None else f', top-1 {reached:.2f} %'}; {len(runs)} students, the narrowest {width} wide, "
-        f"{runs['epochs'].max()} epochs, {faces.seeds(runs)}. {LEVEL} % of all images' energy takes {own} of "
-        f"{teacher_width(floors)} directions where each image has its own{bound}, {shared} that all share."
+        f"{runs['epochs'].max()} epochs, {faces.seeds(runs)}.{_geometry(study, width)}"
+    )
+
+
+def _geometry(study: Study, width: int) -> str:
+    """The teacher's dims as the paper counts them, in a sentence; empty where its features were not analysed."""
+    own, shared = (read_json(study.results / f"{name}.json").get(TEACHER) for name in ("svd", "pca"))
+    if own is None or shared is None:
+        return ""
+    dims = {kind: of["dims_p99"][str(LEVEL)] for kind, of in (("own", own), ("shared", shared))}
+    bound = f" (its {own['tokens']} tokens allow no more than {own['tokens']})" if own["tokens"] <= width else ""
+    return (
+        f" For 99 % of the images {dims['own']:g} of {own['channels']} directions hold {LEVEL} % of the energy in the "
+        f"image's own basis{bound}, {dims['shared']:g} in one that all share."
     )
 
 
