@@ -17,6 +17,7 @@ from stages.core.report.pages import write_page
 PAGES = ("index", "representation", "distillation", "audit")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 WIDE, PHONE = 1200, 400
+PAPER = 717  # pixels that Chromium prints on A4, within its margins
 pytestmark = pytest.mark.processes
 
 
@@ -138,12 +139,14 @@ def test_a_number_of_the_dashboard_opens_the_claims_that_it_counts(browser, site
     assert set(column(shown, 4)) == {"confirmed"}
 
 
-def test_on_paper_the_page_is_light_and_without_controls(browser, site):
-    show(browser, site / "audit.html", theme="dark")
+@pytest.mark.parametrize("page", PAGES)
+def test_on_paper_a_page_is_light_without_controls_and_no_wider(browser, site, page):
+    show(browser, site / f"{page}.html", width=PAPER, theme="dark")
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia",
         {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
     )
     assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     for control in ("header", ".toc", ".filters"):
-        assert not browser.find_element(By.CSS_SELECTOR, control).is_displayed()
+        assert not any(one.is_displayed() for one in browser.find_elements(By.CSS_SELECTOR, control))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= PAPER
