@@ -17,6 +17,7 @@ from stages.core.base.files import atomic_folder, read_json, write_json
 RECORD = "record.json"
 CONTENT = ("params.yaml", "dvc.lock", "metrics.json", "results", "figures", "audit.json", "data.json")
 CURRENT = "current"  # the name of the current run in verdicts
+OF_THE_LAST_STUDY = "headline*"  # figures that are not of the run which drew them
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def place(root: Path, name: str, *, replace: bool) -> Path:
 def freeze(sources: Mapping[str, Path], record: Mapping[str, Any], folder: Path) -> None:
     """Copy a finished reproduction into a study's folder, completely or not at all; an earlier one is replaced.
 
+    The figures that the report draws from the study recorded last are left out: they show another run.
+
     Args:
         sources: the path of each entry of `CONTENT`.
         record: goes to record.json.
@@ -87,7 +90,7 @@ def freeze(sources: Mapping[str, Path], record: Mapping[str, Any], folder: Path)
     with atomic_folder(folder) as temporary:
         for name in CONTENT:
             if sources[name].is_dir():
-                shutil.copytree(sources[name], temporary / name)
+                shutil.copytree(sources[name], temporary / name, ignore=shutil.ignore_patterns(OF_THE_LAST_STUDY))
             else:
                 shutil.copyfile(sources[name], temporary / name)
         write_json(temporary / RECORD, record)
