@@ -22,7 +22,11 @@ def roofline(found: Measured, folder: Path) -> None:
         place = name.partition("-")[2].replace("-", ", ")
         ridge = peak / copied
         axes.plot(
-            [ridge / 100, ridge, ridge * 100], [peak / 100, peak, peak], color=style.color, label=f"{place}: peaks"
+            [ridge / 100, ridge, ridge * 100],
+            [peak / 100, peak, peak],
+            style.linestyle,  # peaks of one machine fall together
+            color=style.color,
+            label=f"{place}: peaks",
         )
         for way, filled in (("ours", style.color), ("textbook", "none")):
             flops = [one["flops_per_image"] for one in record["results"]]

@@ -594,8 +594,6 @@ def test_the_stage_refuses_backbones_that_timm_does_not_have(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("profile", ["digits", "cifar100_small", "cifar100", "imagenet"])
-def test_every_scale_has_every_strategy_of_a_name(profile, tmp_path):
-    """An option of `strategy` that is one strategy can be chosen whatever the scale."""
+def test_every_scale_has_every_strategy_that_is_an_option(profile):
     options = {path.stem for path in (CONF / "strategy").glob("[a-z]*.yaml")} - {"all", "ablation"}
-    for strategy in sorted(options):
-        assert load_text(tmp_path, composed(f"profile={profile}", f"strategy={strategy}")).strategy.names == [strategy]
+    assert options <= set(yaml.safe_load(composed(f"profile={profile}"))["student"]["strategies"])

@@ -37,8 +37,14 @@ def stage(main: Callable[[], None], *arguments: str) -> None:
         sys.argv = before
 
 
-def write_params(folder: Path, *, ema_decay: float | None, seeds: Sequence[int], strategies: Sequence[str]) -> None:
-    """The default's parameters at a smaller scale: a random teacher, two steps of 8 images, 20 validation images."""
+def write_params(folder: Path, *, ema_decay: float | None, strategies: Mapping[int, Sequence[str]]) -> None:
+    """The default's parameters at a smaller scale: a random teacher, two steps of 8 images, 20 validation images.
+
+    Args:
+        folder: of the project.
+        ema_decay: of the recipe.
+        strategies: that each seed trains, every one with all of `OBJECTIVES`.
+    """
     content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     content["dataset"]["val_images"] = 20
     content["teacher"] |= {"weights": "random", "recipe": None}
@@ -50,12 +56,15 @@ def write_params(folder: Path, *, ema_decay: float | None, seeds: Sequence[int],
     content["analysis"] |= {"images_per_class": 1}
     content["analysis"]["sep"] |= {"permutations": 10, "resamples": 10}
     content["analysis"]["rotation"]["pairs"] = 10
-    content["seeds"] = list(seeds)
-    content["strategy"]["names"] = list(strategies)
+    content["seeds"] = list(strategies)
+    content["strategy"]["names"] = list(STRATEGIES)
     content["objective"]["names"] = list(OBJECTIVES)
-    runs = [Run(*cell) for cell in product(strategies, OBJECTIVES, seeds)]
+    runs = [Run(*setting, seed) for seed, names in strategies.items() for setting in product(names, OBJECTIVES)]
     content["grid"] = {
-        "blocks": [{"strategies": list(strategies), "objectives": list(OBJECTIVES), "seeds": list(seeds)}],
+        "blocks": [
+            {"strategies": list(names), "objectives": list(OBJECTIVES), "seeds": [seed]}
+            for seed, names in strategies.items()
+        ],
         "runs": {run.name: run._asdict() for run in runs},
     }
     (folder / PARAMS).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -75,8 +84,8 @@ def start(folder: Path) -> None:
     write_json(COST / "metrics.json", {})  # counted on the paper's students, not on these
 
 
-def train_all(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None], world: World) -> None:
-    """Train every strategy by every objective; with an EMA where a seed has one, and then models are kept, too.
+def train_all(folder: Path, ema_decay: Mapping[int, float | None], world: World) -> None:
+    """Train the runs of some seeds; with an EMA where a seed has one, and then models are kept, too.
 
     Several processes train all runs of a seed side by side; one process trains them one after the other. FLOPs, a
     quarter of the time of so short a run, are counted once for each shape of a model.
@@ -96,16 +105,16 @@ def train_all(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, f
         for seed, decay in ema_decay.items():
             kept = settings.recipe.keep_epochs if decay else []
             recipe = settings.recipe.model_copy(update={"ema_decay": decay, "keep_epochs": kept})
-            cells = [Run(*setting, seed) for setting in product(strategies, OBJECTIVES)]
+            cells = [run for run in settings.grid.listed() if run.seed == seed]
             for group in [cells] if world.size > 1 else [[cell] for cell in cells]:
                 train.train_runs(settings.model_copy(update={"recipe": recipe}), group, world)
 
 
-def train_together(folder: Path, strategies: Sequence[str], ema_decay: Mapping[int, float | None]) -> None:
+def train_together(folder: Path, ema_decay: Mapping[int, float | None]) -> None:
     """One process's part of `train_all`."""
     sys.modules["dvclive"] = None  # type: ignore[assignment]  # its curves take longer than these runs
     with joined() as world:
-        train_all(folder, strategies, ema_decay, world)
+        train_all(folder, ema_decay, world)
 
 
 def analyse(folder: Path) -> None:
@@ -121,4 +130,4 @@ def analyse(folder: Path) -> None:
 if __name__ == "__main__":  # FOLDER SEED:DECAY …, in as many processes as PROCESSES says
     folder, *pairs = sys.argv[1:]
     decays = {int(seed): float(decay) if decay else None for seed, _, decay in (pair.partition(":") for pair in pairs)}
-    launch(train_together, Path(folder), STRATEGIES, decays)
+    launch(train_together, Path(folder), decays)
