@@ -69,7 +69,7 @@ def test_every_claim_is_either_said_or_counted_as_not_to_be_shown(study, claims)
 
 def test_the_rank_of_images_with_few_tokens_is_not_judged(study, claims):
     assert not any(one["id"] == "worded/low_rank/teacher" for one in findings.findings(study, claims))
-    assert "in the image's own basis (its 16 tokens allow no more than 16), " in findings.setting(study)
+    assert "in the image's own basis (its 16 tokens allow 16), " in findings.setting(study)
     svd = json.loads((study.results / "svd.json").read_text())
     svd["teacher"] |= {"tokens": 49}
     (study.results / "svd.json").write_text(json.dumps(svd))
@@ -85,7 +85,7 @@ def test_a_study_is_introduced_by_its_data_teacher_and_students(study):
     own, shared = backbones.loc["teacher", ["svd_95", "dataset_95"]]
     assert text.endswith(
         f" For 99 % of the images {own} of 96 directions hold 95 % of the energy in the image's own basis (its 16 "
-        f"tokens allow no more than 16), {shared} in one that all share."
+        f"tokens allow 16), {shared} in one that all share."
     )
 
 

@@ -103,7 +103,7 @@ def _geometry(study: Study, width: int) -> str:
     if own is None or shared is None:
         return ""
     dims = {kind: of["dims_p99"][str(LEVEL)] for kind, of in (("own", own), ("shared", shared))}
-    bound = f" (its {own['tokens']} tokens allow no more than {own['tokens']})" if own["tokens"] <= width else ""
+    bound = f" (its {own['tokens']} tokens allow {own['tokens']})" if own["tokens"] <= width else ""
     return (
         f" For 99 % of the images {dims['own']:g} of {own['channels']} directions hold {LEVEL} % of the energy in the "
         f"image's own basis{bound}, {dims['shared']:g} in one that all share."
