@@ -17,7 +17,7 @@ SMALL = tuple(f"{recipe}.{option}" for recipe in ("teacher.recipe", "recipe") fo
 SMALL = (*SMALL, "strategy.names=[baseline,widen]", "seeds=[0]")
 BLOCKS = (
     "{strategies: [baseline], objectives: [none], seeds: [0]}",
-    "{strategies: [widen], objectives: [none, mse], seeds: [0]}",
+    "{strategies: [widen], objectives: [mse], seeds: [0]}",
 )
 SMALL = (*SMALL, f"grid.blocks=[{', '.join(BLOCKS)}]")  # no product of strategies and objectives
 SMALL = (*SMALL, "analysis.images_per_class=2", "analysis.sep.permutations=50", "analysis.sep.resamples=50")
@@ -64,7 +64,7 @@ def test_every_stage_runs_without_a_network(project: Project) -> None:
     assert reach.finish() == 1 and "no network here" in reach.output
     metrics, audit = read(project, "reports/metrics.json"), read(project, "reports/audit.json")
     assert set(metrics["top1"]) == {"teacher", "baseline", "widen"}
-    assert set(metrics["probe_error"]["widen"]) == {"none", "mse"}
+    assert set(metrics["probe_error"]["widen"]) == {"mse"}
     contradicted = [claim["id"] for claim in audit["claims"] if claim["verdict"] == "contradicted"]
     assert contradicted == [
         "cost_params/widen/params",
@@ -92,15 +92,12 @@ def test_a_change_reruns_what_it_touches_alone(project: Project) -> None:
     project.compose()
     assert project.due() == set()
     project.compose("student.strategies.widen.model_args.widen_width=64")
-    assert project.due() == {"check", "train@widen-none-0", "train@widen-mse-0"}
+    assert project.due() == {"check", "train@widen-mse-0"}
     project.compose("analysis.rotation.pairs=100")
     assert project.due() == {"check", "rotation@teacher"}
     project.compose("analysis.sep.permutations=20", "strategy.names=[widen]")
     assert project.rerun("audit") == {"check", "sep@teacher", "encode", "dynamics", "summarize", "audit"}
-    assert sorted(path.name for path in (project.folder / "artifacts/train").iterdir()) == [
-        "widen-mse-0",
-        "widen-none-0",
-    ]
+    assert [path.name for path in (project.folder / "artifacts/train").iterdir()] == ["widen-mse-0"]
 
 
 def test_nothing_is_lost_by_a_full_disk_kills_and_a_second_command(project: Project) -> None:

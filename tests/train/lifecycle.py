@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from unittest import mock
@@ -84,15 +85,9 @@ def start(folder: Path) -> None:
     write_json(COST / "metrics.json", {})  # counted on the paper's students, not on these
 
 
-def train_all(folder: Path, ema_decay: Mapping[int, float | None], world: World) -> None:
-    """Train the runs of some seeds; with an EMA where a seed has one, and then models are kept, too.
-
-    Several processes train all runs of a seed side by side; one process trains them one after the other. FLOPs, a
-    quarter of the time of so short a run, are counted once for each shape of a model.
-    """
-    torch.set_num_threads(1)
-    os.chdir(folder)
-    settings = params.load(PARAMS)
+@contextmanager
+def flops_counted_once() -> Iterator[None]:
+    """FLOPs, a quarter of the time of so short a run, are counted once for each shape of a model."""
     counted: dict[tuple[object, ...], int] = {}
 
     def counted_once(model: nn.Module, image_size: int) -> int:
@@ -102,18 +97,29 @@ def train_all(folder: Path, ema_decay: Mapping[int, float | None], world: World)
         return counted[key]
 
     with mock.patch.object(fitting, "flops", counted_once), mock.patch.object(outputs, "flops", counted_once):
-        for seed, decay in ema_decay.items():
-            kept = settings.recipe.keep_epochs if decay else []
-            recipe = settings.recipe.model_copy(update={"ema_decay": decay, "keep_epochs": kept})
-            cells = [run for run in settings.grid.listed() if run.seed == seed]
-            for group in [cells] if world.size > 1 else [[cell] for cell in cells]:
-                train.train_runs(settings.model_copy(update={"recipe": recipe}), group, world)
+        yield
+
+
+def train_all(folder: Path, ema_decay: Mapping[int, float | None], world: World) -> None:
+    """Train the runs of some seeds; with an EMA where a seed has one, and then models are kept, too.
+
+    Several processes train all runs of a seed side by side; one process trains them one after the other.
+    """
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    settings = params.load(PARAMS)
+    for seed, decay in ema_decay.items():
+        kept = settings.recipe.keep_epochs if decay else []
+        recipe = settings.recipe.model_copy(update={"ema_decay": decay, "keep_epochs": kept})
+        cells = [run for run in settings.grid.listed() if run.seed == seed]
+        for group in [cells] if world.size > 1 else [[cell] for cell in cells]:
+            train.train_runs(settings.model_copy(update={"recipe": recipe}), group, world)
 
 
 def train_together(folder: Path, ema_decay: Mapping[int, float | None]) -> None:
     """One process's part of `train_all`."""
     sys.modules["dvclive"] = None  # type: ignore[assignment]  # its curves take longer than these runs
-    with joined() as world:
+    with joined() as world, flops_counted_once():
         train_all(folder, ema_decay, world)
 
 
