@@ -20,6 +20,7 @@ import psutil
 import yaml
 
 from stages.core.base.files import TEMPORARY, sha256
+from stages.tools.compose import composed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 3600  # that any command may take, on a busy machine too
@@ -166,7 +167,7 @@ class Project:
 
     def compose(self, *parameters: str) -> None:
         """Compose params.yaml from the project's parameters and further ones."""
-        self.run(sys.executable, "-m", "stages.tools.compose", *self.parameters, *parameters)
+        (self.folder / "params.yaml").write_text(composed(*self.parameters, *parameters), encoding="utf-8")
 
     def start(self, *words: str, **variables: str) -> Command:
         """Start a command in the copy."""

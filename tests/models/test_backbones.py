@@ -337,7 +337,13 @@ def test_features_are_the_patch_tokens_that_leave_each_block(family, layerwise, 
     plain = list(left)
     batches = [(images[:2], None), (images[2:], None)]
     record = extraction.extract(
-        model, batches, tmp_path, images=3, world=World(0, 1, CPU), layerwise=layerwise, provenance=provenance.record()
+        model,
+        batches,
+        tmp_path,
+        images=3,
+        world=World(0, 1, CPU),
+        layerwise=layerwise,
+        provenance=provenance.record() | {"source": "WEIGHTS/mine.safetensors"},
     )
     last = len(plain) - 1
     found = store.blocks(tmp_path)
@@ -355,6 +361,7 @@ def test_features_are_the_patch_tokens_that_leave_each_block(family, layerwise, 
     assert record["input_size"] == [3, size, size] and record["weights"] == "random"
     told = store.describe(tmp_path)
     assert (told["images"], told["tokens"], told["channels"]) == plain[last].shape
+    assert told["source"] == "WEIGHTS/mine.safetensors"
 
 
 def test_a_model_without_intermediate_maps_is_refused(tmp_path):

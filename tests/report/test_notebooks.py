@@ -59,13 +59,14 @@ def texts(figure):
 
 
 def test_every_figure_says_what_it_is_of(shown, root):
-    data, runs = read_json(root / "reports/data.json"), read_table(root / "reports/results/runs.csv")
     assert len(shown) > 20 and {"headline", "headline_dark", "accuracy", "teacher-sep", "rank"} <= set(shown)
     last = latest(read(root / "reports/studies"))
-    whose = {True: read_json(last.data) if last else data, False: data}  # of the headline, and of all others
+    current = root / "reports/results", root / "reports/data.json"
+    whose = {True: (last.results, last.data) if last else current, False: current}  # of the headline, and of all others
     for name, figure in shown.items():
         face = style.face_of(figure)
-        assert face.startswith(f"{whose[name.startswith('headline')]['dataset']} · "), name
+        results, data = whose[name.startswith("headline")]
+        assert face.startswith(f"{read_json(data)['dataset']} · "), name
         of_students = {
             "accuracy",
             "cka",
@@ -78,7 +79,8 @@ def test_every_figure_says_what_it_is_of(shown, root):
             "feature_error",
             "floor",
         }
-        assert (f"{runs['seed'].nunique()} seeds" in face) == (name.startswith("headline") or name in of_students), name
+        seeds = f"{read_table(results / 'runs.csv')['seed'].nunique()} seeds"
+        assert (seeds in face) == (name.startswith("headline") or name in of_students), name
         assert "images" in face, name
 
 

@@ -18,13 +18,14 @@ from stages.core.base.names import Run
 from stages.core.config import params
 from stages.core.models.cost import flops
 from stages.core.runtime.distributed import World, joined, launch
-from stages.core.train import fitting, outputs
+from stages.core.train import balancing, fitting, outputs
 from stages.paths import COST, PARAMS
 
 ROOT = Path(__file__).resolve().parents[2]
 STRATEGIES = ("baseline", "lift", "widen", "uniform", "half", "copy", "widen_linear")  # one of each kind
 # One of each class; the last has a projector where widths differ, and statistics of the teacher.
 OBJECTIVES = ("none", "mse", "softkd", "softkd_spectral", "balanced_mse")
+BALANCED = 64  # images whose features balance targets
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 3, "num_heads": 3}
 
 
@@ -86,8 +87,10 @@ def start(folder: Path) -> None:
 
 
 @contextmanager
-def flops_counted_once() -> Iterator[None]:
-    """FLOPs, a quarter of the time of so short a run, are counted once for each shape of a model."""
+def shortened() -> Iterator[None]:
+    """What takes most of so short a run: FLOPs are counted once for each shape of a model, and targets are balanced by
+    few images.
+    """
     counted: dict[tuple[object, ...], int] = {}
 
     def counted_once(model: nn.Module, image_size: int) -> int:
@@ -96,7 +99,11 @@ def flops_counted_once() -> Iterator[None]:
             counted[key] = flops(model, image_size)
         return counted[key]
 
-    with mock.patch.object(fitting, "flops", counted_once), mock.patch.object(outputs, "flops", counted_once):
+    with (
+        mock.patch.object(fitting, "flops", counted_once),
+        mock.patch.object(outputs, "flops", counted_once),
+        mock.patch.object(balancing, "IMAGES", BALANCED),
+    ):
         yield
 
 
@@ -119,7 +126,7 @@ def train_all(folder: Path, ema_decay: Mapping[int, float | None], world: World)
 def train_together(folder: Path, ema_decay: Mapping[int, float | None]) -> None:
     """One process's part of `train_all`."""
     sys.modules["dvclive"] = None  # type: ignore[assignment]  # its curves take longer than these runs
-    with joined() as world, flops_counted_once():
+    with joined() as world, shortened():
         train_all(folder, ema_decay, world)
 
 

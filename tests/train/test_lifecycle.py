@@ -41,7 +41,7 @@ OTHERS = ("widen_linear",)  # strategies of seeds 2 and 3, so that each pair of 
 @pytest.fixture(scope="module")
 def environment():
     torch.set_num_threads(1)  # as for each test: what fixtures train is compared bit for bit
-    with pytest.MonkeyPatch.context() as patch, lifecycle.flops_counted_once():
+    with pytest.MonkeyPatch.context() as patch, lifecycle.shortened():
         for name in ("DVC_ROOT", "FRESH", "ADOPT", "DEVICE_BATCH", "COMPILE"):
             patch.delenv(name, raising=False)
         patch.setenv("DEVICE", "cpu")
