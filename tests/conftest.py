@@ -3,6 +3,8 @@
 torch and timm are imported by the fixtures that need them: the process that hands tests out to workers needs neither.
 """
 
+import functools
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -30,6 +32,9 @@ threadpool_limits(int(os.environ["OPENBLAS_NUM_THREADS"]), "blas")
 collect_ignore = [] if find_spec("datasets") else ["data/test_hub.py"]  # the test extra installs it
 MAX_WORKERS = 8  # each holds torch and timm, half a GiB
 LONG = ("train", "runtime", "models", "tools")  # after the pipeline's, the folders whose tests take longest
+
+# What the process imports from which `quick_start` forks workers.
+PRELOADED = ["stages.core.train.loop", "stages.core.models.students", "torch.distributed.launcher.api"]
 
 hypothesis.settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("nightly", max_examples=200, deadline=None, print_blob=True)
@@ -86,6 +91,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return item.path not in pipeline, LONG.index(folder) if folder in LONG else len(LONG)
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are forked from a process that has imported torch and timm, instead of importing both themselves.
+
+    They do not see the environment variables that a test sets: that process has those of its own start.
+    """
+    from stages.core.runtime import distributed
+
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    quick = functools.partial(distributed.LaunchConfig, start_method="forkserver")
+    monkeypatch.setattr(distributed, "LaunchConfig", quick)
 
 
 @pytest.fixture(autouse=True)

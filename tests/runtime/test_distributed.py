@@ -1,10 +1,8 @@
 """Several processes train, evaluate and fail as one would."""
 
-import functools
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -22,12 +20,9 @@ from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
 from stages.core.features.extraction import extract
 from stages.core.features.store import blocks
-from stages.core.models import students
-from stages.core.runtime import distributed
 from stages.core.runtime.distributed import World, claim, joined, launch, refuse_shared
 from stages.core.runtime.machine import gpu_claims, processes, workers
 from stages.core.train import group
-from stages.core.train import loop as training_module
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.evaluation import evaluate_against_teacher
@@ -98,16 +93,6 @@ def write_features(data: Path, out: Path) -> None:
         batches = evaluation_batches(images, model, batch=4, workers=0, world=world)
         of = {"images": len(images.files), "world": world, "layerwise": True, "provenance": {"weights": "random"}}
         extract(model, batches, out, **of)
-
-
-@pytest.fixture
-def quick_start(monkeypatch):
-    """Workers are forked from a process that has imported torch and timm, instead of importing both themselves."""
-    multiprocessing.set_forkserver_preload(
-        [training_module.__name__, students.__name__, "torch.distributed.launcher.api"]
-    )
-    quick = functools.partial(distributed.LaunchConfig, start_method="forkserver")
-    monkeypatch.setattr(distributed, "LaunchConfig", quick)
 
 
 @pytest.fixture

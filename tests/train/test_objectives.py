@@ -296,6 +296,7 @@ def test_a_teacher_in_bfloat16_leaves_the_callers_alone(make_student, teacher, i
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("quick_start")
 def test_two_processes_compute_the_gradients_of_one(definitions, tmp_path, monkeypatch):
     controls = {name: definitions[f"softkd_{name}"] for name in CONTROLS}
     controls["blocks"] = definitions["projector"].model_copy(update={"blocks": ["first", "last"]})
