@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup, Tag
 
+from stages.core.evidence import studies
 from stages.core.evidence.claims import FAMILIES
 from stages.core.report.markup import Badge, Lines, Link, Prose, picture, table
 from stages.core.report.tables.audit import unmeasured
@@ -138,6 +139,17 @@ def test_a_study_stands_beside_the_current_run(site_with_study):
     current, study = ([row[1:] for row in top1 if row[0] == name] for name in ("this run", "first"))
     assert current and current == study
     test_every_link_and_anchor_leads_somewhere(site_with_study, "index")
+
+
+def test_the_distillation_page_shows_the_recorded_studies(site, root):
+    page, recorded = parsed(site, "distillation"), studies.read(root / "reports/studies")
+    summaries, top1 = texts(after(page, "recorded-studies")), texts(after(page, "recorded-studies", 1))
+    assert [row[0] for row in summaries] == [study.name for study in recorded] != []
+    for study, row in zip(recorded, summaries, strict=True):
+        teacher = json.loads((study.results / "teacher.json").read_text())
+        assert f"{teacher['architecture']}, {teacher['top1']:.2f} %" in row and study.record["date"] in row
+        strategies = pd.read_csv(study.results / "runs.csv")["strategy"].unique().tolist()
+        assert [row[1] for row in top1 if row[0] == study.name] == strategies
 
 
 def test_equal_results_give_equal_pages(site_with_study):

@@ -26,7 +26,7 @@ from stages.core.evidence.verdicts import judge_all
 from stages.core.report import rendering
 from stages.core.report.tables import audit as tables_audit
 from stages.core.report.tables import studies as tables
-from stages.paths import AUDIT, MANIFEST, REFERENCE, RESULTS, STUDIES
+from stages.paths import AUDIT, REFERENCE, RESULTS
 from stages.tools import provenance, record, verdicts
 from stages.tools.compose import composed
 
@@ -347,17 +347,13 @@ def page(root: Path, name: str, given: dict[str, Path]) -> str:
 
 
 @pytest.mark.processes
-def test_the_report_shows_the_studies(project, root, monkeypatch):
+def test_the_audits_report_shows_the_studies(project, root, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(root))
     study(project / "reports", "imagenet_1", top1=78.3)
     audited(monkeypatch)
     claims = page(root, "audit", {"results": RESULTS, "audit": AUDIT, "reference": REFERENCE})
     assert re.search(r"top-1 accuracy of widen with softkd_mse, .*?>78.3</td>.*?>imagenet_1</td>", claims)
     assert 'href="../../reports/studies/imagenet_1/figures/accuracy.svg"' in claims
-    distillation = page(root, "distillation", {"results": RESULTS, "data": MANIFEST, "studies": STUDIES})
-    shown = distillation.partition("Recorded studies</h2>")[2]
-    assert "<td>imagenet_1</td><td>imagenet</td><td>cait_s24_224, 83.46 %</td><td>A CPU, 16 cores" in shown
-    assert "<td>imagenet_1</td><td>widen</td>" in shown
 
 
 def test_top1_of_studies_stands_by_strategy_and_objective():
