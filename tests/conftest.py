@@ -33,9 +33,6 @@ collect_ignore = [] if find_spec("datasets") else ["data/test_hub.py"]  # the te
 MAX_WORKERS = 8  # each holds torch and timm, half a GiB
 LONG = ("train", "runtime", "models", "tools")  # after the pipeline's, the folders whose tests take longest
 
-# What the process imports from which `quick_start` forks workers.
-PRELOADED = ["stages.core.train.loop", "stages.core.models.students", "torch.distributed.launcher.api"]
-
 hypothesis.settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("nightly", max_examples=200, deadline=None, print_blob=True)
 
@@ -99,9 +96,14 @@ def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
     They do not see the environment variables that a test sets: that process has those of its own start.
     """
-    from stages.core.runtime import distributed
+    import torch.distributed.launcher.api
 
-    multiprocessing.set_forkserver_preload(PRELOADED)
+    from stages.core.models import students
+    from stages.core.runtime import distributed
+    from stages.core.train import loop
+
+    preloaded = (loop, students, torch.distributed.launcher.api)
+    multiprocessing.set_forkserver_preload([module.__name__ for module in preloaded])
     quick = functools.partial(distributed.LaunchConfig, start_method="forkserver")
     monkeypatch.setattr(distributed, "LaunchConfig", quick)
 

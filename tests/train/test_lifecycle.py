@@ -449,8 +449,7 @@ def test_kept_epochs_reach_the_tables_and_are_what_the_last_one_says(finished):
     """Every run has one epoch, so that its kept model is its last one."""
     final = pd.read_csv(finished / RESULTS / "blocks.csv")
     kept = pd.read_csv(finished / RESULTS / "kept_blocks.csv")
-    assert set(kept["run"]) == {run.name for run in runs_of(finished) if EMA_DECAY[run.seed]} and set(
-        kept["epoch"]
-    ) == {1}
+    assert set(kept["run"]) == {run.name for run in runs_of(finished) if EMA_DECAY[run.seed]}
+    assert set(kept["epoch"]) == {1}
     students = final[final["run"].isin(kept["run"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept.drop(columns="epoch"), students, check_dtype=False)
