@@ -22,7 +22,7 @@ def main() -> None:
         for name in others:
             backbones.check_name(name)
     write_text(MARKER, "params.yaml is valid\n")
-    runs = messages.counted(len(settings.grid.runs), "run")
+    runs = messages.counted(len(settings.grid.listed()), "run")
     messages.end("check", f"{PARAMS} is valid: profile {settings.profile}, {runs}", MARKER)
 
 

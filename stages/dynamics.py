@@ -17,7 +17,7 @@ from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
 from stages.core.models import folders
 from stages.core.runtime import machine
-from stages.paths import DYNAMICS, MANIFEST, PARAMS, PREPARE, TEACH, TRAIN
+from stages.paths import DYNAMICS, MANIFEST, PARAMS, PREPARE, TEACH, run_folder
 
 BATCH = 64  # images at a time; it decides memory, not results
 NAMES = ("run", "strategy", "objective", "seed")
@@ -27,7 +27,7 @@ MEASURES = ("block", *dynamics.MEASURES)
 def main() -> None:
     """Write one row for each block of each model that params name, and another table of the kept epochs' models."""
     settings = params.load(PARAMS)
-    messages.begin("dynamics", f"every block of the teacher and of {len(settings.grid.runs)} students")
+    messages.begin("dynamics", f"every block of the teacher and of {len(settings.grid.listed())} students")
     device = machine.device()
     machine.share_cores(device)
     sample = image_list(settings.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
@@ -41,8 +41,8 @@ def main() -> None:
     kept_rows = []
     for one in messages.bar(settings.grid.listed(), "dynamics", "student"):
         names = {"run": one.name, **one._asdict()}
-        rows += measured(TRAIN / one.name, names)
-        for epoch, folder in folders.kept_epochs(TRAIN / one.name).items():
+        rows += measured(run_folder(one), names)
+        for epoch, folder in folders.kept_epochs(run_folder(one)).items():
             kept_rows += measured(folder, {**names, "epoch": epoch})
     with atomic_folder(DYNAMICS) as out:
         write_csv(out / "blocks.csv", rows, columns=(*NAMES, *MEASURES))

@@ -20,13 +20,12 @@ from stages.core.base.names import TEACHER
 from stages.core.config import params
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
+from stages.core.distillation import map_errors
+from stages.core.losses.maps import has_target
 from stages.core.models import folders
 from stages.core.models.normalization import renormalization
 from stages.core.runtime import machine
-from stages.core.train import map_errors
-from stages.core.train.losses import has_target
-from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, TEACH, TRAIN
-from stages.pruning import prune_students
+from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, TEACH, run_folder
 
 BATCH = 64  # images at a time; it decides memory, not results
 
@@ -44,13 +43,12 @@ def main() -> None:
     }
     runs = project.grid.listed()
     names = [one.name for one in runs]
-    prune_students(names)
     messages.begin("encode", f"the last tokens of {len(runs)} students beside the teacher's")
     device = machine.device()
     machine.share_cores(device)
     sample = image_list(project.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
     teacher = folders.load(TEACH).to(device)
-    first = folders.load(TRAIN / names[0])
+    first = folders.load(run_folder(runs[0]))
     # Teacher and students see the same images under one transform, that of `dataset`, as in training.
     batches = evaluation_batches(sample, first, batch=BATCH, workers=machine.workers())
     renormalize = renormalization(first, teacher, device)
@@ -72,7 +70,7 @@ def main() -> None:
     ]
     by_block: list[np.ndarray] = []
     for one in messages.bar(runs, "encode", "student"):
-        student = folders.load(TRAIN / one.name).to(device)
+        student = folders.load(run_folder(one)).to(device)
         found = last_block.last_maps(student, batches, device)
         tokens = last_block.tokens_of(found)
         by_block.append(block_cka(student, teacher, batches, device, renormalize))

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from stages.core.base.names import Run
+
 PARAMS = Path("params.yaml")
 
 ARTIFACTS = Path("artifacts")
@@ -14,8 +16,7 @@ PCA = ARTIFACTS / "pca"
 SEP = ARTIFACTS / "sep"
 ROTATION = ARTIFACTS / "rotation"
 RANK = ARTIFACTS / "rank"
-TRAIN = ARTIFACTS / "train"  # one folder per run
-ASIDE = ARTIFACTS / "aside"  # students that params no longer name and DVC does not hold
+TRAIN = ARTIFACTS / "train"  # one folder per seed, in it one per run: `run_folder`
 ENCODE = ARTIFACTS / "encode"
 DYNAMICS = ARTIFACTS / "dynamics"
 COST = ARTIFACTS / "cost"
@@ -29,3 +30,8 @@ REFERENCE = REPORTS / "reference"
 AUDIT = REPORTS / "audit.json"
 FIGURES = REPORTS / "figures"
 STUDIES = REPORTS / "studies"  # one folder per recorded study
+
+
+def run_folder(run: Run) -> Path:
+    """Where a run's student is."""
+    return TRAIN / str(run.seed) / run.name

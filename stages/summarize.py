@@ -12,7 +12,13 @@ from stages.core.base.names import TEACHER
 from stages.core.config import params
 from stages.core.data.splits import index_file, labels, read_index
 from stages.core.evidence import analysis_tables
-from stages.core.evidence.comparison import comparison_table, correct_predictions, nested_means, runs_table
+from stages.core.evidence.comparison import (
+    check_settings,
+    comparison_table,
+    correct_predictions,
+    nested_means,
+    runs_table,
+)
 from stages.core.evidence.controls import controls_table
 from stages.core.evidence.differences import differences_table
 from stages.paths import (
@@ -31,37 +37,36 @@ from stages.paths import (
     SEP,
     SVD,
     TEACH,
-    TRAIN,
+    run_folder,
 )
-from stages.pruning import prune_students
 
 
 def main() -> None:
     """Write the results that audit and report read, of the runs and backbones in params."""
     project = params.load(PARAMS)
     grid = project.grid.listed()
-    names = [one.name for one in grid]
     backbones = list(project.analysis.backbones)
-    prune_students(names)
     for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
         prune(folder, backbones)
 
-    made_of = f"{messages.counted(len(names), 'student')} and {messages.counted(len(backbones), 'backbone')}"
+    made_of = f"{messages.counted(len(grid), 'student')} and {messages.counted(len(backbones), 'backbone')}"
     messages.begin("summarize", f"tables of {made_of}")
     teacher = read_json(TEACH / "metrics.json")
     folders = {"svd": SVD, "pca": PCA, "sep": SEP, "rotation": ROTATION}
     analyses = {name: analysis_tables.by_backbone(folder, backbones) for name, folder in folders.items()}
-    runs = runs_table([{"run": name, **read_json(TRAIN / name / "metrics.json")} for name in names])
+    students = {one.name: run_folder(one) for one in grid}
+    runs = runs_table([{"run": name, **read_json(folder / "metrics.json")} for name, folder in students.items()])
+    check_settings(runs)
     try:
         curves = pd.concat(
-            [pd.read_csv(TRAIN / one.name / "curves.csv").assign(run=one.name, **one._asdict()) for one in grid]
+            [pd.read_csv(students[one.name] / "curves.csv").assign(run=one.name, **one._asdict()) for one in grid]
         )
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run `dvc repro train` to make it") from None
     truth = np.array(labels(read_index(index_file(PREPARE, "val")), read_json(MANIFEST)["class_names"]))
     head = ["run", "strategy", "objective", "seed"]
     encoding = pd.DataFrame(read_json(ENCODE / "metrics.json")["runs"]).astype({"seed": "Int64"})
-    differences = differences_table(runs, correct_predictions(runs, TRAIN, truth))
+    differences = differences_table(runs, correct_predictions(runs, students, truth))
     tables = {
         "runs": runs,
         "comparison": comparison_table(runs, encoding),

@@ -1,6 +1,10 @@
 """Make the teacher: fit it on the dataset, or load its weights, and save it in a folder that timm opens."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from timm.data import resolve_model_data_config
+from torch import nn
 
 from stages import messages
 from stages.core.base.errors import UserError, run
@@ -16,7 +20,7 @@ from stages.core.models.normalization import check_preprocessing
 from stages.core.runtime import distributed, machine
 from stages.core.runtime.distributed import World
 from stages.core.train.evaluation import evaluate
-from stages.core.train.fitting import NO_DISTILLATION, fit_and_save, model_options
+from stages.core.train.fitting import NO_DISTILLATION, LabelsAlone, fit_and_save, model_options
 from stages.core.train.jobs import Job
 from stages.paths import MANIFEST, PARAMS, PREPARE, TEACH
 
@@ -44,11 +48,15 @@ def teach(settings: params.Params) -> None:
 
 def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, world: World) -> None:
     """Fit the teacher on the labels alone."""
-    arguments, options = teacher.model_args.keyword_arguments(), model_options(data, recipe)
-    model = folders.create(teacher.architecture, arguments, seed=teacher.seed, **options)
+
+    def create() -> tuple[nn.Module, Mapping[str, Any]]:
+        arguments, options = teacher.model_args.keyword_arguments(), model_options(data, recipe)
+        model = folders.create(teacher.architecture, arguments, seed=teacher.seed, **options)
+        return model.to(world.device), Provenance(teacher.architecture, teacher.weights).record()
+
     job = Job(
         run="teach",
-        model=model.to(world.device),
+        create=create,
         folder=TEACH,
         objective=NO_DISTILLATION,
         seed=teacher.seed,
@@ -57,12 +65,13 @@ def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, wo
             "dataset": data.model_dump(),
             "manifest": read_json(MANIFEST),
         },
+        modules=[folders.module_of(teacher.architecture)],
+        stage="stages.teach",
         command=COMMAND,
-        record=Provenance(teacher.architecture, teacher.weights).record(),
     )
     fit_and_save(
         [job],
-        None,
+        LabelsAlone(recipe, world),
         world=world,
         train_images=image_list(data, "train", prepared=PREPARE, manifest_file=MANIFEST),
         val_images=image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),

@@ -1,67 +1,74 @@
-"""Train students, each of them a strategy, an objective and a seed.
+"""Train the students of one seed side by side, from one pass over the images and one of the teacher.
 
-Several that share a seed are trained side by side, from one pass over the images and one of the teacher: give the three
-options once for each. Every result equals that of a command of its own.
+Every result equals that of training the student alone. Students that were finished with the same settings are taken as
+they are; training that was interrupted goes on. Exit status 75 means that it was asked to stop and has saved: the same
+command goes on.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from torch import nn
 
 from stages.core.base.errors import UserError, run
-from stages.core.base.files import read_json, sha256
+from stages.core.base.files import prune, read_json, sha256
 from stages.core.base.names import Run
 from stages.core.config import params
 from stages.core.data.dataset import image_list
+from stages.core.distillation import lessons
+from stages.core.distillation.lessons import Distillation
+from stages.core.distillation.task import check_compatible
 from stages.core.models import folders
 from stages.core.models.copying import copy_blocks
 from stages.core.runtime import distributed
 from stages.core.train.fitting import fit_and_save, model_options
 from stages.core.train.jobs import Job
-from stages.core.train.task import check_compatible
-from stages.paths import MANIFEST, PARAMS, PREPARE, TEACH, TRAIN
-
-OPTIONS = ("--strategy", "--objective", "--seed")
+from stages.paths import MANIFEST, PARAMS, PREPARE, TEACH, run_folder
 
 
 def main() -> None:
-    """Train the students that the command line names, with the settings of params.yaml, on every visible GPU."""
+    """Train the students of params.yaml that the command line names, on every visible GPU."""
     settings = params.load(PARAMS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for option, names, section in (
-        ("strategy", settings.student.strategies, "student.strategies"),
-        ("objective", settings.objective.definitions, "objective.definitions"),
-    ):
-        parser.add_argument(
-            f"--{option}",
-            required=True,
-            action="append",
-            choices=list(names),
-            help=f"one of {section} in params.yaml",
-        )
-    parser.add_argument("--seed", required=True, action="append", type=int)
-    given = list(vars(parser.parse_args()).values())
-    counts = [len(values) for values in given]
-    if len(set(counts)) > 1:
-        found = ", ".join(f"{option} {count}" for option, count in zip(OPTIONS, counts, strict=True))
-        raise UserError(f"{', '.join(OPTIONS)} belong together: give each once for every student, not {found} times")
-    distributed.launch(train, settings, [Run(*values) for values in zip(*given, strict=True)])
+    parser.add_argument("--seed", required=True, type=int, help="one of those of grid.runs in params.yaml")
+    parser.add_argument("--only", nargs="+", metavar="RUN", help="some of the seed's runs; by default all of them")
+    arguments = parser.parse_args()
+    distributed.launch(train, settings, chosen(settings, arguments.seed, arguments.only), not arguments.only)
 
 
-def train(settings: params.Params, runs: Sequence[Run]) -> None:
-    """Train in one process of several."""
+def chosen(settings: params.Params, seed: int, names: Sequence[str] | None) -> list[Run]:
+    """The runs of a seed, or those of them that `names` names.
+
+    Raises:
+        UserError: params.yaml has no such run.
+    """
+    runs = settings.grid.of_seed(seed)
+    if not runs:
+        seeds = ", ".join(settings.grid.runs)
+        raise UserError(f"--seed {seed}: no run of grid.runs in {PARAMS} has it; its seeds are {seeds}")
+    for name in names or ():
+        if name not in [one.name for one in runs]:
+            raise UserError(f"--only {name}: the runs of seed {seed} are {', '.join(one.name for one in runs)}")
+    return [one for one in runs if not names or one.name in names]
+
+
+def train(settings: params.Params, runs: Sequence[Run], whole: bool) -> None:
+    """Train in one process of several; if `runs` are the whole seed, its folder then holds no others."""
     with distributed.joined() as world:
         train_runs(settings, runs, world)
+        if whole and world.primary:
+            prune(run_folder(runs[0]).parent, [one.name for one in runs])
 
 
-def train_runs(settings: params.Params, cells: Sequence[Run], world: distributed.World) -> None:
+def train_runs(settings: params.Params, runs: Sequence[Run], world: distributed.World) -> None:
     """Train students side by side in the processes of `world` and write the folder of each."""
     data = settings.dataset
-    teacher = folders.load(TEACH).to(world.device)
+    distillation = Distillation(lambda: folders.load(TEACH).to(world.device), settings.recipe, world)
     fit_and_save(
-        [job(settings, cell, teacher, world) for cell in cells],
-        teacher,
+        [job(settings, one, distillation) for one in runs],
+        distillation,
         world=world,
         train_images=image_list(data, "train", prepared=PREPARE, manifest_file=MANIFEST),
         val_images=image_list(data, "val", prepared=PREPARE, manifest_file=MANIFEST),
@@ -70,45 +77,59 @@ def train_runs(settings: params.Params, cells: Sequence[Run], world: distributed
     )
 
 
-def job(settings: params.Params, cell: Run, teacher: nn.Module, world: distributed.World) -> Job:
-    """A student that is to learn from `teacher`, and what decides and describes its run."""
-    data, objective = settings.dataset, settings.objective.definitions[cell.objective]
-    architecture, model_args = settings.student.model(cell.strategy, settings.teacher)
-    student = folders.create(architecture, model_args, seed=cell.seed, **model_options(data, settings.recipe))
-    student = student.to(world.device)
-    copied = {}  # what a run that starts from the teacher's weights says of it
-    if settings.student.strategies[cell.strategy].copies_teacher:
-        copied = {"copied_blocks": copy_blocks(student, teacher)}
-    check_compatible(student, teacher, data.image_size, feature=objective.refuses_wider, blocks=objective.blocks)
+def job(settings: params.Params, one: Run, distillation: Distillation) -> Job:
+    """A student that is to learn from a teacher, and what decides its result."""
+    data, objective = settings.dataset, settings.objective.definitions[one.objective]
+    architecture, model_args = settings.student.model(one.strategy, settings.teacher)
+    copies = settings.student.strategies[one.strategy].copies_teacher
     return Job(
-        run=cell.name,
-        model=student,
-        folder=TRAIN / cell.name,
+        run=one.name,
+        create=partial(create, settings, one, distillation),
+        folder=run_folder(one),
         objective=objective,
-        seed=cell.seed,
+        seed=one.seed,
         identity={
             "student": [architecture, model_args],
-            **copied,
+            "copies_teacher": copies,
             "objective": objective.model_dump(),
-            "seed": cell.seed,
+            "seed": one.seed,
             "recipe": settings.recipe.model_dump(),
             "dataset": data.model_dump(),
             "manifest": read_json(MANIFEST),
             "teacher": sha256(TEACH / "model.safetensors"),
         },
-        command=f"dvc repro train@{cell.name}",
-        record={
-            "strategy": cell.strategy,
-            "objective": cell.objective,
-            **objective.model_dump(),
-            "architecture": architecture,
-            "model_args": model_args,
-            **copied,
-            "width": student.feature_info[-1]["num_chs"],  # type: ignore[index]
-            "teacher_weights": folders.provenance(TEACH)["weights"],
-            "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
-        },
+        modules=[
+            folders.module_of(architecture),
+            *(["stages.core.models.copying"] if copies else []),
+            *lessons.modules(objective),
+        ],
+        stage="stages.train",
+        command=f"dvc repro train@{one.seed}",
     )
+
+
+def create(settings: params.Params, one: Run, distillation: Distillation) -> tuple[nn.Module, Mapping[str, Any]]:
+    """A student with its initial weights, and what metrics.json says of its run."""
+    data, objective = settings.dataset, settings.objective.definitions[one.objective]
+    architecture, model_args = settings.student.model(one.strategy, settings.teacher)
+    teacher = distillation.teacher
+    model = folders.create(architecture, model_args, seed=one.seed, **model_options(data, settings.recipe))
+    model = model.to(distillation.world.device)
+    copied = {}  # what a run that starts from the teacher's weights says of it
+    if settings.student.strategies[one.strategy].copies_teacher:
+        copied = {"copied_blocks": copy_blocks(model, teacher)}
+    check_compatible(model, teacher, data.image_size, feature=objective.refuses_wider, blocks=objective.blocks)
+    return model, {
+        "strategy": one.strategy,
+        "objective": one.objective,
+        **objective.model_dump(),
+        "architecture": architecture,
+        "model_args": model_args,
+        **copied,
+        "width": model.feature_info[-1]["num_chs"],  # type: ignore[index]
+        "teacher_weights": folders.provenance(TEACH)["weights"],
+        "teacher_width": teacher.feature_info[-1]["num_chs"],  # type: ignore[index]
+    }
 
 
 if __name__ == "__main__":

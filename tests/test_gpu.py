@@ -4,20 +4,20 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
+from stages.core.config.feature_losses import feature_losses
 from stages.core.data import batches as data_batches
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
+from stages.core.distillation.task import create_task
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.drop_path import DropPathMasks
 from stages.core.train.loop import fit
-from stages.core.train.losses import FEATURE_LOSSES
 from stages.core.train.resident import Augmentation, ResidentBatches
 from stages.core.train.sampler import EpochSampler
-from stages.core.train.task import create_task
 
 pytestmark = [
     pytest.mark.gpu,
@@ -130,7 +130,7 @@ def train(tmp_path, listed, make_student, make_teacher):
             if metrics["epoch"] == stop_after:
                 raise InterruptedTrainingError
 
-        with CheckpointFolder(tmp_path / root, "widen", {}) as checkpoints:
+        with CheckpointFolder(tmp_path / root, "widen", {}, {}) as checkpoints:
             fitted = fit(
                 task,
                 training if watch is None else watch(training),
@@ -158,7 +158,7 @@ def step(task, images, labels, autocast=False):
     return loss.detach().float(), parameters_to_vector(parameters)
 
 
-@pytest.mark.parametrize("feature", FEATURE_LOSSES)
+@pytest.mark.parametrize("feature", feature_losses())
 def test_a_bfloat16_step_is_the_float32_step_but_for_rounding(make_task, batch, feature):
     loss, gradient = step(make_task(DEVICE, feature), *batch)
     rounded_loss, rounded = step(make_task(DEVICE, feature, torch.bfloat16), *batch, autocast=True)

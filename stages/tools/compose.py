@@ -37,7 +37,7 @@ def main() -> None:
     text = composed(*parser.parse_args().overrides)
     settings = params.check(yaml.safe_load(text), PARAMS)
     write_text(PARAMS, text)
-    runs = messages.counted(len(settings.grid.runs), "run")
+    runs = messages.counted(len(settings.grid.listed()), "run")
     messages.end("compose", f"profile {settings.profile}, {runs}; `dvc repro` trains them", PARAMS)
 
 

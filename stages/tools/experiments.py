@@ -14,7 +14,7 @@ from dvc.api import exp_show
 from dvc.exceptions import DvcException
 
 from stages.core.base.errors import UserError, run
-from stages.core.base.names import BASELINE, LABELS_ONLY
+from stages.core.base.names import BASELINE, LABELS_ONLY, Run
 
 COLUMNS = ("experiment", "created", "state", "strategy", "objective", "seeds", "top-1", "vs plain")
 RIGHT = ("seeds", "top-1", "vs plain")
@@ -35,13 +35,10 @@ Setting = tuple[str, str]  # strategy and objective
 
 def settings(row: Row) -> dict[Setting, list[int]]:
     """The seeds of every strategy and objective that an experiment's parameters name, in their order."""
-    cells = {key.removeprefix("grid.runs."): _value(cell) for key, cell in row.items() if key.startswith("grid.runs.")}
-    runs = dict.fromkeys(key.rpartition(".")[0] for key, cell in cells.items() if cell is not None)
     found: dict[Setting, list[int]] = {}
-    for name in runs:
-        strategy, objective, seed = (cells.get(f"{name}.{part}") for part in ("strategy", "objective", "seed"))
-        if strategy is not None and objective is not None and seed is not None:
-            found.setdefault((str(strategy), str(objective)), []).append(int(seed))
+    for names in (_value(cell) for key, cell in row.items() if key.startswith("grid.runs.")):
+        for one in map(Run.named, names if isinstance(names, list) else ()):  # of an older commit it is no list
+            found.setdefault((one.strategy, one.objective), []).append(one.seed)
     if found:
         return found
     strategies, objectives, seeds = (

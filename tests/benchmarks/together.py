@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from training import DECAY, LR, SCALES, SMOOTHING, STUDENTS, NoCheckpoints, Resident
 
 from stages.core.config.schema import Objective
+from stages.core.distillation.task import create_task
 from stages.core.models.cost import flops
 from stages.core.models.talking_heads import batch_talking_heads
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.loop import fit_together
 from stages.core.train.optimization import PRECISIONS, Optimization
-from stages.core.train.task import create_task
 from stages.core.train.teacher import FrozenTeacher
 from stages.core.train.trainee import Trainee
 

@@ -33,6 +33,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stages.core.config import schema
+from stages.core.distillation import task as objectives
+from stages.core.losses.maps import feature_target
 from stages.core.models.cost import flops
 from stages.core.models.normalization import renormalization
 from stages.core.models.students import forward_with_map
@@ -40,8 +42,6 @@ from stages.core.models.talking_heads import batch_talking_heads
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train import loop as training
-from stages.core.train import task as objectives
-from stages.core.train.losses import feature_target
 from stages.core.train.optimization import PRECISIONS
 
 SCALES = {

@@ -5,8 +5,8 @@ import timm
 import torch
 
 from stages.core.base.errors import UserError
+from stages.core.distillation.task import check_compatible
 from stages.core.models.normalization import check_preprocessing, renormalization
-from stages.core.train.task import check_compatible
 
 CPU = torch.device("cpu")
 

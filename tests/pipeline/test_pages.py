@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 from dvc.cli.parser import get_main_parser
+from stages.tools.study import steps
 
 from stages.paths import ASIDE
 from stages.tools import readme
 from stages.tools.compose import GROUPS, composed
-from stages.tools.study import steps
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("stages", "tests", "reports", "notebooks")

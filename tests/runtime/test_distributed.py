@@ -18,6 +18,8 @@ from stages.core.base.errors import UserError
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
+from stages.core.distillation.against_teacher import evaluate_against_teacher
+from stages.core.distillation.task import create_task
 from stages.core.features.extraction import extract
 from stages.core.features.store import blocks
 from stages.core.runtime.distributed import World, claim, joined, launch, refuse_shared
@@ -25,10 +27,8 @@ from stages.core.runtime.machine import gpu_claims, processes, workers
 from stages.core.train import group
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.evaluation import evaluate_against_teacher
 from stages.core.train.loop import fit
 from stages.core.train.sampler import EpochSampler
-from stages.core.train.task import create_task
 
 CPU = torch.device("cpu")
 SMALL = {"img_size": 8, "patch_size": 2, "depth": 2, "num_classes": 3}
@@ -73,10 +73,10 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0, terminated_a
             return world.rank == 1 and next(asked) >= terminated_after
 
         group.SYNC_EVERY = 1
-        with CheckpointFolder(out, "run", {}, writes=world.primary) as checkpoints:
+        with CheckpointFolder(out, "run", {}, {}, writes=world.primary) as checkpoints:
             given = {"world": world, "checkpoints": checkpoints, "terminated": terminated}
             fitted = fit(task, training, validation, **RECIPE, seed=0, log=log, **given)
-        final = evaluate_against_teacher(student, teacher, validation, world)
+        (final,) = evaluate_against_teacher([student], teacher, validation, world)
         if world.primary:
             found = {"history": fitted.history, "metrics": final.metrics, "predictions": final.predictions.tolist()}
             (out / "found.json").write_text(json.dumps(found))

@@ -8,14 +8,15 @@ import pytest
 
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import _worker, joined, launch
-from stages.core.train import checkpoints
 from stages.core.train.checkpoints import CheckpointFolder
 
 
 def train_in_two_lives(root: Path) -> None:
     """Continue from the last checkpoint and save the next one; at the first one, rank 1 is killed."""
-    checkpoints.code_and_libraries = dict  # the workers have loaded less code than the test
-    with joined() as world, CheckpointFolder(root, "run", {}, fresh=machine.fresh(), writes=world.primary) as folder:
+    with (
+        joined() as world,
+        CheckpointFolder(root, "run", {}, {}, fresh=machine.fresh(), writes=world.primary) as folder,
+    ):
         if world.primary:
             machine.note_fresh_start()
         saved = folder.load() if world.primary else None
@@ -29,8 +30,7 @@ def train_in_two_lives(root: Path) -> None:
 
 @pytest.mark.processes
 def test_workers_that_start_again_go_on_from_the_new_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "code_and_libraries", dict)
-    with CheckpointFolder(tmp_path, "run", {}) as folder:
+    with CheckpointFolder(tmp_path, "run", {}, {}) as folder:
         folder.save({"step": 100})  # of an earlier command
     monkeypatch.setenv("PROCESSES", "2")
     monkeypatch.setenv("FRESH", "1")

@@ -16,9 +16,10 @@ from stages import train
 from stages.core.base.files import write_json
 from stages.core.base.names import Run
 from stages.core.config import params
+from stages.core.distillation import balancing
 from stages.core.models.cost import flops
 from stages.core.runtime.distributed import World, joined, launch
-from stages.core.train import balancing, fitting, outputs
+from stages.core.train import fitting, outputs
 from stages.paths import COST, PARAMS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +68,7 @@ def write_params(folder: Path, *, ema_decay: float | None, strategies: Mapping[i
             {"strategies": list(names), "objectives": list(OBJECTIVES), "seeds": [seed]}
             for seed, names in strategies.items()
         ],
-        "runs": {run.name: run._asdict() for run in runs},
+        "runs": {str(seed): [run.name for run in runs if run.seed == seed] for seed in strategies},
     }
     (folder / PARAMS).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 

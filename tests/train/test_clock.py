@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from stages.core.base.errors import UserError
+from stages.core.distillation.task import create_task
 from stages.core.runtime.distributed import World
 from stages.core.train import group, loop
-from stages.core.train.task import create_task
 
 CPU = torch.device("cpu")
 BATCH, STEPS = 4, 3

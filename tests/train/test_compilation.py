@@ -8,11 +8,11 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch.nn.utils import parameters_to_vector
 
+from stages.core.distillation.task import create_task
 from stages.core.runtime.distributed import World
 from stages.core.train import compilation
 from stages.core.train.drop_path import DropPathMasks
 from stages.core.train.sampler import EpochSampler
-from stages.core.train.task import create_task
 
 CPU = torch.device("cpu")
 OTHERS = (("baseline", "softkd_spectral"), ("widen", "softkd_spectral"), ("widen", "none"), ("lift", "mse"))

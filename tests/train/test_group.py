@@ -12,16 +12,16 @@ import torch
 from stages.core.base.errors import UserError
 from stages.core.config.schema import Objective
 from stages.core.data.batches import evaluation_batches
+from stages.core.distillation.against_teacher import evaluate_against_teacher
+from stages.core.distillation.task import create_task
 from stages.core.runtime.distributed import World
 from stages.core.train import group
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.evaluation import evaluate_against_teacher, evaluate_all_against_teacher
-from stages.core.train.jobs import Job, check_together
+from stages.core.train.jobs import Job, check_images, check_together
 from stages.core.train.loop import fit_together
 from stages.core.train.optimization import Optimization
 from stages.core.train.sampler import EpochSampler
-from stages.core.train.task import create_task
 from stages.core.train.teacher import FrozenTeacher
 from stages.core.train.trainee import Trainee
 
@@ -104,7 +104,7 @@ def train(tmp_path, splits, make_student, make_teacher):
             teacher.register_forward_hook(lambda *_: passes.append(1))
         with ExitStack() as stack:
             trainees = [
-                Trainee(tasks[name], stack.enter_context(CheckpointFolder(tmp_path / root, name, {"of": name})))
+                Trainee(tasks[name], stack.enter_context(CheckpointFolder(tmp_path / root, name, {"of": name}, {})))
                 for name in names
             ]
             fitted = fit_together(
@@ -285,8 +285,8 @@ def test_students_share_the_time_of_their_steps(train, monkeypatch):
 def test_the_last_evaluation_of_several_students_is_that_of_each(make_student, teacher, images):
     students = [make_student(strategy) for strategy in ("baseline", "lift", "widen")]
     batches = [(images, torch.arange(len(images)))]
-    for student, found in zip(students, evaluate_all_against_teacher(students, teacher, batches, ALONE), strict=True):
-        expected = evaluate_against_teacher(student, teacher, batches, ALONE)
+    for student, found in zip(students, evaluate_against_teacher(students, teacher, batches, ALONE), strict=True):
+        (expected,) = evaluate_against_teacher([student], teacher, batches, ALONE)
         assert found.metrics == expected.metrics and (found.predictions == expected.predictions).all()
 
 
@@ -294,12 +294,13 @@ def test_the_last_evaluation_of_several_students_is_that_of_each(make_student, t
 def jobs(tmp_path, make_student):
     def make(name, strategy, **changes):
         identity = {"student": strategy, "objective": name, "seed": 0, "recipe": {"lr": 1.0}, "teacher": "digest"}
-        return Job(name, make_student(strategy), tmp_path, Objective(**NONE), 0, identity | changes, "", {})
+        create = lambda: (make_student(strategy), {})  # noqa: E731
+        return Job(name, create, tmp_path, Objective(**NONE), 0, identity | changes, [], "stages.train", "")
 
     return make("a", "baseline"), make
 
 
-def test_only_runs_of_the_same_images_and_teacher_are_trained_together(jobs):
+def test_only_runs_of_the_same_images_and_teacher_are_trained_together(jobs, make_student):
     first, make = jobs
     check_together([first, make("b", "lift")])
     with pytest.raises(UserError, match=r"^a is given twice; name each run once$"):
@@ -308,7 +309,7 @@ def test_only_runs_of_the_same_images_and_teacher_are_trained_together(jobs):
     for key, changes in faults.items():
         with pytest.raises(UserError, match=rf"b differs from a in {key}; train it by a command of its own$"):
             check_together([first, make("b", "lift", **changes)])
-    other = make("b", "lift")
-    other.model.pretrained_cfg["mean"] = (0.1, 0.2, 0.3)
+    models = [make_student("baseline"), make_student("lift")]
+    models[1].pretrained_cfg["mean"] = (0.1, 0.2, 0.3)
     with pytest.raises(UserError, match=r"b differs from a in its model's mean; train it"):
-        check_together([first, other])
+        check_images([first, make("b", "lift")], models)

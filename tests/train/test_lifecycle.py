@@ -24,14 +24,16 @@ from stages.core.base.names import Run
 from stages.core.config import params
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
+from stages.core.distillation import balancing, lessons
 from stages.core.models import folders
 from stages.core.runtime.distributed import World
-from stages.core.train import balancing, fitting, loop, outputs
+from stages.core.train import fitting, loop, outputs
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, RESULTS, TRAIN
+from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, RESULTS, run_folder
 
 pytestmark = pytest.mark.processes
 
+SEED_0 = Path("artifacts/train/0")
 ALONE = World(0, 1, torch.device("cpu"))
 EMA_DECAY = {0: 0.5, 1: None, 2: None, 3: 0.5}  # by seed
 IN_TWO_PROCESSES = (1, 3)  # the seeds that are trained so, the others in one process
@@ -102,7 +104,7 @@ def test_every_run_is_saved_as_a_model_that_has_the_accuracy_it_records(finished
     batches = None
     assert {run[:2] for run in runs_of(finished) if run.seed == 1} == set(product(STRATEGIES, OBJECTIVES))
     for run in runs_of(finished):
-        folder = TRAIN / run.name
+        folder = run_folder(run)
         metrics = json.loads((folder / "metrics.json").read_text())
         decay = EMA_DECAY[run.seed]
         assert (folder / "ema").is_dir() == (decay is not None)
@@ -129,7 +131,7 @@ def test_every_run_reaches_the_tables(finished):
         assert set(found["run"]) - {"teacher"} == names, table
     runs = pd.read_csv(finished / RESULTS / "runs.csv").set_index("run")
     for name in names:
-        metrics = json.loads((finished / TRAIN / name / "metrics.json").read_text())
+        metrics = json.loads((finished / run_folder(Run.named(name)) / "metrics.json").read_text())
         assert runs.loc[name, "top1"] == pytest.approx(metrics["top1"], rel=1e-5)
 
 
@@ -154,7 +156,7 @@ def train_one(folder, objective="mse", strategy="lift"):
     os.chdir(folder)
     cell = Run(strategy, objective, 0)
     train_runs(params.load(PARAMS), [cell], ALONE)
-    return contents(folder / TRAIN / cell.name)
+    return contents(folder / run_folder(cell))
 
 
 TOGETHER = [("lift", "mse", 0), ("baseline", "none", 0), ("widen", "softkd_spectral", 0)]
@@ -171,14 +173,14 @@ def test_runs_side_by_side_leave_what_each_leaves_alone(started, uninterrupted, 
     """And the command of each then takes its result from its checkpoint."""
     folder = shutil.copytree(started, tmp_path / "project")
     train_side_by_side(folder)
-    found = {cell: contents(folder / TRAIN / Run(*cell).name) for cell in TOGETHER}
+    found = {cell: contents(folder / run_folder(Run(*cell))) for cell in TOGETHER}
     assert found["lift", "mse", 0] == uninterrupted
     separate = shutil.copytree(started, tmp_path / "separate")
     assert found["widen", "softkd_spectral", 0] == train_one(separate, "softkd_spectral", "widen")
     with environment.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("trained again"))
         for strategy, objective, seed in TOGETHER:
-            shutil.rmtree(folder / TRAIN / Run(strategy, objective, seed).name)
+            shutil.rmtree(folder / run_folder(Run(strategy, objective, seed)))
             assert train_one(folder, objective, strategy) == found[strategy, objective, seed]
 
 
@@ -197,24 +199,25 @@ def test_a_run_that_diverges_beside_others_alone_has_no_results(started, uninter
             train_side_by_side(folder)
     start = "1 of 3 runs ended early; the others are finished: baseline-none-0: the weights are not finite after "
     assert str(caught.value).startswith(start)
-    assert contents(folder / TRAIN / "lift-mse-0") == uninterrupted
-    assert {path.name for path in (folder / TRAIN).iterdir()} == {"lift-mse-0", "widen-softkd_spectral-0"}
+    assert contents(folder / SEED_0 / "lift-mse-0") == uninterrupted
+    assert {path.name for path in (folder / SEED_0).iterdir()} == {"lift-mse-0", "widen-softkd_spectral-0"}
 
 
-def test_students_that_cannot_be_trained_together_end_in_one_line(started, environment):
+def test_students_that_are_not_there_or_cannot_be_trained_together_end_in_one_line(started, environment):
     from stages import train as stage
 
     os.chdir(started)
-    cell = ("--strategy", "lift", "--objective", "mse", "--seed", "0")
     faults = [
-        ((*cell, "--strategy", "widen"), "give each once for every student, not --strategy 2, --objective 1, --seed 1"),
-        ((*cell, *cell), "lift-mse-0 is given twice; name each run once"),
-        ((*cell, *cell[:-1], "1"), "lift-mse-1 differs from lift-mse-0 in seed; train it by a command of its own"),
+        (("--seed", "7"), "--seed 7: no run of grid.runs in params.yaml has it; its seeds are 0, 1, 2, 3"),
+        (("--seed", "2", "--only", "widen_linear-mse-0"), "--only widen_linear-mse-0: the runs of seed 2 are "),
     ]
     for arguments, reason in faults:
         with pytest.raises(UserError) as caught:
             lifecycle.stage(stage.main, *arguments)
         assert reason in str(caught.value) and "\n" not in str(caught.value)
+    settings, both = params.load(PARAMS), [Run("lift", "mse", 0), Run("lift", "mse", 1)]
+    with pytest.raises(UserError, match="^runs that .* lift-mse-1 differs from lift-mse-0 in seed; train it by a command"):
+        stage.train_runs(settings, both, ALONE)
     assert not list(started.glob(".ckpt/lift-mse-*"))
 
 
@@ -224,7 +227,7 @@ AFTER_THE_LAST_STEP = [
     (loop, "evaluate_together", 0),
     (loop, "check_finite", 0),
     (loop.Progress, "finished", 0),
-    (fitting, "evaluate_all_against_teacher", 0),
+    (lessons, "evaluate_against_teacher", 0),
     (outputs, "parameters", 0),
     (outputs, "flops", 0),
     (folders, "save", 0),
@@ -275,7 +278,7 @@ def test_weights_that_the_last_step_makes_infinite_end_in_one_line(started, tmp_
     (saved,) = folder.glob(".ckpt/lift-mse-0-*/checkpoint.pt")
     state = torch.load(loadable(saved), weights_only=True)["state"]
     assert state["step"] == 1 and all(value.isfinite().all() for value in state["state_dict"].values())
-    assert not (folder / TRAIN / "lift-mse-0").exists()
+    assert not (folder / SEED_0 / "lift-mse-0").exists()
 
 
 @pytest.mark.parametrize("objective", ["projector", "softkd_orthogonal_projector", "balanced_mse"])
@@ -297,7 +300,7 @@ def test_what_is_trained_beside_the_student_resumes_with_it(started, tmp_path, e
     with environment.context() as patch:  # from now on, statistics would be others: the checkpoint's are used
         patch.setattr(balancing, "IMAGES", 3)
         assert train_one(folder, objective, "baseline") == whole
-    state = timm.create_model(f"local-dir:{folder / TRAIN / Run('baseline', objective, 0).name}").state_dict()
+    state = timm.create_model(f"local-dir:{folder / run_folder(Run('baseline', objective, 0))}").state_dict()
     assert not [name for name in state if "project" in name]
 
 
@@ -307,7 +310,7 @@ def test_a_loss_over_the_whole_batch_takes_it_in_no_pieces(started, tmp_path, en
         patch.setenv("DEVICE_BATCH", "2")
         with pytest.raises(UserError, match=r"batch_normalized_mse normalises over the whole batch"):
             train_one(folder, "frozen_projector", "baseline")
-    assert not (folder / TRAIN).exists()
+    assert not (folder / SEED_0).exists()
 
 
 def loadable(file):
@@ -325,7 +328,7 @@ def test_a_log_file_has_the_device_and_a_line_per_epoch(started, tmp_path, capsy
     first, line, last = capsys.readouterr().out.splitlines()
     assert first == "lift-mse-0 on cpu: 1 epoch"
     assert line.startswith("lift-mse-0: epoch 1/1, training loss ")
-    assert re.fullmatch(r"lift-mse-0: top-1 [\d.]+ %, [\d,]+ images/s -> artifacts/train/lift-mse-0", last)
+    assert re.fullmatch(r"lift-mse-0: top-1 [\d.]+ %, [\d,]+ images/s -> artifacts/train/0/lift-mse-0", last)
 
 
 @pytest.mark.parametrize("strategy", ["half", "copy"])
@@ -336,10 +339,10 @@ def test_copy_starts_from_the_teachers_weights_and_half_does_not(started, tmp_pa
     os.chdir(folder)
     settings = params.load(PARAMS)
     with environment.context() as patch:
-        patch.setattr(stages.train, "fit_and_save", lambda jobs, teacher, **_: calls.append((*jobs, teacher)))
+        patch.setattr(stages.train, "fit_and_save", lambda jobs, lessons, **_: calls.append((*jobs, lessons.teacher)))
         stages.train.train_runs(settings, [Run(strategy, "mse", 0)], ALONE)
     ((job, teacher),) = calls
-    student = job.model
+    student, record = job.create()
     assert len(student.blocks) == 1 and len(teacher.blocks) == 2
     wanted = {name: value for name, value in teacher.state_dict().items() if not name.startswith("blocks.1.")}
     if strategy == "half":
@@ -351,9 +354,8 @@ def test_copy_starts_from_the_teachers_weights_and_half_does_not(started, tmp_pa
     found = student.state_dict()
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    said = {"copied_blocks": [0]} if strategy == "copy" else {}
-    for place in (job.identity, job.record):
-        assert {key: value for key, value in place.items() if key == "copied_blocks"} == said
+    assert record.get("copied_blocks") == ([0] if strategy == "copy" else None)
+    assert job.identity["copies_teacher"] == ("stages.core.models.copying" in job.modules) == (strategy == "copy")
 
 
 @pytest.fixture
@@ -371,7 +373,7 @@ def long(started, tmp_path):
 
 
 def kept_weights(folder, strategy="copy"):
-    found = folders.kept_epochs(folder / TRAIN / f"{strategy}-mse-0")
+    found = folders.kept_epochs(folder / SEED_0 / f"{strategy}-mse-0")
     return {epochs: folders.load(path).state_dict() for epochs, path in found.items()}
 
 
@@ -417,7 +419,7 @@ def test_a_resumed_run_keeps_the_models_of_the_epochs_before_too(long, environme
         evaluated_weights(patch, fail_at=2)
         with pytest.raises(FailedError):
             train_one(resumed, strategy="copy")
-    assert not (resumed / TRAIN / "copy-mse-0").exists()
+    assert not (resumed / SEED_0 / "copy-mse-0").exists()
     with environment.context() as patch:
         if adopted:
             patch.setattr("stages.core.train.fingerprints.version", lambda name: f"another {name}")
@@ -442,7 +444,7 @@ def test_a_kept_model_that_was_deleted_is_one_line(long, environment):
     shutil.rmtree(kept)
     with pytest.raises(UserError, match="epochs/00001, a model that was kept, is gone; start over with FRESH=1"):
         train_one(folder, strategy="copy")
-    assert not (folder / TRAIN / "copy-mse-0").exists()
+    assert not (folder / SEED_0 / "copy-mse-0").exists()
 
 
 def test_kept_epochs_reach_the_tables_and_are_what_the_last_one_says(finished):

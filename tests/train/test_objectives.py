@@ -9,13 +9,13 @@ from formulas import FORMULAS
 from stages.core.base.errors import UserError
 from stages.core.config import params
 from stages.core.config.feature_losses import takes_any_width
+from stages.core.distillation.against_teacher import evaluate_against_teacher
+from stages.core.distillation.balancing import hadamard_matrix
+from stages.core.distillation.task import check_compatible, create_task
+from stages.core.losses.maps import feature_target
 from stages.core.models.students import forward_with_map
 from stages.core.runtime.distributed import World, launch
-from stages.core.train.balancing import hadamard_matrix
-from stages.core.train.evaluation import evaluate_against_teacher
-from stages.core.train.losses import feature_target
 from stages.core.train.optimization import parameter_groups
-from stages.core.train.task import check_compatible, create_task
 
 PAPER = ["none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral"]
 CONTROLS = ["projector", "frozen_projector", "orthogonal_projector", "normalized_mse", "gram", "relation"]
@@ -239,7 +239,7 @@ def test_students_that_can_be_compared_pass(make_student, teacher):
 def test_a_student_wider_than_its_teacher_wants_no_feature_loss(make_student, teacher, images):
     wide = make_student("lift", lift_width=112)
     check_compatible(wide, teacher, 8, feature=False)
-    found = evaluate_against_teacher(wide, teacher, [(images, torch.arange(5))], World(0, 1, CPU))
+    (found,) = evaluate_against_teacher([wide], teacher, [(images, torch.arange(5))], World(0, 1, CPU))
     assert found.metrics["relative_feature_error"] is None and found.predictions.shape == (5,)
 
 

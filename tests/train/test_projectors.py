@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from stages.core.base.errors import UserError
-from stages.core.train.balancing import BalancedTarget, balancing, hadamard_matrix, token_moments
-from stages.core.train.projectors import make_projectors, projector_widths
+from stages.core.distillation.balancing import BalancedTarget, balancing, hadamard_matrix, token_moments
+from stages.core.distillation.projectors import make_projectors, projector_widths
 
 
 def test_a_projector_is_a_linear_map_of_every_token():

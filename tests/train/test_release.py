@@ -10,13 +10,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from stages.core.base.errors import UserError
 from stages.core.config.schema import Objective, Recipe
+from stages.core.distillation.lessons import teacher_precision
+from stages.core.distillation.task import check_compatible, create_task
 from stages.core.models.students import forward_with_map
 from stages.core.runtime.distributed import World
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.fitting import decays_embeddings, teacher_precision
+from stages.core.train.fitting import decays_embeddings
 from stages.core.train.loop import fit
 from stages.core.train.outputs import best_epoch
-from stages.core.train.task import check_compatible, create_task
 from stages.paths import REFERENCE
 from stages.tools.compose import composed
 
@@ -55,7 +56,7 @@ def train(tmp_path, images):
 
         options = {"epochs": 2, "lr": 1e-3, "weight_decay": 0.05, "ema_decay": None, **OPTIMIZATION, **options}
         try:
-            with CheckpointFolder(tmp_path / "checkpoints", name, {}, fresh=False) as checkpoints:
+            with CheckpointFolder(tmp_path / "checkpoints", name, {}, {}, fresh=False) as checkpoints:
                 return fit(
                     task,
                     SimpleNamespace(sampler=sampler, epoch=epoch),

@@ -19,6 +19,7 @@ import torch
 from stages.core.base.errors import UserError
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.image_list import ImageList
+from stages.core.distillation.task import create_task
 from stages.core.runtime.distributed import World
 from stages.core.train import checkpoints as resume
 from stages.core.train import fingerprints
@@ -26,7 +27,6 @@ from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
 from stages.core.train.loop import fit
 from stages.core.train.sampler import EpochSampler
-from stages.core.train.task import create_task
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, CPU)
@@ -120,7 +120,7 @@ def train(tmp_path, splits, make_student, make_teacher):
             if metrics["epoch"] == stop_after:
                 raise InterruptedTrainingError
 
-        with CheckpointFolder(tmp_path / root, "lift", {"of": identity}, fresh=fresh, adopt=adopt) as checkpoints:
+        with CheckpointFolder(tmp_path / root, "lift", {"of": identity}, {}, fresh=fresh, adopt=adopt) as checkpoints:
             fitted = fit(
                 task,
                 training if poison is None else Poisoned(training, poison),
@@ -254,12 +254,18 @@ def test_an_adopted_checkpoint_of_another_model_is_one_line(train, changed_libra
         train(poison=0)
 
 
-def test_only_the_projects_loaded_files_make_the_fingerprint():
-    modules = [module for module in sys.modules.values() if isinstance(getattr(module, "__file__", None), str)]
-    resolved = {Path(module.__file__).resolve() for module in modules}
+def test_the_fingerprint_holds_what_a_process_loads_of_the_project_to_train():
+    """Against what importing the same modules loads; beside it, what they would import within functions."""
+    names = [*fingerprints.TRAINS, "stages.core.distillation.task", "stages.core.losses.gram"]
+    program = f"import sys\nfor name in {names!r}: __import__(name)\n"
+    program += "print(*[module.__file__ for name, module in sys.modules.items() if name.startswith('stages.')])"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     project = Path(fingerprints.__file__).resolve().parents[2]
-    assert fingerprints.loaded_files() == sorted(file for file in resolved if project in file.parents)
-    assert project / "core/train/loop.py" in fingerprints.loaded_files()
+    files = {Path(file).relative_to(project).as_posix() for file in loaded if Path(file).name != "__init__.py"}
+    found = fingerprints.code_of(names)
+    assert files <= found.keys() and {"core/train/loop.py", "core/losses/gram.py"} <= files
+    assert found["core/train/loop.py"] == hashlib.sha256((project / "core/train/loop.py").read_bytes()).hexdigest()
+    assert not [file for file in found if file.startswith("core/losses/") and file not in files]
 
 
 def test_differences_are_named_by_their_keys():
@@ -330,8 +336,8 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint(train, uninterrupted):
 
 def test_a_folder_in_use_is_waited_for(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(resume, "WAIT_S", 0.05)
-    checkpoints = CheckpointFolder(tmp_path, "lift", {})
-    with CheckpointFolder(tmp_path, "lift", {}) as first:
+    checkpoints = CheckpointFolder(tmp_path, "lift", {}, {})
+    with CheckpointFolder(tmp_path, "lift", {}, {}) as first:
         first.save({"step": 7})
     command = [sys.executable, "-c", HOLD_LOCK, str(checkpoints.folder / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -349,14 +355,14 @@ def test_waiting_for_a_folder_ends_by_signals(tmp_path, monkeypatch):
         signal.pause()
 
     monkeypatch.setattr(resume.time, "sleep", interrupt)
-    with CheckpointFolder(tmp_path, "lift", {}), pytest.raises(KeyboardInterrupt):
-        CheckpointFolder(tmp_path, "lift", {}).__enter__()
+    with CheckpointFolder(tmp_path, "lift", {}, {}), pytest.raises(KeyboardInterrupt):
+        CheckpointFolder(tmp_path, "lift", {}, {}).__enter__()
 
 
 def test_all_processes_of_a_run_wait_together(tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "WAIT_S", 0.0)
     answers = iter([True, True, False])  # what the one that locks says
-    with CheckpointFolder(tmp_path, "lift", {}, writes=False, in_any=lambda own: own or next(answers)):
+    with CheckpointFolder(tmp_path, "lift", {}, {}, writes=False, in_any=lambda own: own or next(answers)):
         assert next(answers, None) is None
 
 
@@ -455,7 +461,7 @@ def test_a_signal_that_nobody_acted_on_takes_effect_afterwards():
 @pytest.fixture
 def checkpoints(tmp_path):
     """An open folder of a run that saved 1, then 2."""
-    with CheckpointFolder(tmp_path, "run", {"of": "a"}) as folder:
+    with CheckpointFolder(tmp_path, "run", {"of": "a"}, {}) as folder:
         folder.save({"step": 1, "weights": torch.arange(1000.0)})
         folder.save({"step": 2, "weights": torch.arange(1000.0)})
         yield folder
@@ -501,7 +507,7 @@ def test_damage_changes_no_result(train, tmp_path, capsys):
 
 
 def test_another_runs_checkpoint_is_refused(checkpoints, tmp_path, capsys):
-    with CheckpointFolder(tmp_path, "run", {"of": "b"}) as other:
+    with CheckpointFolder(tmp_path, "run", {"of": "b"}, {}) as other:
         other.file.write_bytes(checkpoints.file.read_bytes())
         assert other.load() is None
     assert "it belongs to another run" in capsys.readouterr().err
@@ -548,16 +554,10 @@ def test_an_unreadable_image_ends_training_with_its_name(train, splits, workers)
 
 
 def test_other_code_and_other_libraries_make_another_run(monkeypatch, tmp_path):
-    before = fingerprints.fingerprint({"seed": 0})
-    assert fingerprints.fingerprint({"seed": 0}) == before != fingerprints.fingerprint({"seed": 1})
+    def folder(code="a"):
+        return CheckpointFolder(tmp_path, "run", {}, {"core/train/loop.py": code}).folder
+
+    before = folder()
+    assert folder() == before != folder("b")
     monkeypatch.setattr(fingerprints, "version", lambda name: "another" if name == "timm" else version(name))
-    assert fingerprints.fingerprint({"seed": 0}) != before
-    monkeypatch.undo()
-    stage = tmp_path / "train.py"  # beside core, and the module that is run
-    monkeypatch.setattr(fingerprints, "PACKAGE", tmp_path)
-    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=str(stage)))
-    seen = []
-    for text in ("", "# changed"):
-        stage.write_text(text)
-        seen.append(fingerprints.fingerprint({}))
-    assert len(set(seen)) == 2
+    assert folder() != before

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from stages.core.config.schema import Objective
+from stages.core.distillation.task import create_task
 from stages.core.runtime.distributed import joined
-from stages.core.train.task import create_task
 
 IMAGES = 8  # of the batch that the processes share
 SHAPE = {"img_size": 8, "patch_size": 2, "depth": 2, "num_classes": 10}

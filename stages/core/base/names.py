@@ -1,6 +1,6 @@
 """Names that several wings share: of strategies, objectives, datasets and runs."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 TEACHER = "teacher"  # the teacher's name among the backbones, and in the `run` column of encoding.csv
 BASELINE = "baseline"  # the strategy that leaves the student's architecture unchanged
@@ -22,5 +22,16 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its folder, of its item of the DVC stage (`key` in dvc.yaml), of its row in every table."""
-        return f"{setting_name(self.strategy, self.objective)}-{self.seed}"
+        """Of its folder, in `grid.runs`, of its row in every table."""
+        return f"{self.setting}-{self.seed}"
+
+    @property
+    def setting(self) -> str:
+        """What it has in common with the runs that differ only in their seed."""
+        return setting_name(self.strategy, self.objective)
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """The run of a name: no strategy or objective has a hyphen in its own."""
+        strategy, objective, seed = name.split("-")
+        return cls(strategy, objective, int(seed))

@@ -1,27 +1,24 @@
-"""The feature losses that params may name, found in the source of `stages.core.train.losses`.
+"""The feature losses that params may name: the files of `stages.core.losses` that define a function `loss`.
 
-Importing that module would import torch, and a check of params has to take a fraction of a second.
+They are read as text: importing one would import torch, and a check of params has to take a fraction of a second.
 """
 
 import ast
 from functools import cache
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[1] / "train" / "losses.py"
-DECORATOR = "feature_loss"
-SUFFIX = "_loss"
+LOSSES = Path(__file__).resolve().parents[1] / "losses"
 
 
 @cache
-def feature_losses() -> dict[str, dict[str, bool]]:
-    """Each feature loss's name, which is its function's without `_loss`, with the options of its decorator."""
+def feature_losses() -> dict[str, frozenset[str]]:
+    """Each feature loss's name, that of its file, with the flags that the file sets to True."""
     found = {}
-    functions = [node for node in ast.parse(SOURCE.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
-    for node in functions:
-        for mark in node.decorator_list:
-            if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == DECORATOR:
-                options = {str(word.arg): bool(ast.literal_eval(word.value)) for word in mark.keywords}
-                found[node.name.removesuffix(SUFFIX)] = options
+    for file in sorted(LOSSES.glob("[a-z]*.py")):
+        body = ast.parse(file.read_text("utf-8")).body
+        if any(isinstance(node, ast.FunctionDef) and node.name == "loss" for node in body):
+            set_true = [node for node in body if isinstance(node, ast.Assign) and ast.unparse(node.value) == "True"]
+            found[file.stem] = frozenset(ast.unparse(node.targets[0]) for node in set_true)
     return found
 
 
@@ -38,4 +35,4 @@ def known_feature_loss(name: str) -> str:
 
 def takes_any_width(name: str) -> bool:
     """Whether a feature loss compares maps of any two widths; the others compare channel by channel."""
-    return feature_losses()[name].get("any_width", False)
+    return "ANY_WIDTH" in feature_losses()[name]

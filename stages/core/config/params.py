@@ -83,8 +83,9 @@ class Params(Section):
             for cell in product(block.strategies, block.objectives, block.seeds)
             if cell[0] in self.strategy.names and cell[1] in self.objective.names
         }
-        runs = {name: run for name, run in zip(self.grid.runs, self.grid.listed(), strict=True) if run.name == name}
-        if len(runs) < len(self.grid.runs) or set(runs.values()) != chosen:
+        listed = self.grid.listed()
+        of_seeds = [run for seed in self.grid.runs for run in self.grid.of_seed(int(seed)) if run.seed == int(seed)]
+        if len(set(of_seeds)) < len(listed) or set(of_seeds) != chosen:
             raise ValueError(f"grid.runs: these are not the runs of grid.blocks; {COMPOSE}")
         return self
 

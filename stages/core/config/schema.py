@@ -226,6 +226,11 @@ class Objective(Section):
         return self
 
     @property
+    def distils(self) -> bool:
+        """Whether it uses a teacher."""
+        return self.alpha != 0 or self.feature is not None
+
+    @property
     def refuses_wider(self) -> bool:
         """Whether a student wider than its teacher cannot be trained with this objective."""
         if self.feature is None or self.projector in ("linear", "frozen"):
@@ -244,12 +249,8 @@ class Selection(Section):
     names: Annotated[list[Name], Field(min_length=1)]
 
 
-class RunKeys(Section):
-    """What a run is, for the items of DVC's stage `train`."""
-
-    strategy: Name
-    objective: Name
-    seed: Seed
+SeedKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]*)$")]  # YAML's keys of a mapping for DVC are strings
+RunName = Annotated[str, Field(pattern=r"^[^-]+-[^-]+-(0|[1-9][0-9]*)$")]
 
 
 class Block(Section):
@@ -261,14 +262,23 @@ class Block(Section):
 
 
 class Grid(Section):
-    """What is trained: of the runs of all blocks those whose strategy and objective are chosen."""
+    """What is trained: of the runs of all blocks those whose strategy and objective are chosen.
+
+    `runs` lists the names of each seed's runs, for the items of DVC's stage `train`.
+    """
 
     blocks: Annotated[list[Block], Field(min_length=1)]
-    runs: Annotated[dict[str, RunKeys], Field(min_length=1)]
+    runs: Annotated[dict[SeedKey, Annotated[list[RunName], Field(min_length=1)]], Field(min_length=1)]
 
     def listed(self) -> list[Run]:
-        """The runs in the order of `runs`."""
-        return [Run(keys.strategy, keys.objective, keys.seed) for keys in self.runs.values()]
+        """The runs: the seeds of a setting one after the other, settings in the order in which they are listed."""
+        listed = [Run.named(name) for names in self.runs.values() for name in names]
+        settings = list(dict.fromkeys(run.setting for run in listed))
+        return sorted(listed, key=lambda run: (settings.index(run.setting), run.seed))
+
+    def of_seed(self, seed: int) -> list[Run]:
+        """The runs of one seed, which stage `train` trains side by side."""
+        return [Run.named(name) for name in self.runs.get(str(seed), [])]
 
 
 class Objectives(Selection):

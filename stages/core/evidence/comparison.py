@@ -1,6 +1,7 @@
 """Runs side by side: strategies and objectives over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,29 @@ def runs_table(metrics: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """
     rows = [{name: cell(value) for name, value in one.items()} for one in metrics]
     return pd.DataFrame(rows, columns=list(RUN_COLUMNS)).astype({"relative_feature_error": float})
+
+
+def check_settings(runs: pd.DataFrame) -> None:
+    """Check that all runs have one recipe, those of an objective one objective, those of a strategy one student.
+
+    Raises:
+        UserError: two runs differ, as where one seed was trained again with other parameters and another was not.
+    """
+    everything = pd.Series("the recipe", index=runs.index)
+    for groups, columns in (
+        (runs["objective"], Objective.model_fields),
+        (runs["strategy"], ("architecture", "model_args")),
+        (everything, RECIPE_SETTINGS),
+    ):
+        for (name, group), column in product(runs.groupby(groups), columns):
+            values = group[column].astype(str)
+            if values.nunique() > 1:
+                first, other = group.index[0], values[values != values.iloc[0]].index[0]
+                (one, before), (two, after) = (runs.loc[[first, other], ["run", column]]).values
+                raise UserError(
+                    f"{name}: {column} is {before} in {one} and {after} in {two}, and runs of one setting are compared "
+                    "as its seeds; run `dvc repro` to train all of them with params.yaml as it is"
+                )
 
 
 def comparison_table(runs: pd.DataFrame, encoding: pd.DataFrame) -> pd.DataFrame:
@@ -66,12 +90,12 @@ def nested_means(runs: pd.DataFrame, measure: str, digits: int) -> dict[str, dic
     return nested
 
 
-def correct_predictions(runs: pd.DataFrame, folder: Path, truth: np.ndarray) -> dict[str, np.ndarray]:
+def correct_predictions(runs: pd.DataFrame, folders: Mapping[str, Path], truth: np.ndarray) -> dict[str, np.ndarray]:
     """For each run, which validation images it classifies correctly, [images] of booleans.
 
     Args:
         runs: runs.csv.
-        folder: holds one folder per run.
+        folders: of each run, by its name.
         truth: the labels of the validation images, [images].
 
     Raises:
@@ -79,11 +103,11 @@ def correct_predictions(runs: pd.DataFrame, folder: Path, truth: np.ndarray) -> 
     """
     correct = {}
     for name, top1 in zip(runs["run"], runs["top1"], strict=True):
-        path = folder / name / "predictions.npy"
+        path = folders[name] / "predictions.npy"
         predicted = read_npy(path)
         if predicted.shape != truth.shape or abs(100 * (predicted == truth).mean() - top1) > 0.01:
             raise UserError(
-                f"{path} does not fit the run's top-1 on these images; delete {folder / name}, run `dvc repro`"
+                f"{path} does not fit the run's top-1 on these images; delete {folders[name]}, run `dvc repro`"
             )
         correct[name] = predicted == truth
     return correct

@@ -63,6 +63,12 @@ def create(
     return model
 
 
+def module_of(architecture: str) -> str:
+    """The module that defines a timm architecture; "" if there is none of that name."""
+    name = architecture.partition(".")[0]
+    return str(timm.models.model_entrypoint(name).__module__) if timm.models.is_model(name) else ""
+
+
 def save(model: nn.Module, folder: Path, provenance: Mapping[str, Any] | None = None) -> None:
     """Write config.json and model.safetensors, from which `load` and timm create the same model.
 

@@ -1,27 +1,24 @@
-"""One training loop, with its objectives, its batches and its checkpoints."""
+"""One training loop for teacher and students, with its batches and its checkpoints."""
 
 __all__ = [
-    "balancing",
     "batches",
     "checkpoints",
     "compilation",
     "drop_path",
     "evaluation",
     "fingerprints",
+    "finished",
     "fitting",
     "group",
     "jobs",
     "loop",
-    "losses",
-    "map_errors",
     "optimization",
     "outputs",
     "progress",
-    "projectors",
     "resident",
     "sampler",
     "state",
-    "task",
+    "tasks",
     "teacher",
     "trainee",
 ]

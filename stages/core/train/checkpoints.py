@@ -26,7 +26,8 @@ from stages.core.base.files import atomic, read_json, write_json
 from stages.core.base.ownership import try_lock
 from stages.core.data.loader import waited_s
 from stages.core.models.folders import kept_epochs
-from stages.core.train.fingerprints import code_and_libraries, differing, digest
+from stages.core.train import finished
+from stages.core.train.fingerprints import differing, digest, libraries
 
 WAIT_S = 1.0  # between two tries to lock a folder
 PATIENCE_S = 20.0  # for a batch, once SIGTERM has come: SLURM and torch's elastic engine kill after 30 s
@@ -50,7 +51,8 @@ class CheckpointFolder:
         root: the folder of all checkpoints.
         run: the run's name.
         identity: everything but code and libraries that decides the result, as JSON: parameters, digests of inputs.
-        fresh: start over: delete the checkpoints in the folder.
+        code: SHA-256 of each source file that decides the result, by name.
+        fresh: start over: delete the checkpoints in the folder, and the output that a finished run left there.
         adopt: if the folder has no checkpoint, resume from the newest one of the same run and identity that was written
             by other code or libraries.
         writes: whether this process locks the folder and saves; the other processes of a run only load.
@@ -62,6 +64,7 @@ class CheckpointFolder:
         root: Path,
         run: str,
         identity: Mapping[str, Any],
+        code: Mapping[str, str],
         *,
         fresh: bool = False,
         adopt: bool = False,
@@ -73,7 +76,7 @@ class CheckpointFolder:
         self.in_any = in_any
         if fresh and adopt:
             raise UserError("FRESH=1 ignores checkpoints, ADOPT=1 asks for one; unset one of them")
-        written_by = code_and_libraries()
+        written_by = {"code": dict(code), "libraries": libraries()}
         own = digest([identity, *written_by.values()])
         self.identity = json.dumps({"fingerprint": own, "of": identity}, sort_keys=True)
         self.description = {"run": run, "identity": json.loads(json.dumps(identity)), "fingerprint": own, **written_by}
@@ -100,6 +103,7 @@ class CheckpointFolder:
         if self.fresh:
             self.file.unlink(missing_ok=True)
             self.previous.unlink(missing_ok=True)
+            finished.forget(self.folder)
         write_json(self.folder / "run.json", self.description)
         return self
 

@@ -1,44 +1,66 @@
-"""What decides a run's result: its identity, the code of the project that is loaded, and the libraries."""
+"""What decides a run's result: its identity, the code of the project that trains it, and the libraries."""
 
+import ast
 import hashlib
 import json
-import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from stages.core.base.files import sha256
 
-PACKAGE = Path(__file__).resolve().parents[2]  # compared by file, because a stage's own module is called __main__
+PACKAGE = Path(__file__).resolve().parents[2]  # `stages`
 LIBRARIES = ("torch", "torchvision", "timm")
+TRAINS = ("stages.core.train.fitting", "stages.core.models.folders")  # every model: how it is made, and trained
+NOT_TRAINING = (  # an edit changes no weight
+    *(f"stages.core.config.{name}" for name in ("models", "params", "schema")),  # the values are in a run's identity
+    *("stages.core.models.cards", "stages.core.models.cost", "stages.core.train.outputs", "stages.core.train.progress"),
+)
 
 
-def loaded_files() -> list[Path]:
-    """The project's source files that this process has loaded, sorted."""
-    # Only these are resolved: to resolve the files of all 2,700 loaded modules takes half a second.
-    prefixes = tuple(f"{folder}{os.sep}" for folder in {PACKAGE, Path(__file__).absolute().parents[2]})
-    names = {str(getattr(module, "__file__", None)) for module in [*sys.modules.values()]}
-    files = {Path(name).resolve() for name in names if name.startswith(prefixes)}
-    return sorted(file for file in files if file.is_relative_to(PACKAGE))
+def code_of(modules: Iterable[str], *, without: Iterable[str] = ()) -> dict[str, str]:
+    """SHA-256 of the source of modules of the project and of all that these import, by path within the package.
 
-
-def code_and_libraries() -> dict[str, dict[str, str]]:
-    """SHA-256 of each of the project's loaded files, and the versions of the libraries that decide a result."""
-    return {
-        "code": {file.relative_to(PACKAGE).as_posix(): sha256(file) for file in loaded_files()},
-        "libraries": {name: version(name) for name in LIBRARIES},
-    }
-
-
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that decides a run's result: its identity, the project's loaded code, the libraries.
+    The imports are read from the source, so that it does not matter what else the process has loaded. Packages' own
+    files hold no code.
 
     Args:
-        identity: resolved parameters and digests of inputs; must be JSON.
+        modules: dotted names; those of other packages are passed over.
+        without: modules that are left out where others import them, with what only they import.
     """
-    return digest([identity, *code_and_libraries().values()])
+    waiting = {file for name in modules if (file := _file(name))}
+    left_out = {file for name in without if (file := _file(name))} - waiting
+    found: set[Path] = set()
+    while waiting:
+        found.add(file := waiting.pop())
+        waiting |= _imported(file) - found - left_out
+    return {file.relative_to(PACKAGE).as_posix(): sha256(file) for file in sorted(found)}
+
+
+@cache
+def _imported(file: Path) -> frozenset[Path]:
+    """The project's modules that a source file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(path for name in names if (path := _file(name)))
+
+
+def _file(module: str) -> Path | None:
+    """The source of a module of the project; None for a package, a name within a module, or another project's."""
+    package, *parts = module.split(".")
+    file = PACKAGE.joinpath(*parts).with_suffix(".py")
+    return file if package == PACKAGE.name and parts and file.is_file() else None
+
+
+def libraries() -> dict[str, str]:
+    """The versions of the libraries that decide a result."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 def digest(content: Any) -> str:

@@ -1,6 +1,6 @@
 """Models to fit, and which of them can be fitted side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 
 from stages.core.base.errors import UserError
 from stages.core.config.schema import Objective
-from stages.core.train.fingerprints import differing
+from stages.core.train.fingerprints import NOT_TRAINING, TRAINS, code_of, differing, digest
 
 
 @dataclass(frozen=True)
@@ -19,49 +19,70 @@ class Job:
 
     Attributes:
         run: the run's name.
-        model: the model to train, on the device of the world; its weights are initialised already.
+        create: makes the model, on the device of the world and with its initial weights, and the entries of
+            metrics.json that describe the run, beside what is measured. Called only where there is something to train.
         folder: the output, written whole or not at all.
         objective: a section of params.
         seed: of the order of images and of their augmentation.
-        identity: everything that decides the result, as JSON; a run resumes only from a checkpoint with the same.
+        identity: everything but code that decides the result, as JSON; a run resumes only from a checkpoint with the
+            same.
+        modules: of the project, beside those that train every model, the ones that decide this one's weights.
+        stage: the module of the stage that writes the output.
         command: that makes the model again.
-        record: entries of metrics.json that describe the run, beside what is measured.
     """
 
     run: str
-    model: nn.Module
+    create: Callable[[], tuple[nn.Module, Mapping[str, Any]]]
     folder: Path
     objective: Objective
     seed: int
     identity: Mapping[str, Any]
+    modules: Sequence[str]
+    stage: str
     command: str
-    record: Mapping[str, Any]
 
-    @property
-    def distils(self) -> bool:
-        """Whether the objective uses a teacher."""
-        return self.objective.alpha != 0 or self.objective.feature is not None
+    def trained_by(self) -> dict[str, str]:
+        """SHA-256 of each source file that decides the model's weights."""
+        return code_of([*TRAINS, *self.modules], without=NOT_TRAINING)
+
+    def written_by(self) -> str:
+        """A digest of all code that decides the run's output: the model's, its metrics' and its card's."""
+        return digest(code_of([*TRAINS, *self.modules, self.stage]))
 
 
 # Keys of the identity in which jobs that are fitted together may differ.
-OWN = ("student", "objective", "copied_blocks")
+OWN = ("student", "objective", "copies_teacher")
 
 
 def check_together(jobs: Sequence[Job]) -> None:
     """Check that models see the same images and the same teacher, so that one pass over the batches serves all.
 
     Raises:
-        UserError: two jobs are of one run, or differ in data, teacher, recipe, seed or normalisation.
+        UserError: two jobs are of one run, or differ in data, teacher, recipe or seed.
     """
     first = jobs[0]
     for position, job in enumerate(jobs[1:], 1):
         if any(job.run == other.run for other in jobs[:position]):
             raise UserError(f"{job.run} is given twice; name each run once")
         different = [key for key in differing(first.identity, job.identity) if key.partition(".")[0] not in OWN]
-        images = [resolve_model_data_config(one.model) for one in (first, job)]
-        different += [f"its model's {key}" for key in differing(*images)]
-        if different:
-            raise UserError(
-                f"runs that are trained together share data, teacher, recipe and seed, and {job.run} differs from "
-                f"{first.run} in {', '.join(different)}; train it by a command of its own"
-            )
+        _refuse(first, job, different)
+
+
+def check_images(jobs: Sequence[Job], models: Sequence[nn.Module]) -> None:
+    """Check that models take images of one size, cropped and normalised alike.
+
+    Raises:
+        UserError: two of them do not.
+    """
+    first = resolve_model_data_config(models[0])
+    for job, model in zip(jobs, models, strict=True):
+        different = differing(first, resolve_model_data_config(model))
+        _refuse(jobs[0], job, [f"its model's {key}" for key in different])
+
+
+def _refuse(first: Job, job: Job, different: Sequence[str]) -> None:
+    if different:
+        raise UserError(
+            f"runs that are trained together share data, teacher, recipe and seed, and {job.run} differs from "
+            f"{first.run} in {', '.join(different)}; train it by a command of its own"
+        )

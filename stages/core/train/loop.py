@@ -20,7 +20,7 @@ from stages.core.train.optimization import Optimization
 from stages.core.train.progress import Progress
 from stages.core.train.resident import ResidentBatches
 from stages.core.train.state import History
-from stages.core.train.task import teach
+from stages.core.train.teacher import teacher_outputs
 from stages.core.train.trainee import Trainee, Training
 
 
@@ -148,7 +148,7 @@ def fit_together(
             batch, piece = divmod(position, sampler.pieces)
             taking = [one for one in group.at(epoch) if one.state.steps_done == batch]
             try:
-                lessons = teach([one.task for one in taking], images)
+                lessons = teacher_outputs([one.task for one in taking], images)
                 for one, taught in zip(taking, lessons, strict=True):
                     one.take(images, labels, taught, piece)
             except torch.OutOfMemoryError:

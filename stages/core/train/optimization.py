@@ -10,7 +10,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 
-from stages.core.train.task import bare_model
+from stages.core.train.tasks import bare_model
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -17,8 +16,9 @@ from stages.core.config.schema import Dataset, Recipe
 from stages.core.models import folders
 from stages.core.models.cards import write_card
 from stages.core.models.cost import flops, parameters
+from stages.core.train import finished
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.jobs import Job
+from stages.core.train.evaluation import FinalEvaluation
 from stages.core.train.loop import Fitted
 from stages.core.train.state import History
 
@@ -53,23 +53,23 @@ def live_log(folder: Path) -> Iterator[Callable[[Mapping[str, float]], None]]:
         yield log
 
 
-def keeper(job: Job, checkpoints: CheckpointFolder, epochs: Collection[int]) -> Callable[[int], None]:
+def keeper(
+    model: nn.Module, record: Mapping[str, Any], checkpoints: CheckpointFolder, epochs: Collection[int]
+) -> Callable[[int], None]:
     """A function that is called after each epoch, with their number, and keeps the model after each of `epochs`."""
 
     def keep(done: int) -> None:
         if done in epochs:
             with atomic_folder(folders.epoch_folder(checkpoints.folder, done)) as out:
-                folders.save(job.model, out, {**job.record, "epochs": done})
+                folders.save(model, out, {**record, "epochs": done})
 
     return keep
 
 
 def write_run(
-    folder: Path,
     model: nn.Module,
     fitted: Fitted,
-    measured: Mapping[str, float | None],
-    predictions: np.ndarray | None,
+    final: FinalEvaluation,
     checkpoints: CheckpointFolder,
     *,
     data: Dataset,
@@ -80,17 +80,15 @@ def write_run(
     unreadable: Sequence[str],
     device: torch.device,
 ) -> None:
-    """Write a run's output, whole or not at all.
+    """Write a run's output beside its checkpoint, whole or not at all.
 
-    With an EMA, `folder`/ema holds the model with averaged weights. `folder`/epochs holds the models of
+    With an EMA, its folder `ema` holds the model with averaged weights. The folder `epochs` holds the models of
     `recipe.keep_epochs` (not averaged), which waited beside the checkpoint.
 
     Args:
-        folder: the output.
         model: the trained model.
         fitted: how its training went.
-        measured: the metrics of its last evaluation.
-        predictions: the predicted class of each validation image, or None to leave them out.
+        final: what was measured at the end.
         checkpoints: of the run.
         data, recipe: sections of params.
         seed: of the run.
@@ -102,13 +100,14 @@ def write_run(
     Raises:
         UserError: a kept epoch's model was deleted before the run ended.
     """
-    with atomic_folder(folder) as out:
+    finished.forget(checkpoints.folder)
+    with atomic_folder(checkpoints.folder / finished.OUTPUT) as out:
         metrics = {
             **record,
             "seed": seed,
             **recipe.settings(),
             **data.evaluation(),
-            **measured,
+            **final.metrics,
             **best_epoch(fitted.history),
             **{name: value for name, value in fitted.history[-1].items() if name.endswith("_ema")},
             "parameters": parameters(model),
@@ -125,8 +124,8 @@ def write_run(
             shutil.copytree(kept[epochs], folders.epoch_folder(out, epochs))
         if fitted.ema_model is not None:
             folders.save(fitted.ema_model, out / "ema", record)
-        if predictions is not None:
-            write_npy(out / "predictions.npy", predictions)
+        if final.predictions is not None:
+            write_npy(out / "predictions.npy", final.predictions)
         write_json(out / "metrics.json", metrics)
         columns = dict.fromkeys(name for epoch in fitted.history for name in epoch)  # other code may name others
         write_csv(out / "curves.csv", fitted.history, list(columns))
@@ -137,4 +136,3 @@ def write_run(
             shutil.copytree(live, out / LIVE)
     speed = round(fitted.images_per_s, 1)
     write_json(checkpoints.folder / SPEED, {"train_images_per_s": speed, "device": device.type})
-    print(f"{checkpoints.run}: top-1 {metrics['top1']:.2f} %, {speed:,.0f} images/s -> {folder}", flush=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
-from timm.task import DistillationTeacher
+from timm.task import DistillationTeacher, TrainingTask
 from torch import Tensor, nn
 
 from stages.core.models.students import forward_with_maps
@@ -96,3 +96,24 @@ class FrozenTeacher(DistillationTeacher):
         # Copies, because the backward pass does not accept tensors of inference mode; in float32, so that pooling does
         # not round again.
         return TeacherOutput(logits.to(torch.float32, copy=True), [one.to(torch.float32, copy=True) for one in maps])
+
+
+def teacher_outputs(tasks: Sequence[TrainingTask], images: Tensor) -> list[TeacherOutput | None]:
+    """What the teacher of each task says of a batch, in one pass for all that share it; None for a task without one.
+
+    Args:
+        tasks: whose students take images normalised alike.
+        images: [images, 3, height, width], normalised for the students.
+    """
+    passes: dict[FrozenTeacher, TeacherOutput] = {}
+    outputs: list[TeacherOutput | None] = []
+    for task in tasks:
+        teacher: Any = getattr(task, "teacher", None)
+        if not isinstance(teacher, FrozenTeacher):
+            outputs.append(None)
+            continue
+        distilling: Any = task  # a `stages.core.distillation.task.MapDistillationTask`
+        if teacher not in passes:
+            passes[teacher] = teacher.output(distilling.renormalize(images))
+        outputs.append(distilling.of_own_blocks(passes[teacher]))
+    return outputs

@@ -17,7 +17,7 @@ from stages.core.train.evaluation import DivergedError
 from stages.core.train.optimization import Optimization
 from stages.core.train.sampler import EpochSampler
 from stages.core.train.state import TrainingState
-from stages.core.train.task import bare_model
+from stages.core.train.tasks import bare_model
 from stages.core.train.teacher import TeacherOutput
 
 

@@ -28,19 +28,23 @@ def _listed(values: Any) -> Sequence[Any]:
 
 
 def runs(blocks: Sequence[Mapping[str, Any]], strategies: Sequence[str], objectives: Sequence[str]) -> DictConfig:
-    """The runs of a grid by name: of each block every strategy with every objective and every seed.
+    """The names of a grid's runs by seed: of each block every strategy with every objective and every seed.
 
-    They are in the order of `strategies`, then of `objectives`, then of seeds; a block's strategies and objectives that
-    are not among these are left out.
+    They are in the order of `strategies`, then of `objectives`; a block's strategies and objectives that are not among
+    these are left out.
     """
     keys = ("strategies", "objectives", "seeds")
     found = {cell for block in blocks for cell in product(*(_listed(block.get(key, [])) for key in keys))}
-    chosen = [
-        {"strategy": strategy, "objective": objective, "seed": seed}
-        for strategy, objective in product(strategies, objectives)
-        for seed in sorted(seed for *setting, seed in found if setting == [strategy, objective])
-    ]
-    return DictConfig({"-".join(map(str, run.values())): run for run in chosen})
+    seeds = sorted({seed for *_, seed in found})
+    named = {
+        str(seed): [
+            f"{strategy}-{objective}-{seed}"
+            for strategy, objective in product(strategies, objectives)
+            if (strategy, objective, seed) in found
+        ]
+        for seed in seeds
+    }
+    return DictConfig({seed: names for seed, names in named.items() if names})
 
 
 OmegaConf.register_new_resolver("selected", selected, replace=True)

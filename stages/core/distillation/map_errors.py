@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.core.train.losses import FEATURE_LOSSES, feature_target
+from stages.core.losses import mse, spectral
+from stages.core.losses.maps import feature_target
 
 CHUNK = 64  # images at a time; affects memory, not results
 
@@ -66,7 +67,7 @@ def spectral_against_mse(student_maps: Tensor, teacher_maps: Tensor) -> Spectral
         tracked = student.detach().clone().requires_grad_()
         target = feature_target(teacher, tracked)
         # Both are means over the images of a chunk; multiplied by their number, they add up over chunks.
-        values = [len(student) * FEATURE_LOSSES[name].function(tracked, target) for name in ("spectral", "mse")]
+        values = [len(student) * compared.loss(tracked, target) for compared in (spectral, mse)]
         gradients = torch.stack([torch.autograd.grad(value, tracked)[0].flatten().double() for value in values])
         losses += torch.stack(values).detach()
         products += gradients @ gradients.T

@@ -10,24 +10,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from timm.task import ClassificationTask, LogitDistillationTask, TrainingTask
+from timm.task import LogitDistillationTask, TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from stages.core.base.errors import UserError
+from stages.core.distillation.balancing import BalancedTarget, token_moments
+from stages.core.distillation.projectors import make_projectors, projector_widths
+from stages.core.losses.by_name import FeatureLoss, feature_loss
+from stages.core.losses.maps import check_grids, check_width, feature_target, pool_channels
+from stages.core.losses.soft_labels import soft_label_loss
 from stages.core.models.normalization import check_preprocessing, renormalization
 from stages.core.models.students import block_index, forward_with_maps
-from stages.core.train.balancing import BalancedTarget, token_moments
-from stages.core.train.losses import (
-    FEATURE_LOSSES,
-    FeatureLoss,
-    check_grids,
-    check_width,
-    feature_target,
-    pool_channels,
-    soft_label_loss,
-)
-from stages.core.train.projectors import make_projectors, projector_widths
+from stages.core.train.tasks import labels_task
 from stages.core.train.teacher import LAST, FrozenTeacher, TeacherOutput, WithMaps
 
 
@@ -73,7 +68,7 @@ class MapDistillationTask(LogitDistillationTask):
             take images normalised alike.
         alpha: weight of the soft labels; the cross-entropy has weight 1 - alpha.
         tau: softmax temperature of both models.
-        feature: a key of FEATURE_LOSSES, or None.
+        feature: the name of a feature loss, or None.
         feature_weight: weight of the feature loss, which is the mean over `blocks`.
         wider, projector, project_equal, target, blocks: see `stages.core.config.schema.Objective`.
         teacher_dtype, teacher_autocast: `dtype` and `autocast` of a `FrozenTeacher` that is made here.
@@ -117,7 +112,7 @@ class MapDistillationTask(LogitDistillationTask):
             device
         )
         self.pool_wider = wider == "pool"
-        self.feature_loss = FEATURE_LOSSES[feature] if feature else None
+        self.feature_loss = feature_loss(feature) if feature else None
         self.feature_weight = feature_weight
 
     def balance(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -200,35 +195,8 @@ class MapDistillationTask(LogitDistillationTask):
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
 
-def teach(tasks: Sequence[TrainingTask], images: Tensor) -> list[TeacherOutput | None]:
-    """The teacher's output for each task, in one pass for all that share a teacher; None for a task without one.
-
-    Args:
-        tasks: whose students take images normalised alike.
-        images: [images, 3, height, width], normalised for the students.
-    """
-    outputs: dict[FrozenTeacher, TeacherOutput] = {}
-    taught: list[TeacherOutput | None] = []
-    for task in tasks:
-        if not isinstance(task, MapDistillationTask):
-            taught.append(None)
-            continue
-        if task.teacher not in outputs:
-            outputs[task.teacher] = task.teacher.output(task.renormalize(images))
-        taught.append(task.of_own_blocks(outputs[task.teacher]))
-    return taught
-
-
 def _channels(model: nn.Module, block: str) -> int:
     return int(model.feature_info[block_index(model, block)]["num_chs"])  # type: ignore[index]
-
-
-def bare_model(task: TrainingTask, *, ema: bool = False) -> nn.Module:
-    """The timm model that a task trains, or with `ema` its averaged copy, without the wrappers that timm adds.
-
-    timm's tasks give the averaged weights inside a ModelEmaV3, which cannot be saved as a timm model.
-    """
-    return unwrap_model(task.get_eval_model(ema=ema))
 
 
 def create_task(
@@ -250,15 +218,14 @@ def create_task(
         student: the model to train, on `device`.
         teacher: the model to distil from, on `device`, which is copied, or a `FrozenTeacher` to share; None to train on
             the labels alone.
-        alpha, tau, feature, feature_weight: α, τ, L_feature and w of the module's formula; `feature` is a key of
-            FEATURE_LOSSES or None.
+        alpha, tau, feature, feature_weight: α, τ, L_feature and w of the module's formula; `feature` is the name of
+            a feature loss or None.
         label_smoothing: of the cross-entropy.
         device: of both models.
         teacher_dtype, options: see `MapDistillationTask`; without a teacher they have no effect.
     """
-    criterion: dict[str, Any] = {"criterion_kwargs": {"smoothing": label_smoothing}, "verbose": False}
     if teacher is None or (alpha == 0 and feature is None):
-        return ClassificationTask(student, device=device, **criterion)
+        return labels_task(student, label_smoothing, device)
     return MapDistillationTask(
         student,
         teacher,
@@ -269,5 +236,6 @@ def create_task(
         teacher_dtype=teacher_dtype,
         device=device,
         **options,
-        **criterion,
+        criterion_kwargs={"smoothing": label_smoothing},
+        verbose=False,
     )
