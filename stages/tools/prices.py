@@ -30,7 +30,7 @@ def prices(found: Measured) -> str:
     rate = row["ours"]["images_per_s"]["median"]
     teacher = row["flops_per_image"] - 3 * students[STUDENT]
     per_s = rate * row["flops_per_image"]
-    rows = []
+    gpu, rows = record["hardware"]["gpus"][0]["name"], []
     for name, settings in GRIDS.items():
         apart, together = operations(settings, students, teacher)
         hours = [f"{total * EPOCHS * IMAGES / per_s / 3600:.0f} h" for total in (apart, together)]
@@ -38,7 +38,7 @@ def prices(found: Measured) -> str:
     header = ["grid, one seed", "runs", "apart", "side by side", "ratio"]
     return (
         f"{table(header, rows)}\n"
-        f"GPU hours on one {record['hardware']['gpus'][0]['name']}, {EPOCHS} epochs: the operations of each forward and "
+        f"GPU hours on one {gpu}, {EPOCHS} epochs: the operations of each forward and "
         f"backward pass, at the rate measured for {STUDENT} with {record['objective']} ({rate:,.0f} images/s, "
         f"compiled). Evaluation comes on top; loading has to keep up. Side by side was measured at 99 % of what the "
         "operations promise, not compiled ([performance](../../reports/performance.md#students-side-by-side)).\n"
