@@ -16,15 +16,16 @@ from stages.core.base.errors import UserError
 from stages.core.config.schema import Dataset, Objective, Recipe
 from stages.core.data.batches import Images, evaluation_batches
 from stages.core.data.image_list import ImageList
-from stages.core.data.loader import Loader
+from stages.core.data.loader import Loader, waited_s
 from stages.core.data.unreadable import SkippingImages
 from stages.core.models.cost import flops
 from stages.core.models.students import ALTERED
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
+from stages.core.runtime.stopping import stops_deferred
 from stages.core.train import balancing, compilation
 from stages.core.train.batches import TrainingBatches
-from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
+from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.evaluation import (
     DivergedError,
     check_finite,
@@ -165,7 +166,7 @@ def fit_and_save(
                 )
                 for job, task, checkpoints in zip(jobs, tasks, folders, strict=True)
             ]
-            terminated = logs.enter_context(sigterm_deferred())
+            terminated = logs.enter_context(stops_deferred(waited_s))
             fitted = fit_together(
                 trainees,
                 training,
