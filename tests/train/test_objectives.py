@@ -12,8 +12,8 @@ from stages.core.config.feature_losses import takes_any_width
 from stages.core.distillation.against_teacher import evaluate_against_teacher
 from stages.core.distillation.balancing import hadamard_matrix
 from stages.core.distillation.task import check_compatible, create_task
-from stages.core.losses.maps import feature_target
-from stages.core.models.students import forward_with_map
+from stages.core.losses.targets import feature_target
+from stages.core.models.maps import forward_with_map
 from stages.core.runtime.distributed import World, launch
 from stages.core.train.optimization import parameter_groups
 
