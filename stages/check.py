@@ -4,10 +4,10 @@ from pathlib import Path
 
 from stages import messages
 from stages.core.base.errors import run
-from stages.core.base.files import write_text
+from stages.core.base.files import prune, write_text
 from stages.core.base.names import TEACHER
 from stages.core.config import params
-from stages.paths import PARAMS
+from stages.paths import PARAMS, TRAIN
 
 MARKER = Path("reports/params.ok")
 
@@ -21,6 +21,7 @@ def main() -> None:
 
         for name in others:
             backbones.check_name(name)
+    prune(TRAIN, list(settings.grid.runs))  # seeds that params no longer name
     write_text(MARKER, "params.yaml is valid\n")
     runs = messages.counted(len(settings.grid.listed()), "run")
     messages.end("check", f"{PARAMS} is valid: profile {settings.profile}, {runs}", MARKER)

@@ -24,7 +24,7 @@ from stages.tools.compose import composed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 3600  # that any command may take, on a busy machine too
-KNOWN = {"lock", "run.json", "checkpoint.pt", "previous.pt", "live", "epochs", "speed.json"}  # of a run in .ckpt
+KNOWN = {"lock", "run.json", "checkpoint.pt", "previous.pt", "live", "epochs", "speed.json", "output", "output.json"}
 
 
 class Command:
@@ -241,7 +241,8 @@ class Project:
         for run in list(cache.glob("runs/*/*/*")):
             if run.is_file() and yaml.safe_load(run.read_text())["cmd"] == record["cmd"]:
                 shutil.rmtree(run.parent)  # DVC fails on an empty folder here
-        for checkpoints in self.folder.glob(f".ckpt/{stage.rpartition('@')[2]}-*"):
+        name, _, seed = stage.partition("@")
+        for checkpoints in self.folder.glob(f".ckpt/*-{seed}-*" if name == "train" else f".ckpt/{name}-*"):
             shutil.rmtree(checkpoints)
 
     def half_written(self) -> list[str]:

@@ -68,7 +68,7 @@ def test_the_papers_scale_runs_dry(
     project.run(*command)
     assert (folder / "artifacts/extract/teacher/layer_23.npy").is_file()
     for objective in objectives:
-        run = folder / f"artifacts/train/widen-{objective}-0"
+        run = folder / f"artifacts/train/0/widen-{objective}-0"
         trained = json.loads((run / "metrics.json").read_text())
         assert (trained["parameters"], trained["teacher_weights"]) == (
             7_313_896 - (1000 - len(CLASSES)) * 385,

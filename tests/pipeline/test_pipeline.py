@@ -22,7 +22,7 @@ BLOCKS = (
 SMALL = (*SMALL, f"grid.blocks=[{', '.join(BLOCKS)}]")  # no product of strategies and objectives
 SMALL = (*SMALL, "analysis.images_per_class=2", "analysis.sep.permutations=50", "analysis.sep.resamples=50")
 SMALL = (*SMALL, "analysis.rank.points=4", "dataset.val_images=100")
-TRAIN = "train@widen-mse-0"
+TRAIN = "train@0"
 
 NO_NETWORK = """
 import socket
@@ -92,12 +92,16 @@ def test_a_change_reruns_what_it_touches_alone(project: Project) -> None:
     project.compose()
     assert project.due() == set()
     project.compose("student.strategies.widen.model_args.widen_width=64")
-    assert project.due() == {"check", "train@widen-mse-0"}
+    assert project.due() == {"check", TRAIN}
     project.compose("analysis.rotation.pairs=100")
     assert project.due() == {"check", "rotation@teacher"}
     project.compose("analysis.sep.permutations=20", "strategy.names=[widen]")
-    assert project.rerun("audit") == {"check", "sep@teacher", "encode", "dynamics", "summarize", "audit"}
-    assert [path.name for path in (project.folder / "artifacts/train").iterdir()] == ["widen-mse-0"]
+    (project.folder / "artifacts/train/7/lift-mse-7").mkdir(parents=True)  # of a seed that params no longer name
+    before = project.contents(TRAIN)
+    assert project.rerun("audit") == {"check", TRAIN, "sep@teacher", "encode", "dynamics", "summarize", "audit"}
+    left = {name: digest for name, digest in before.items() if "/widen-mse-0/" in name}
+    assert left and project.contents(TRAIN) == left  # taken from its checkpoint, and the other one is gone
+    assert [path.name for path in (project.folder / "artifacts/train").iterdir()] == ["0"]
 
 
 def test_nothing_is_lost_by_a_full_disk_kills_and_a_second_command(project: Project) -> None:

@@ -216,7 +216,7 @@ def test_students_that_are_not_there_or_cannot_be_trained_together_end_in_one_li
             lifecycle.stage(stage.main, *arguments)
         assert reason in str(caught.value) and "\n" not in str(caught.value)
     settings, both = params.load(PARAMS), [Run("lift", "mse", 0), Run("lift", "mse", 1)]
-    with pytest.raises(UserError, match="^runs that .* lift-mse-1 differs from lift-mse-0 in seed; train it by a command"):
+    with pytest.raises(UserError, match=r"^runs that .* lift-mse-1 differs from lift-mse-0 in seed; train it by a"):
         stage.train_runs(settings, both, ALONE)
     assert not list(started.glob(".ckpt/lift-mse-*"))
 

@@ -42,7 +42,7 @@ def test_params_know_every_feature_loss_as_training_does():
 
 
 def test_one_more_file_is_one_more_feature_loss(tmp_path, monkeypatch):
-    """Of the page that shows how to add one: its file is all that a definition needs, and changes no other run's code."""
+    """Of the page that shows how to add one: its file is all that a definition needs, and no other run depends on it"""
     _, _, page = (ROOT / "stages/core/train/README.md").read_text(encoding="utf-8").partition("```python\n")
     line = page.partition("```yaml\n")[2].partition("```")[0]
     ((name, definition),) = yaml.safe_load(line).items()

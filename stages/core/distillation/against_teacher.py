@@ -19,8 +19,8 @@ def evaluate_against_teacher(
 ) -> list[FinalEvaluation]:
     """Accuracy, predictions and the relative feature error ‖S - T‖² / ‖T‖², in one pass of the teacher.
 
-    S is a student's last-block map, T the teacher's at the student's width (see `feature_target`); both norms are summed
-    over the validation images of all processes. The error is None for a student that is wider than its teacher.
+    S is a student's last-block map, T the teacher's at the student's width (see `feature_target`); both norms are
+    summed over the validation images of all processes. The error is None for a student that is wider than its teacher.
 
     Args:
         students: they take images normalised alike.
