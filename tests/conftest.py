@@ -3,7 +3,6 @@
 torch and timm are imported by the fixtures that need them: the process that hands tests out to workers needs neither.
 """
 
-import functools
 import multiprocessing
 import os
 import signal
@@ -96,16 +95,12 @@ def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
     They do not see the environment variables that a test sets: that process has those of its own start.
     """
-    import torch.distributed.launcher.api
-
     from stages.core.models import students
     from stages.core.runtime import distributed
     from stages.core.train import loop
 
-    preloaded = (loop, students, torch.distributed.launcher.api)
-    multiprocessing.set_forkserver_preload([module.__name__ for module in preloaded])
-    quick = functools.partial(distributed.LaunchConfig, start_method="forkserver")
-    monkeypatch.setattr(distributed, "LaunchConfig", quick)
+    multiprocessing.set_forkserver_preload([module.__name__ for module in (loop, students)])
+    monkeypatch.setattr(distributed, "START_METHOD", "forkserver")
 
 
 @pytest.fixture(autouse=True)
@@ -120,8 +115,8 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """The handlers of signals as they were: torch's elastic engine leaves its own."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    """The handlers of signals as they were, whatever a command that ran in this process has set."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -176,7 +176,7 @@ def main() -> None:
         "--student",
         default=STUDENT,
         metavar="NAME",
-        help="a timm VisionTransformer, or a folder of one such as artifacts/train/baseline-none-0 (%(default)s)",
+        help="a timm VisionTransformer, or a folder of one such as artifacts/train/0/baseline-none-0 (%(default)s)",
     )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="(%(default)s)")
     arguments = parser.parse_args()

@@ -27,7 +27,7 @@ from stages.core.report.tables import distillation, findings
 from stages.core.report.tables.encoding import premise
 from stages.core.runtime.environment import Environment
 from stages.paths import AUDIT, FIGURES, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
-from stages.tools import performance
+from stages.tools import performance, prices
 from stages.tools.markdown import table, with_block
 from stages.tools.record import check_finished
 
@@ -39,7 +39,10 @@ HEADLINES = (
     ("accuracy", "Top-1 accuracy by strategy and objective"),
 )
 # From below: a wing imports from itself and from those before it. tests/pipeline/test_dependencies.py holds it so.
-WINGS = ("base", "runtime", "config", "data", "models", "features", "analysis", "train", "evidence", "report")
+WINGS = (
+    *("base", "runtime", "config", "data", "models", "features", "analysis"),
+    *("losses", "train", "distillation", "evidence", "report"),
+)
 PROFILES = ("digits", "cifar100_small", "cifar100", "imagenet")
 
 
@@ -232,6 +235,7 @@ BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {
     "results": (REPORTS / "README.md", results),
     "scales": (README, scales),
     "keys": (CONF / "README.md", keys),
+    "prices": (CONF / "README.md", lambda: prices.prices(performance.measured())),
     "wings": (CORE / "README.md", wings),
     "variables": (CORE / "train/README.md", variables),
     "promises": (TESTS / "README.md", promises),

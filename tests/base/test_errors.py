@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from stages.core.base.errors import REMEDIES, UserError, run
+from stages.core.base.errors import REMEDIES, StoppedError, UserError, run
 
 
 def ending(program: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
@@ -51,6 +51,11 @@ def test_what_the_system_refuses_is_one_line():
     assert ended(MemoryError("of 3 GiB\nmore")).startswith("error: not enough memory (of 3 GiB); ")
     assert ended(UserError("as it is")) == "error: as it is"
     assert ended(KeyboardInterrupt()) == 130
+
+
+def test_what_was_asked_to_stop_has_an_exit_status_of_its_own(capfd):
+    assert ended(StoppedError("stopped by SIGUSR1; the same command resumes at step 7")) == 75
+    assert capfd.readouterr().err == "stopped by SIGUSR1; the same command resumes at step 7\n"
 
 
 def test_what_torch_cannot_compile_is_one_line():

@@ -22,7 +22,7 @@ OPEN = {"strategies", "definitions", "options", "runs"}  # mappings whose keys a
 
 
 UNPADDED = GIVEN["recipe"]["augment"] | {"on_device": False}
-MSE = {"strategy": "lift", "objective": "mse", "seed": 1}
+RUNS = GIVEN["grid"]["runs"]["1"]
 # Keys that may be left out, of an objective and elsewhere.
 WITH_DEFAULT = {name for name, field in Objective.model_fields.items() if not field.is_required()}
 WITH_DEFAULT |= {"keep_epochs", "depth_divisor", "copies_teacher"}
@@ -388,10 +388,12 @@ def test_an_impossible_value_is_named(path, value, load):
         ("strategy.names", ["lift", "uniform"], "strategy.names: uniform is in none of grid.blocks; choose what to"),
         ("objective.names", ["none", "gram"], "objective.names: gram is in none of grid.blocks; choose what to train"),
         ("strategy.names", ["lift", "widen"], "grid.runs: these are not the runs of grid.blocks; choose what to train"),
-        ("grid.runs.lift-mse-1", MSE | {"seed": 0}, "grid.runs: these are not the runs of grid.blocks; choose what"),
-        ("grid.runs.lift-mse-1", MSE | {"objective": "none"}, "grid.runs: these are not the runs of grid.blocks"),
-        ("grid.runs.lift-mse-7", MSE | {"seed": 7}, "grid.runs: these are not the runs of grid.blocks; choose what"),
-        ("grid.runs.lift-mse-1.seed", "1", "grid.runs.lift-mse-1.seed: must be a valid integer"),
+        ("grid.runs.1", RUNS[:-1], "grid.runs: these are not the runs of grid.blocks; choose what"),
+        ("grid.runs.1", [*RUNS, RUNS[0]], "grid.runs: these are not the runs of grid.blocks; choose what"),
+        ("grid.runs.1", [*RUNS[:-1], "widen-mse-0"], "grid.runs: these are not the runs of grid.blocks"),
+        ("grid.runs.7", ["lift-mse-7"], "grid.runs: these are not the runs of grid.blocks; choose what"),
+        ("grid.runs.1", ["lift-mse"], "grid.runs.1.0: must match pattern"),
+        ("grid.runs.one", RUNS, "grid.runs.one.[key]: must match pattern"),
         ("grid.blocks", [], "grid.blocks: must have at least 1 item"),
         (
             "analysis.backbones",

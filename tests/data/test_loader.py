@@ -3,15 +3,17 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from stages.core.base.errors import UserError
-from stages.core.data.loader import Loader
-from stages.core.train import checkpoints
+from stages.core.base.errors import StoppedError, UserError
+from stages.core.data.loader import Loader, waited_s
+from stages.core.runtime import stopping
 
 
 class Numbers(Dataset):
@@ -120,8 +122,25 @@ def test_sigterm_ends_a_wait_without_end(monkeypatch):
         os.kill(os.getppid(), signal.SIGTERM)
         time.sleep(60)
 
-    monkeypatch.setattr(checkpoints, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(stopping, "PATIENCE_S", 0.1)
     started = time.monotonic()
-    with pytest.raises(UserError, match="stopped by SIGTERM while no batch came"), checkpoints.sigterm_deferred():
+    with pytest.raises(StoppedError, match="stopped by SIGTERM while no batch came"), stopping.stops_deferred(waited_s):
         list(Loader(Numbers(terminate_and_sleep), workers=1))
     assert time.monotonic() - started < 30
+
+
+def test_loading_processes_end_when_their_parent_says_so_alone():
+    batches = Loader(Numbers(), workers=1)
+    given = iter(batches)
+    next(given)
+    (worker,) = given.gi_frame.f_locals["batches"]._workers
+    sender = "import os, sys\nfor number in sys.argv[2:]:\n    os.kill(int(sys.argv[1]), int(number))"
+    words = [str(worker.pid), *(str(int(number)) for number in stopping.STOPS)]
+    subprocess.run([sys.executable, "-c", sender, *words], check=True)  # as SLURM signals all processes of a job
+    assert len(list(given)) > 0 and worker.exitcode in (None, 0)
+    given = iter(batches)
+    next(given)
+    (worker,) = given.gi_frame.f_locals["batches"]._workers
+    worker.terminate()
+    worker.join(30)
+    assert worker.exitcode == 0

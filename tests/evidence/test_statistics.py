@@ -9,7 +9,7 @@ from scipy import stats
 
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import UserError
-from stages.core.evidence.comparison import correct_predictions
+from stages.core.evidence.comparison import check_settings, correct_predictions, runs_table
 from stages.core.evidence.differences import (
     DIFFERENCE_COLUMNS,
     DUNNETT,
@@ -304,13 +304,37 @@ def test_predictions_that_are_not_the_runs_are_refused(tmp_path):
     truth = np.array([0, 0, 1, 1])
     write_npy(tmp_path / "lift-none-0/predictions.npy", np.array([0, 1, 1, 1]))
     one = runs({("lift", "none"): [75.0]})
-    correct = correct_predictions(one, tmp_path, truth)
+    folders = {"lift-none-0": tmp_path / "lift-none-0"}
+    correct = correct_predictions(one, folders, truth)
     assert correct["lift-none-0"].tolist() == [True, False, True, True]
     with pytest.raises(UserError, match=r"predictions\.npy does not fit"):
-        correct_predictions(one.assign(top1=50.0), tmp_path, truth)
+        correct_predictions(one.assign(top1=50.0), folders, truth)
     write_npy(tmp_path / "lift-none-0/predictions.npy", np.array([0, 1, 1]))
     with pytest.raises(UserError, match=r"predictions\.npy does not fit"):
-        correct_predictions(one, tmp_path, truth)
+        correct_predictions(one, folders, truth)
+
+
+def test_seeds_of_different_settings_are_not_compared_as_one():
+    names = {
+        "strategy": "lift",
+        "objective": "mse",
+        "model_args": '{"lift_width": 96}',
+        "feature_weight": 0.2,
+        "lr": 0.1,
+    }
+    table = runs_table([{"run": f"lift-mse-{seed}", **names, "seed": seed} for seed in range(3)])
+    check_settings(table)
+    for column, value, of in (
+        ("feature_weight", 1.0, "mse"),
+        ("model_args", '{"lift_width": 64}', "lift"),
+        ("lr", 0.2, "the recipe"),
+    ):
+        changed = table.astype({column: object})
+        changed.loc[1, column] = value
+        with pytest.raises(
+            UserError, match=f"^{of}: {column} is .* in lift-mse-0 and .* in lift-mse-1, and runs of one"
+        ):
+            check_settings(changed)
 
 
 @pytest.mark.parametrize("teacher", [60.0, 76.0, 99.9])

@@ -39,7 +39,7 @@ REMEDIES = {  # DVC's message when it was killed while writing its own files or 
     r"index\.lock'": ("rm", ".git/index.lock"),
 }
 FULL = "error: no space left on the disk for "
-STOPPED = "stopped by SIGTERM; the same command resumes at step"
+STOPPED = "; the same command resumes at step"
 PACKAGES = ("dvc", "torch", "timm", "numpy")
 
 

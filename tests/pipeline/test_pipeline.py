@@ -115,7 +115,7 @@ def test_nothing_is_lost_by_a_full_disk_kills_and_a_second_command(project: Proj
     assert error.startswith("error: no space left on the disk for ") and error.endswith("give the command again")
     harness.kill(TRAIN, signal.SIGKILL, at=0.0, saving=True)
     harness.kill(TRAIN, signal.SIGTERM, at=0.0, saving=True)
-    assert (harness.total, harness.saving, harness.stopped) == (3, 2, 1)
+    assert (harness.total, harness.saving) == (3, 2) and harness.stopped in (1, 2)  # SIGINT may come before training
     assert harness.two_repros(TRAIN).endswith("is busy, it is being blocked by:")
     assert harness.compared == 1 and not harness.needed
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import time
 from pathlib import Path
 
 import faulty_workers
@@ -14,7 +15,7 @@ import timm
 import torch
 
 from stages.core.base import ownership
-from stages.core.base.errors import UserError
+from stages.core.base.errors import StoppedError, UserError
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
@@ -69,8 +70,8 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0, terminated_a
 
         asked = itertools.count()
 
-        def terminated() -> bool:  # one of the two processes is, after a word with the other at each step and batch
-            return world.rank == 1 and next(asked) >= terminated_after
+        def terminated() -> signal.Signals | None:  # one of two is, after a word with the other at each step and batch
+            return signal.SIGTERM if world.rank == 1 and next(asked) >= terminated_after else None
 
         group.SYNC_EVERY = 1
         with CheckpointFolder(out, "run", {}, {}, writes=world.primary) as checkpoints:
@@ -153,6 +154,37 @@ def test_workers_that_keep_dying_end_in_one_line(monkeypatch, capfd):
     with pytest.raises(UserError, match=r"worker [01] of 2 ended with exit status 1, after 0 restarts"):
         launch(faulty_workers.crash)
     assert "a bug" in capfd.readouterr().err
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("quick_start")
+@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGINT])
+def test_a_launcher_passes_signals_on_and_waits_for_the_workers_end(tmp_path, monkeypatch, sent):
+    monkeypatch.setenv("PROCESSES", "2")
+    with pytest.raises(StoppedError, match=rf"^stopped by {sent.name}; all of it is saved$"):
+        launch(faulty_workers.save_when_asked, tmp_path, os.getpid(), sent)
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("quick_start")
+def test_a_second_ctrl_c_ends_the_workers_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROCESSES", "2")
+    with pytest.raises(KeyboardInterrupt):
+        launch(faulty_workers.insist, tmp_path, os.getpid())
+    for pid in map(int, (path.name for path in tmp_path.iterdir())):
+        with pytest.raises(ProcessLookupError):
+            for _ in range(100):
+                os.kill(pid, 0)
+                time.sleep(0.05)
+
+
+@pytest.mark.processes
+def test_workers_that_end_by_the_signal_that_is_passed_on_are_not_restarted(monkeypatch, capfd):
+    monkeypatch.setenv("PROCESSES", "2")
+    with pytest.raises(StoppedError, match=r"^stopped by SIGHUP; the last checkpoint is kept$"):
+        launch(faulty_workers.hang_up, os.getpid())
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("value", ["two", "0", "-1"])

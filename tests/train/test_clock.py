@@ -1,5 +1,6 @@
 """What counts as training time, and when a checkpoint is worth its time."""
 
+import signal
 import time
 from types import SimpleNamespace
 
@@ -120,7 +121,7 @@ def test_short_epochs_save_at_the_end_alone(fit):
 
 @pytest.mark.parametrize("asked", [1, 3, 4, 5, 6, 9])
 def test_a_run_that_is_stopped_saves_first_however_short_its_epochs_are(fit, asked):
-    answers = iter([False] * (asked - 1) + [True])
+    answers = iter([None] * (asked - 1) + [signal.SIGTERM])
     error, saved = fit(epoch_checkpoint_s=600.0, terminated=lambda: next(answers))
     epoch, position = divmod(asked - 1, STEPS + 2)  # asked after each step, after the evaluation batch and at the end
     steps = epoch * STEPS + min(position + 1, STEPS)

@@ -1,6 +1,7 @@
 """Students side by side: each is what it is alone, whenever any of them stops, and one that diverges ends alone."""
 
 import resource
+import signal
 import weakref
 from contextlib import ExitStack
 from itertools import count
@@ -85,7 +86,7 @@ class Counted:
 def train(tmp_path, splits, make_student, make_teacher):
     """Train students side by side; returns each one's result, weights and averaged weights, and what was counted."""
 
-    def run(*names, root="checkpoints", device_batch=None, terminated=lambda: False, diverges=None, **options):
+    def run(*names, root="checkpoints", device_batch=None, terminated=lambda: None, diverges=None, **options):
         models = {name: make_student(STUDENTS[name][0], drop_path_rate=0.2, proj_drop_rate=0.1) for name in names}
         teacher = make_teacher()
         if len(names) > 1:
@@ -162,7 +163,7 @@ def test_each_student_is_what_it_is_alone(train, separate, device_batch):
 
 def after(calls):
     said = count(1)
-    return lambda: next(said) > calls
+    return lambda: signal.SIGTERM if next(said) > calls else None
 
 
 STOPPED = r"^stopped by SIGTERM; the same command resumes at step {}$"

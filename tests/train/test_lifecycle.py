@@ -29,6 +29,7 @@ from stages.core.models import folders
 from stages.core.runtime.distributed import World
 from stages.core.train import fitting, loop, outputs
 from stages.core.train.checkpoints import CheckpointFolder
+from stages.core.train.jobs import Job
 from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, RESULTS, run_folder
 
 pytestmark = pytest.mark.processes
@@ -182,6 +183,42 @@ def test_runs_side_by_side_leave_what_each_leaves_alone(started, uninterrupted, 
         for strategy, objective, seed in TOGETHER:
             shutil.rmtree(folder / run_folder(Run(strategy, objective, seed)))
             assert train_one(folder, objective, strategy) == found[strategy, objective, seed]
+
+
+def test_finished_output_that_was_altered_or_that_other_code_wrote_is_written_again_without_training(
+    started, uninterrupted, tmp_path, environment, capsys
+):
+    folder = copied(started, tmp_path / "project")
+    assert train_one(folder) == uninterrupted
+    (output,) = folder.glob(".ckpt/lift-mse-0-*/output")
+    with environment.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("trained again"))
+        (output / "metrics.json").write_text("{}")
+        assert train_one(folder) == uninterrupted
+        assert f"{output.relative_to(folder)} was altered; it is written again" in capsys.readouterr().err
+        patch.setattr(Job, "written_by", lambda _: "other code")
+        evaluated = []
+        patch.setattr(outputs, "write_card", lambda *_, **__: evaluated.append(True))
+        found = train_one(folder)
+        assert evaluated and {name: found.get(name) for name in found} == {name: uninterrupted[name] for name in found}
+        assert train_one(folder) == found and len(evaluated) == 1
+
+
+def test_a_changed_objective_trains_its_own_students_alone(started, tmp_path, environment):
+    folder = copied(started, tmp_path / "project")
+    train_side_by_side(folder)
+    others = {name: contents(folder / SEED_0 / name) for name in ("baseline-none-0", "widen-softkd_spectral-0")}
+    before = contents(folder / SEED_0 / "lift-mse-0")
+    content = yaml.safe_load((folder / PARAMS).read_text())
+    content["objective"]["definitions"]["mse"]["feature_weight"] = 1.0
+    (folder / PARAMS).write_text(yaml.safe_dump(content))
+    step, steps = torch.optim.AdamW.step, count()
+    with environment.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda *given, **options: (next(steps), step(*given, **options))[1])
+        train_side_by_side(folder)
+    assert next(steps) == 2  # of the one student
+    assert {name: contents(folder / SEED_0 / name) for name in others} == others
+    assert contents(folder / SEED_0 / "lift-mse-0")["model.safetensors"] != before["model.safetensors"]
 
 
 def test_a_run_that_diverges_beside_others_alone_has_no_results(started, uninterrupted, tmp_path, environment):

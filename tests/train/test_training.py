@@ -16,15 +16,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stages.core.base.errors import UserError
+from stages.core.base.errors import StoppedError, UserError
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.image_list import ImageList
 from stages.core.distillation.task import create_task
 from stages.core.runtime.distributed import World
+from stages.core.runtime.stopping import STOPS, stops_deferred
 from stages.core.train import checkpoints as resume
 from stages.core.train import fingerprints
 from stages.core.train.batches import TrainingBatches
-from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
+from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.loop import fit
 from stages.core.train.sampler import EpochSampler
 
@@ -98,7 +99,7 @@ def train(tmp_path, splits, make_student, make_teacher):
         device_batch=None,
         repeats=1,
         drop_path=0.2,
-        terminated=lambda: False,
+        terminated=lambda: None,
         checkpoint_s=600.0,
         images=None,
         **changes,
@@ -224,7 +225,7 @@ def test_a_checkpoint_of_other_code_is_adopted_on_request(train, uninterrupted, 
         train(poison=0)
     capsys.readouterr()
     with pytest.raises(UserError, match=STOPPED.format(7)):
-        train(adopt=True, terminated=lambda: True)
+        train(adopt=True, terminated=lambda: signal.SIGTERM)
     line = f"ADOPT=1: lift resumes from {theirs}/checkpoint.pt, written before timm changed\n"
     assert capsys.readouterr().err == line
     adopted = []
@@ -367,9 +368,9 @@ def test_all_processes_of_a_run_wait_together(tmp_path, monkeypatch):
 
 
 def after(calls):
-    """A function that says no so many times, then yes."""
+    """A function that says no so many times, then that SIGTERM has come."""
     said = count(1)
-    return lambda: next(said) > calls
+    return lambda: signal.SIGTERM if next(said) > calls else None
 
 
 def asked(epoch, position=0):
@@ -398,7 +399,7 @@ def test_a_run_stopped_at_any_step_goes_on_as_if_it_had_not(train, uninterrupted
     with pytest.raises(UserError, match=STOPPED.format(step)):
         train(terminated=after(asked(*divmod(step - 1, 4))), **changes)
     with pytest.raises(UserError, match=STOPPED.format(step + 1)):
-        train(terminated=lambda: True, **changes)
+        train(terminated=lambda: signal.SIGTERM, **changes)
     assert_equal(train(**changes), whole)
 
 
@@ -439,23 +440,47 @@ def test_a_sampler_passes_over_the_first_batches():
     assert len(sampler) == len(whole) - 3 * 2
 
 
-def test_a_terminated_run_saves_first(train, uninterrupted):
+@pytest.mark.parametrize("sent", STOPS)
+def test_a_run_that_any_signal_asks_to_stop_saves_first(train, uninterrupted, sent):
     whole = uninterrupted()
-    logged = SimpleNamespace(append=lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    logged = SimpleNamespace(append=lambda _: os.kill(os.getpid(), sent))
+    before = signal.signal(sent, lambda *_: None)
     try:
-        with sigterm_deferred() as terminated, pytest.raises(UserError, match=STOPPED.format(4)):
+        expected = rf"^stopped by {sent.name}; the same command resumes at step 4$"
+        with pytest.raises(StoppedError, match=expected), stops_deferred() as terminated:
             train(logged=logged, terminated=terminated)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(sent, before)
     assert_equal(train(), whole)
 
 
+def stopped_block(*signals, first="", **variables):
+    """What becomes of a process that gets signals while it defers them."""
+    program = ["import os, signal", "from stages.core.base.errors import run", first]
+    program += ["from stages.core.runtime.stopping import stops_deferred", "def main():", "    with stops_deferred():"]
+    program += [f"        os.kill(os.getpid(), signal.{sent.name})" for sent in signals]
+    program += ["        print('held', flush=True)", "    print('done')", "run(main)"]
+    words = [sys.executable, "-c", "\n".join(program)]
+    ended = subprocess.run(words, capture_output=True, text=True, env=os.environ | variables)
+    return ended.stdout.split(), ended.stderr.strip(), ended.returncode
+
+
 def test_a_signal_that_nobody_acted_on_takes_effect_afterwards():
-    late = "import os, signal\nfrom stages.core.train.checkpoints import sigterm_deferred\n"
-    late += "with sigterm_deferred():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('held')\nprint('lost')"
-    ended = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
-    assert (ended.stdout, ended.returncode) == ("held\n", -signal.SIGTERM)
+    for sent in (signal.SIGTERM, signal.SIGHUP):
+        line = f"stopped by {sent.name}; the same command goes on from what is saved"
+        assert stopped_block(sent) == (["held"], line, 75)
+
+
+def test_a_second_ctrl_c_ends_at_once_unless_a_launcher_sees_to_it():
+    twice = (signal.SIGINT, signal.SIGINT)
+    assert stopped_block(*twice) == ([], "", 130)
+    assert stopped_block(*twice, RANK="0")[0] == ["held"]
+    assert stopped_block(signal.SIGTERM, signal.SIGINT, signal.SIGTERM)[0] == ["held"]
+
+
+def test_a_signal_that_is_ignored_from_the_start_stays_so():
+    under_nohup = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    assert stopped_block(signal.SIGHUP, first=under_nohup) == (["held", "done"], "", 0)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: beyond a limit on the size of files
@@ -38,6 +38,13 @@ class UserError(Exception):
 
 class UnreadableImageError(UserError):
     """An image file exists, but its content cannot be decoded."""
+
+
+class StoppedError(UserError):
+    """The command was asked to stop, and nothing that it saved is lost: given again, it goes on.
+
+    It ends with exit status 75 (EX_TEMPFAIL), so that a job script can tell it from a failure and submit it again.
+    """
 
 
 @contextmanager
@@ -82,7 +89,10 @@ def _line(error: Exception) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run the `main` of a stage or tool; a `UserError` ends the process with its one line and exit status 1."""
+    """Run the `main` of a stage or tool; a `UserError` ends the process with its one line and exit status 1.
+
+    A `StoppedError` ends it with exit status 75.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what latin-1 or ASCII cannot hold is escaped, instead of an error
             stream.reconfigure(errors="backslashreplace")
@@ -91,6 +101,10 @@ def run(main: Callable[[], None]) -> None:
         with known_errors_reported():
             main()
             sys.stdout.flush()
+    except StoppedError as stopped:
+        with suppress(OSError):  # the terminal may be gone
+            print(stopped, file=sys.stderr, flush=True)
+        sys.exit(os.EX_TEMPFAIL)
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # the reader of the output has ended, as `head` does

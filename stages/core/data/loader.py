@@ -1,6 +1,5 @@
 """A DataLoader that never waits for ever: what befalls its loading processes ends the run with one line."""
 
-import ctypes
 import errno
 import multiprocessing.connection
 import multiprocessing.queues
@@ -20,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from stages.core.base.errors import UserError
+from stages.core.runtime.stopping import STOPS, end_with_parent
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps what processes share: locks and batches
 # What torch, multiprocessing and the system say of each cause.
 SHARED_MEMORY_TEXT = re.compile(r"shared memory|shm|bus error", re.IGNORECASE)
@@ -132,14 +131,25 @@ def _workers(batches: Any) -> Sequence[Any]:
 def _start_worker(_: int) -> None:
     """Prepare a loading process.
 
-    It ends when its parent does, not when a signal comes to the parent's whole group, so that a training process that
-    is told to end can save first.
+    It ends when its parent does or says so, not when a signal comes to the parent's whole group or to all processes of
+    a SLURM job, so that a training process that is asked to stop can save first.
     """
     os.setpgid(0, 0)
+    end_with_parent(signal.SIGKILL)
+    for number in set(STOPS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
     # The queue's own hook for a batch that cannot be sent, which would print the error and drop the batch.
     multiprocessing.queues.Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]
+
+
+def _end_when_told(parent: int) -> None:
+    """End this process once its parent sends SIGTERM, as torch does to one that does not end by itself."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _send_error(queue: Any, _: Exception, item: Any) -> None:

@@ -1,18 +1,18 @@
 """Several processes, one result: one per visible GPU, or the workers of a rendezvous that already exists.
 
-torch.distributed's elastic engine starts and watches the processes. Their number belongs to the machine and changes
-no result beyond rounding.
+Their number belongs to the machine and changes no result beyond rounding.
 """
 
-import logging
+import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,16 +20,18 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.nn.functional import all_reduce
+from torch.multiprocessing import ProcessExitedException, start_processes
 
-from stages.core.base.errors import UserError, known_errors_reported
+from stages.core.base.errors import StoppedError, UserError, known_errors_reported
 from stages.core.base.ownership import try_lock
 from stages.core.runtime import machine
+from stages.core.runtime.stopping import end_with_parent, stops_blocked, stops_deferred, unblock_stops
 
 RESTARTS = 3  # of all workers, when one is killed
+START_METHOD = "spawn"  # of workers: CUDA cannot be used in a fork
+WATCH_S = 0.1  # between two looks at whether to stop the workers
+GRACE_S = 10.0  # for the other workers, when one has ended; then they are asked to end, and then killed
 CLAIM_S = 5.0  # between two tries to claim devices
 _held: list[IO[str]] = []  # lock files of claimed devices, open until the process ends
 
@@ -130,35 +132,45 @@ def launch(entry: Callable[..., None], *arguments: Any) -> None:
     if processes == 1:
         entry(*arguments)
         return
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its reports repeat what follows here
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, stops_deferred() as asked:
         fault = Path(folder) / "fault"
         for left in reversed(range(RESTARTS + 1)):
-            # The engine could restart workers itself, but they would find the dead workers' addresses in its store.
-            config = LaunchConfig(
-                min_nodes=1,
-                max_nodes=1,
-                nproc_per_node=processes,
-                run_id=f"{fault.parent.name}-{left}",
-                rdzv_backend="c10d",
-                rdzv_endpoint="localhost:0",
-                local_addr="localhost",
-                max_restarts=0,
-            )
             try:
-                elastic_launch(config, _worker)(fault, entry, *arguments)
+                _work_together(processes, asked, fault, entry, *arguments)
                 return
-            except ChildFailedError as failed:
+            except ProcessExitedException as failed:
                 if fault.is_file():
-                    raise UserError(fault.read_text()) from None
-                rank, failure = failed.get_first_failure()
-            except SignalException as stopped:  # passed on to the workers, which had 30 s to end
-                if fault.is_file():
-                    raise UserError(fault.read_text()) from None
-                raise UserError(f"stopped by {stopped.sigval.name}; the last checkpoint is kept") from None
-            ended = f"worker {rank} of {processes} ended with exit status {failure.exitcode}"
+                    text, stopped = json.loads(fault.read_text())
+                    raise (StoppedError if stopped else UserError)(text) from None
+                if number := asked():
+                    raise StoppedError(f"stopped by {number.name}; the last checkpoint is kept") from None
+                ended = f"worker {failed.error_index} of {processes} ended with exit status {failed.exit_code}"
             print(f"warning: {ended}; {left} restarts are left", file=sys.stderr)
     raise UserError(f"{ended}, after {RESTARTS} restarts; what it printed says why; the last checkpoint is kept")
+
+
+def _work_together(
+    processes: int, asked: Callable[[], signal.Signals | None], fault: Path, entry: Callable[..., None], *arguments: Any
+) -> None:
+    """Run `entry` in so many workers, to which a signal that asks this process to stop is passed on.
+
+    Raises:
+        ProcessExitedException: of the first worker that ended otherwise than well; none is left.
+    """
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # where they find each other
+    together = (processes, store.port, fault, entry, *arguments)
+    with stops_blocked():
+        workers = start_processes(_join_and_work, together, processes, join=False, start_method=START_METHOD)
+    told = None
+    try:
+        while not workers.join(WATCH_S, GRACE_S):
+            if told is None and (told := asked()):
+                for pid in workers.pids():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, told)
+    finally:
+        for worker in workers.processes:
+            worker.kill()
 
 
 def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
@@ -194,17 +206,32 @@ def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
         time.sleep(CLAIM_S)
 
 
+def _join_and_work(rank: int, size: int, port: int, fault: Path, entry: Callable[..., None], *arguments: Any) -> None:
+    """Be one of the workers that `_work_together` starts, with torchrun's environment."""
+    end_with_parent(signal.SIGTERM)
+    of_all = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    names = {"RANK": rank, "LOCAL_RANK": rank, **of_all, "TORCHELASTIC_USE_AGENT_STORE": True}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    try:
+        unblock_stops()
+        _worker(fault, entry, *arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
 def _worker(fault: Path, entry: Callable[..., None], *arguments: Any) -> None:
     os.environ[machine.FRESH_START] = str(fault.with_name("fresh"))
     try:
         with known_errors_reported():
             entry(*arguments)
     except UserError as error:
-        fault.write_text(str(error))
+        if not fault.exists():
+            fault.write_text(json.dumps([str(error), isinstance(error, StoppedError)]))
         sys.exit(1)
     except Exception:
-        traceback.print_exc()  # the engine does not print it
-        raise
+        if not fault.exists():  # else it follows from the other worker's
+            traceback.print_exc()
+        sys.exit(1)
 
 
 def _adopt_slurm() -> None:

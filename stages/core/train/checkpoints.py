@@ -8,14 +8,11 @@ the run's identity (parameters, data, teacher) and the code and libraries that w
 import hashlib
 import io
 import json
-import os
 import pickle
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -24,13 +21,11 @@ import torch
 from stages.core.base.errors import UserError
 from stages.core.base.files import atomic, read_json, write_json
 from stages.core.base.ownership import try_lock
-from stages.core.data.loader import waited_s
 from stages.core.models.folders import kept_epochs
 from stages.core.train import finished
 from stages.core.train.fingerprints import differing, digest, libraries
 
 WAIT_S = 1.0  # between two tries to lock a folder
-PATIENCE_S = 20.0  # for a batch, once SIGTERM has come: SLURM and torch's elastic engine kill after 30 s
 DIGEST_BYTES = hashlib.sha256().digest_size
 LOAD_ERRORS = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
 
@@ -222,35 +217,3 @@ def _content(file: Path) -> memoryview:
     if hashlib.sha256(data[DIGEST_BYTES:]).digest() != data[:DIGEST_BYTES]:
         raise ValueError("its content does not agree with its digest")
     return data[DIGEST_BYTES:]
-
-
-@contextmanager
-def sigterm_deferred() -> Iterator[Callable[[], bool]]:
-    """Defer SIGTERM and yield a function that returns whether it has come, so that a checkpoint can be saved first.
-
-    A signal that nobody acted on by the end of the block takes its usual effect then. One that comes while the process
-    waits for a batch that does not come ends the wait with a `UserError`, after `PATIENCE_S` of waiting.
-    """
-    received: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        received.append(number)
-        signal.alarm(1)
-
-    def end_a_long_wait(*_: Any) -> None:
-        if waited_s() > PATIENCE_S:
-            raise UserError("stopped by SIGTERM while no batch came; the last checkpoint is kept")
-        signal.alarm(1)
-
-    before = {
-        signal.SIGALRM: signal.signal(signal.SIGALRM, end_a_long_wait),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, note),
-    }
-    try:
-        yield lambda: bool(received)
-    finally:
-        signal.alarm(0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:
-        os.kill(os.getpid(), signal.SIGTERM)

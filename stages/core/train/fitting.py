@@ -13,14 +13,16 @@ from torch import nn
 from stages.core.config.schema import Dataset, Objective, Recipe
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.image_list import ImageList
+from stages.core.data.loader import waited_s
 from stages.core.data.unreadable import SkippingImages
 from stages.core.models.cost import flops
 from stages.core.models.students import ALTERED
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
+from stages.core.runtime.stopping import stops_deferred
 from stages.core.train import compilation, finished
 from stages.core.train.batches import TrainingBatches
-from stages.core.train.checkpoints import CheckpointFolder, sigterm_deferred
+from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.evaluation import DivergedError, FinalEvaluation, check_finite, evaluate_together
 from stages.core.train.group import all_failures
 from stages.core.train.jobs import Job, check_images, check_together
@@ -210,7 +212,7 @@ def fit_side_by_side(
             )
             for model, record, task, folder in zip(models, records, tasks, folders, strict=True)
         ]
-        terminated = logs.enter_context(sigterm_deferred())
+        terminated = logs.enter_context(stops_deferred(waited_s))
         fitted = fit_together(
             trainees,
             training,

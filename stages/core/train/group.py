@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from signal import Signals
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stages.core.base.errors import UserError
+from stages.core.base.errors import StoppedError, UserError
 from stages.core.runtime.distributed import World
 from stages.core.train.evaluation import DivergedError
 from stages.core.train.trainee import Training
@@ -32,7 +33,7 @@ class Group:
     Args:
         trainings: the models.
         world: the processes that train together, in which all models take the same turns.
-        terminated: returns whether this process was asked to terminate, which makes all of them save and stop.
+        terminated: returns the signal that asked this process to stop, which makes all of them save and stop, or None.
         checkpoint_s: least age of a model's last checkpoint, in seconds, for another one within an epoch.
         epoch_checkpoint_s: likewise after an epoch.
     """
@@ -42,12 +43,13 @@ class Group:
         trainings: Sequence[Training],
         world: World,
         *,
-        terminated: Callable[[], bool],
+        terminated: Callable[[], Signals | None],
         checkpoint_s: float,
         epoch_checkpoint_s: float,
     ) -> None:
         self.trainings, self.world, self.terminated = list(trainings), world, terminated
         self.checkpoint_s, self.epoch_checkpoint_s = checkpoint_s, epoch_checkpoint_s
+        self.received = 0  # the signal that asked this process to stop
         self.start_clock()
 
     @property
@@ -110,7 +112,7 @@ class Group:
                     one.state.check_losses()
         if self.world.size == 1 or step % SYNC_EVERY == 0:
             sound = [one for one in taken if one.failure is None]
-            stopping, *due = self.world.any([self.terminated(), *[one.state.late(self.checkpoint_s) for one in sound]])
+            stopping, *due = self.world.any([self._asked(), *[one.state.late(self.checkpoint_s) for one in sound]])
             saved = [one for one, is_due in zip(sound, due, strict=True) if is_due or stopping]
             if saved:
                 self.count()
@@ -143,7 +145,7 @@ class Group:
         """Yield batches to evaluate on; after each of the first `shared`, save and stop if asked to."""
         for position, batch in enumerate(batches, 1):
             yield batch
-            if position <= shared and any(self.world.any([self.terminated()])):
+            if position <= shared and any(self.world.any([self._asked()])):
                 for one in self.at(epoch):
                     if one.state.step != one.state.saved_step:
                         one.state.save()
@@ -153,7 +155,7 @@ class Group:
         """Add the metrics of those that finished an epoch; save if it is the last one; save and stop if asked to."""
         for one, metrics in finished:
             one.state.finish_epoch(metrics)
-        stopping = any(self.world.any([self.terminated()]))
+        stopping = any(self.world.any([self._asked()]))
         for one, _ in finished:
             if last or stopping:
                 one.state.save()
@@ -161,10 +163,20 @@ class Group:
             self.stop()
 
     def stop(self) -> NoReturn:
-        """Stop; checkpoints have been saved."""
+        """Stop; checkpoints have been saved.
+
+        Raises:
+            StoppedError: always; it names the signal, whichever process got it, and the step.
+        """
+        number = int(self.world.gather(torch.tensor([self.received])).max())
         self.world.wait()  # when one worker ends, the others are killed
         step = min(one.state.step for one in self.left)
-        raise UserError(f"stopped by SIGTERM; the same command resumes at step {step}")
+        raise StoppedError(f"stopped by {Signals(number).name}; the same command resumes at step {step}")
+
+    def _asked(self) -> bool:
+        """Whether this process was asked to stop; the signal is kept for the message."""
+        self.received = self.terminated() or 0
+        return self.received != 0
 
 
 def all_failures(results: Sequence[tuple[str, DivergedError | None]]) -> UserError:

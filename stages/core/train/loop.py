@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from signal import Signals
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def fit(
     decay_embeddings: bool = False,
     checkpoint_s: float = 600.0,
     epoch_checkpoint_s: float = 0.0,
-    terminated: Callable[[], bool] = lambda: False,
+    terminated: Callable[[], Signals | None] = lambda: None,
     compiled: bool = False,
     log: Callable[[dict[str, float]], None] = lambda _: None,
     **optimization: Any,
@@ -84,7 +85,7 @@ def fit_together(
     world: World,
     checkpoint_s: float = 600.0,
     epoch_checkpoint_s: float = 0.0,
-    terminated: Callable[[], bool] = lambda: False,
+    terminated: Callable[[], Signals | None] = lambda: None,
     compiled: bool = False,
 ) -> list[Fitted]:
     """Train models side by side with AdamW and a cosine schedule, evaluating after every epoch.
@@ -110,7 +111,7 @@ def fit_together(
         world: the processes that train together.
         checkpoint_s: least age of the last checkpoint, in seconds, for another one within an epoch.
         epoch_checkpoint_s: likewise after an epoch.
-        terminated: returns whether this process was asked to terminate, which makes all of them save and stop.
+        terminated: returns the signal that asked this process to stop, which makes all of them save and stop, or None.
         compiled: whether to compile students and teacher.
 
     Returns:
@@ -119,7 +120,8 @@ def fit_together(
 
     Raises:
         UserError: every model ended early, the checkpoint that is adopted does not fit, the device's memory is too
-            small, the disk is full, or the process was asked to terminate.
+            small, or the disk is full.
+        StoppedError: a process was asked to stop.
     """
     sampler, epochs = training.sampler, optimization.epochs
     if compiled:
