@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.core.base.errors import UserError, run
+from stages.core.base.errors import StoppedError, UserError, run
 from stages.core.base.ownership import try_lock
 from stages.core.config import params
 from stages.core.runtime import machine
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from submitit import Job
     from submitit.helpers import DelayedSubmission
 
-STOPPED = 75  # exit status of a stage that was asked to stop, and saved
 SAVE_S = 120  # that a job has to save before its time limit, unless that is more than half of the limit
 KILL_S = 600  # for SLURM to end what it has asked to stop; its KillWait is 30 s by default
 LIMITS = 1000  # how often a job may reach its time limit
@@ -57,7 +56,7 @@ class Training:
         if job.cluster == "local":  # SLURM signals all processes of a job itself
             signal.signal(signal.SIGTERM, lambda *_: self.process.terminate())
         status = self.process.wait()
-        if status == STOPPED and job.cluster == "slurm":  # it will end this process, too, and may queue the job again
+        if status == os.EX_TEMPFAIL and job.cluster == "slurm":  # which ends this process, too, or queues the job again
             time.sleep(KILL_S)
         if status:
             sys.exit(status if status > 0 else f"ended by {signal.Signals(-status).name}")
@@ -94,6 +93,7 @@ def follow(jobs: "dict[str, Job[Any]]", slurm: bool) -> None:
 
     Raises:
         UserError: jobs failed.
+        StoppedError: a signal stopped this command, which stopped the local jobs.
     """
     said: dict[str, str] = {}
     failures, left, stopped = [], dict(jobs), False
@@ -112,13 +112,13 @@ def follow(jobs: "dict[str, Job[Any]]", slurm: bool) -> None:
                 del left[name]
                 # Network file systems may hide a new file for a while, but not from who lists its folder.
                 if log.with_name(ENDED.format(job.job_id)) not in list(log.parent.iterdir()):
-                    failures.append(f"{name} failed: {line} (all of it: {log})")
+                    failures.append(f"{name} {'stopped' if stopped else 'failed'}: {line} (all of it: {log})")
                     continue
             if said.get(name) != (now := f"{states.get(name, 'has ended')}: {line}"):
                 print(f"{name}: {now}", flush=True)
                 said[name] = now
     if failures:
-        raise UserError("; ".join(failures))
+        raise (StoppedError if stopped else UserError)("; ".join(failures))
 
 
 def options() -> argparse.Namespace:

@@ -97,8 +97,8 @@ def test_what_stops_the_command_stops_local_jobs_which_save(project, sent):
     else:  # as a terminal does
         os.killpg(running.pid, sent)
     _, said = running.communicate(timeout=60)
-    assert running.returncode == 1 and said.count("\n") == 1
-    assert said.startswith("error: seed-0 failed: saved (all of it: ") and Path("counted").read_text() == "4"
+    assert running.returncode == 75 and said.count("\n") == 1
+    assert said.startswith("seed-0 stopped: saved (all of it: ") and Path("counted").read_text() == "4"
     assert not Path("second").exists()
 
 
