@@ -123,7 +123,7 @@ class Hub:
         return reader
 
     def _left_out(self, paths: Sequence[str | None]) -> Counter[str]:
-        """The files of a local copy in class folders that `datasets` makes no row of, as their suffix is not in its list."""
+        """The files of a local copy in class folders that are no rows: `datasets` has a list of suffixes of its own."""
         copy = self.root / self.name if self.root else None
         rows = [Path(path) for path in paths if path and copy and copy in Path(path).parents]
         if not rows or copy is None:

@@ -46,13 +46,7 @@ def _collect(
             if is_leftover(name):
                 left_out[LEFTOVER] += 1
                 continue
-            try:
-                folder_like = entry.is_dir()
-            except PermissionError:
-                raise
-            except OSError:  # a link to itself
-                raise _broken_link(entry.path) from None
-            if folder_like:
+            if _is_folder(entry):
                 status = entry.stat()
                 here = (status.st_dev, status.st_ino)
                 if here in above:
@@ -68,6 +62,20 @@ def _collect(
                 found.append((f"{prefix}/{name}", status.st_size, status.st_dev, status.st_ino))
             else:
                 left_out[kind(name)] += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        if entry.is_dir():
+            return True
+    except PermissionError:
+        raise
+    except OSError:  # a link to itself
+        raise _broken_link(entry.path) from None
+    # A class may have been there. (Of images the caller asks for more.)
+    if not is_image(entry.name) and entry.is_symlink() and not Path(entry.path).exists():
+        raise _broken_link(entry.path)
+    return False
 
 
 def _broken_link(path: str) -> UserError:
@@ -86,8 +94,7 @@ def _images(folder: Path, name: str) -> Listed:
     if not images:
         held = f" but {left_out_text(left_out)}" if left_out else ""
         raise UserError(
-            f"{folder / name} holds no image{held} (images end in {', '.join(sorted(EXTENSIONS))}); remove the class or "
-            "fill it"
+            f"{folder / name} holds no image ({', '.join(sorted(EXTENSIONS))}){held}; remove the class or fill it"
         )
     images.sort()
     names, sizes, devices, inodes = zip(*images, strict=True)
@@ -159,11 +166,12 @@ def _inside(folder: Path, left_out: Counter[str]) -> tuple[list[str], list[str]]
     """The names of the folders and of the files in a folder, without leftovers, which are counted."""
     folders: list[str] = []
     files: list[str] = []
-    for path in folder.iterdir():
-        if is_leftover(path.name):
-            left_out[LEFTOVER] += 1
-        else:
-            (folders if path.is_dir() else files).append(path.name)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_leftover(entry.name):
+                left_out[LEFTOVER] += 1
+            else:
+                (folders if _is_folder(entry) else files).append(entry.name)
     return sorted(folders), sorted(files)
 
 

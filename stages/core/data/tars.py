@@ -40,7 +40,7 @@ Place = tuple[int, int, int]  # of a file: the position of its archive, the offs
 
 @dataclass(frozen=True)
 class Tars:
-    """Tar archives: ROOT/SPLIT.tar, or all of ROOT/SPLIT/*.tar, of class folders or of one tar per class; or WebDataset.
+    """Tar archives: ROOT/SPLIT.tar, or all of ROOT/SPLIT/*.tar, of class folders, one tar per class, or WebDataset's.
 
     The class of an image is its outermost folder, as of class folders (see `layout.in_class_folders`); a tar within a
     tar counts as a folder. Links are followed within their archive.
@@ -107,7 +107,7 @@ class Tars:
             packed_too = {stem(path.name) for path in archives}
             if not packed_too.issuperset(folders):
                 raise UserError(
-                    f"{folder} holds the folders {', '.join(folders[:8])} beside tar archives; pack each, or move it away"
+                    f"{folder} holds the folders {', '.join(folders[:8])} beside tar archives; pack or move them"
                 )
             left_out = Counter("folder" if path.name in folders else kind(path.name) for path in others)
             return archives, left_out + Counter({LEFTOVER: len(inside) - len(used)})
