@@ -155,7 +155,7 @@ FLAT = ("0.png", "1.png", "2.JPEG")
 LISTS = {
     "train.csv": "image,label\n2.JPEG,fox\n0.png,cat\n1.png,dog\ngone.png,dog\n",
     "train.txt": "train/0.png cat\n\n1.png dog\n2 fox\n",
-    "LOC_train_solution.csv": "ImageId,PredictionString\n0,n00000001 3 4 5 6 n00000001 1 2 \n1,n00000002 1\n2,n00000003\n",
+    "LOC_train_solution.csv": "ImageId,PredictionString\n0,n00000001 3 4 5 6 n0 1\n1,n00000002 1\n2,n00000003\n",
     "train/train_annotations.txt": "0.png\tcat\t0\t32\n1.png\tdog\t1\t2\n2.JPEG\tfox\t3\t4\n",
 }
 
@@ -372,7 +372,8 @@ def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
 
     tars = tar_of(tmp_path, IMAGES)
     write(tmp_path / "train", IMAGES)
-    monkeypatch.setattr(listing.os, "scandir", refuse)
+    scandir = os.scandir
+    monkeypatch.setattr(listing.os, "scandir", lambda path: refuse(path) if "cat" in str(path) else scandir(path))
     with pytest.raises(UserError, match=r"train/cat cannot be read \(Permission denied\); .*chmod -R u\+rX"):
         scan(tmp_path / "train")
     monkeypatch.setattr(Path, "open", lambda path, *_, **__: refuse(path))
