@@ -73,7 +73,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     except OSError:  # a link to itself
         raise _broken_link(entry.path) from None
     # A class may have been there. (Of images the caller asks for more.)
-    if not is_image(entry.name) and entry.is_symlink() and not Path(entry.path).exists():
+    if entry.is_symlink() and not is_image(entry.name) and not Path(entry.path).exists():
         raise _broken_link(entry.path)
     return False
 
