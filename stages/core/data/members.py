@@ -26,12 +26,20 @@ class _Level:
         links: symbolic links and where they lead, by normalised paths.
         inner: the images of tars within it, their paths beginning with the tar's name as a folder.
         labels: the classes that a WebDataset shard gives its samples, by path without suffix.
+        leftovers: the outermost paths of leftovers, those of tars within it included.
+        others: how many files are no images, by suffix, likewise.
     """
 
     files: dict[str, Extent] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     inner: Members = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    leftovers: set[tuple[str, ...]] = field(default_factory=set)
+    others: Counter[str] = field(default_factory=Counter)
+
+    def images(self) -> Members:
+        """The images, those of tars within it included."""
+        return {tuple(path.split("/")): extent for path, extent in self.files.items() if is_image(path)} | self.inner
 
 
 @dataclass(frozen=True)
@@ -61,18 +69,15 @@ def list_archive(archive: Path) -> Listing:
         if packed:
             raise UserError(f"{archive} is compressed ({packed}), and images are read in place; decompress it")
         file.seek(0)
-        leftovers: set[tuple[str, ...]] = set()
-        level = _Level()
-        left_out: Counter[str] = Counter()
         try:
             with tarfile.open(fileobj=file, mode="r|") as tar:  # in one pass: seeking is slow on disks that turn
-                found = _list_level(archive, tar, 0, (), leftovers, left_out, level)
+                level = _list_level(archive, tar, 0, ())
                 ended = tar.offset
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
             raise UserError(f"{archive} is not a whole tar archive ({error}); replace it") from None
     _refuse_more(archive, ended, archive.stat().st_size)
-    left_out.update({LEFTOVER: len(leftovers)} if leftovers else {})
-    return Listing(_in_label_folders(archive, found, level.labels), bool(level.labels), left_out)
+    left_out = level.others + Counter({LEFTOVER: len(level.leftovers)})
+    return Listing(_in_label_folders(archive, level.images(), level.labels), bool(level.labels), left_out)
 
 
 def _in_label_folders(archive: Path, images: Members, labels: dict[str, str]) -> Members:
@@ -97,23 +102,16 @@ def _sample(path: str) -> str:
     return posixpath.join(folder, name.partition(".")[0])
 
 
-def _list_level(
-    archive: Path,
-    tar: tarfile.TarFile,
-    start: int,
-    above: tuple[str, ...],
-    leftovers: set[tuple[str, ...]],
-    left_out: Counter[str],
-    level: _Level,
-) -> Members:
-    """The images of `tar`, which begins at `start` in the archive's file; `above` is its path as folders."""
+def _list_level(archive: Path, tar: tarfile.TarFile, start: int, above: tuple[str, ...]) -> _Level:
+    """What `tar` holds, which begins at `start` in the archive's file; `above` is its path as folders."""
+    level = _Level()
     for member in tar:
         tar.members = []  # type: ignore[attr-defined]  # which would keep every member in memory
         path = posixpath.normpath(f"/{member.name}").lstrip("/")
         parts = tuple(path.split("/"))
         left = next((depth for depth, part in enumerate(parts) if is_leftover(part)), None)
         if left is not None:
-            leftovers.add(above + parts[: left + 1])
+            level.leftovers.add(above + parts[: left + 1])
             continue
         name = f"{archive} holds {'/'.join(above + parts)}"
         level.files.pop(path, None)
@@ -139,9 +137,11 @@ def _list_level(
             with tarfile.open(fileobj=inside, mode="r|") as inner:
                 folder = (*parts[:-1], stem(parts[-1]))
                 begin = start + member.offset_data
-                found = _list_level(archive, inner, begin, above + folder, leftovers, left_out, _Level())
+                found = _list_level(archive, inner, begin, above + folder)
             _refuse_more(archive, begin + inner.offset, begin + member.size)
-            for place, inner_extent in found.items():
+            level.leftovers |= found.leftovers
+            level.others += found.others
+            for place, inner_extent in found.images().items():
                 repeated = len(place) > 1 and place[0] == folder[-1]  # a tar of a folder of its own name
                 level.inner[(*folder, *(place[1:] if repeated else place))] = inner_extent
         elif path.endswith(".cls") and not above:
@@ -160,9 +160,8 @@ def _list_level(
         if extent is None:
             raise _dangling(f"{archive} holds {'/'.join((*above, link))}", leads_to)
         level.files[link] = extent
-    left_out.update(kind(path) for path in level.files if not is_image(path))
-    images = {tuple(path.split("/")): extent for path, extent in level.files.items() if is_image(path)}
-    return images | level.inner
+    level.others.update(kind(path) for path in level.files if not is_image(path))
+    return level
 
 
 def _follow(level: _Level, path: str) -> Extent | None:
