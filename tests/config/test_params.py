@@ -281,6 +281,12 @@ def test_an_impossible_value_is_named(path, value, load):
     ("path", "value", "reason"),
     [
         ("dataset.val_split", "train", "dataset: train_split and val_split must not be the same"),
+        (
+            "dataset.train_split",
+            "train-images",
+            "dataset.train_split: must be of the characters A-Z, a-z, 0-9, _ and . alone, and not begin with . "
+            "(got 'train-images')",
+        ),
         ("dataset.std", [0.3, 0.0, 0.3], "dataset: std must be positive"),
         ("dataset.val_images", None, "dataset: val_images must be set for the embedded dataset"),
         ("dataset.columns", ["image", "label"], "dataset: columns must be null, except for a Hugging Face dataset"),

@@ -5,6 +5,7 @@ import shutil
 import sys
 import tarfile
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -90,6 +91,56 @@ def test_without_its_images_a_watched_dataset_stays(project, monkeypatch, capsys
         watch.main()
 
 
+def test_a_relative_folder_is_taken_from_the_project(project, tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", "../data")
+    expected = written(project())
+    (tmp_path / "project/.dvc/tmp/exps/x").mkdir(parents=True)  # as DVC runs a stage of `dvc exp run --temp`
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    shutil.copy(tmp_path / "project/params.yaml", tmp_path / "project/.dvc/tmp/exps/x")
+    monkeypatch.chdir(tmp_path / "project/.dvc/tmp/exps/x")
+    prepare.main()
+    assert written(tmp_path / "project/.dvc/tmp/exps/x") == expected
+
+
+def test_what_is_left_out_is_said_and_recorded_and_nothing_else_changes(project, tree, capsys):
+    clean = json.loads((project() / "reports/data.json").read_text())
+    assert "left out" not in capsys.readouterr().out
+    for name in ("train/ant/1.heic", "train/ant/2.HEIC", "val/bee/notes.txt", "val/.DS_Store"):
+        (tree / name).write_bytes(b"")
+    Image.open(tree / "train/ant/000.png").save(tree / "train/ant/900.gif")
+    manifest = json.loads((project() / "reports/data.json").read_text())
+    assert manifest["train"].pop("left_out") == {".heic": 2}
+    assert (manifest["val"].pop("left_out"), manifest["val"].pop("passed_over")) == ({".txt": 1}, 1)
+    assert manifest["val"] == clean["val"] and manifest.keys() == clean.keys()
+    assert manifest["train"].keys() == clean["train"].keys() and manifest["train"]["images"] == 13
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "13 training and 6 validation images, 3 to analyse; left out: 2 .heic, 1 .txt, 1 leftover ->" in line
+
+
+def sixteen_bits(tree, scale, names=("**/*.png",)):
+    """Some of the tree's images in 16 bits, their values times `scale`."""
+    for pattern in names:
+        for path in tree.glob(pattern):
+            Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * scale).save(path)
+
+
+def test_twelve_bits_in_files_of_sixteen_are_refused_before_training(project, tree, capsys):
+    sixteen_bits(tree, 16)
+    with pytest.raises(UserError, match=r"train/ant/000\.png: none of the 12 images of 16 bits .* scale them"):
+        project()
+    sixteen_bits(tree, 16, ["*/ant/*.png", "*/bee/*.png"])
+    project()
+    (warning,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning"))
+    assert "6 use less than a sixteenth of the range" in warning and "train/cat/000.png, " in warning
+
+
+def test_pixels_of_no_known_range_are_refused_before_training(project, tree):
+    Image.new("F", (8, 8), 0.5).save(tree / "val/ant/000.png", "TIFF")
+    for policy in ("stop", "skip"):
+        with pytest.raises(UserError, match=r"val/ant/000\.png cannot be read .*pixels of no known range"):
+            project(f"dataset.unreadable={policy}")
+
+
 def test_a_missing_extra_is_named(project, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'encoding-mismatch\[hf\]'"):
@@ -111,10 +162,14 @@ def test_skipped_images_are_counted_and_named_once(project, tree, capsys):
 
 @pytest.mark.parametrize("broken", ["val/bee/001.png", "val/ant/000.png"])
 def test_an_unreadable_validation_image_stops_whatever_the_policy(project, tree, broken):
-    (tree / broken).write_bytes(b"no image")
+    whole = (tree / broken).read_bytes()
+    (tree / broken).write_bytes(whole[:-30])
     project("dataset.unreadable=skip")
     with pytest.raises(UserError, match=f"{broken} cannot be read as an image"):
         teach.main()
+    (tree / broken).write_bytes(b"no image")  # its header tells
+    with pytest.raises(UserError, match=f"{broken} cannot be read as an image"):
+        project("dataset.unreadable=skip")
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])

@@ -18,7 +18,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Percent = Annotated[int, Field(ge=1, le=99)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]*$")]  # safe in a path and in a stage's name
 HUB = "hfds/"  # a reader that begins so is a Hugging Face dataset
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
@@ -35,6 +34,13 @@ def _reader(name: str) -> str:
     return name
 
 
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", name):
+        raise ValueError("must be of the characters A-Z, a-z, 0-9, _ and . alone, and not begin with .")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name)]  # safe in a path and in a stage's name
 Reader = Annotated[str, AfterValidator(_reader)]
 Policy = Annotated[str, AfterValidator(check_policy)]
 Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]

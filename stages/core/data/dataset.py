@@ -1,5 +1,6 @@
 """Where the images of the dataset are, and which of them a stage reads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
 from stages.core.config.schema import HUB, Dataset
 from stages.core.data.hub import Hub, missing_extra
-from stages.core.data.image_list import ImageList
+from stages.core.data.image_list import ImageList, check_pixels
 from stages.core.data.layout import readable
 from stages.core.data.readers import Folders, Source
 from stages.core.data.splits import (
@@ -97,6 +98,28 @@ def survey(data: Dataset, prepared: Path) -> tuple[dict[str, Split], dict[str, A
     for key, split in splits.items():
         manifest[key] = describe(split, embedded_images(prepared) / names[key] if data.reader == "digits" else None)
     return splits, manifest
+
+
+def look_at_images(data: Dataset, splits: Mapping[str, Split], prepared: Path) -> list[str]:
+    """Refuse images whose pixels would be misread, as far as some of each split show, before any training.
+
+    Args:
+        data: the dataset section of params.
+        splits: what `survey` found, by "train" and "val".
+        prepared: the folder that `prepare` makes.
+
+    Returns:
+        Names of images that come out nearly black, and may be of fewer bits than their files say.
+
+    Raises:
+        UserError: see `stages.core.data.image_list.check_pixels`.
+    """
+    dark = []
+    for part, split in splits.items():
+        name = data.val_split if part == "val" and data.held_out is None else data.train_split
+        images = source(data, prepared).open(name, list(split.files), split.classes)
+        dark += check_pixels(images, skip=part == "train" and data.unreadable == "skip")
+    return dark
 
 
 def image_list(data: Dataset, part: str, *, prepared: Path, manifest_file: Path) -> ImageList:
