@@ -12,8 +12,9 @@ from stages.core.base.arrays import read_npy
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
 from stages.core.config import params
+from stages.tools.compose import composed
 
-GIVEN = (Path(__file__).resolve().parent.parent / "params.yaml").read_text()
+GIVEN = composed()
 ELSEWHERE = ["../x", "/etc/x", "a/b", "..", ".", "", "a\nb", "~", "a b", "$(touch x)", "`touch x`", "a;b", "é"]
 NAMES = [  # that become part of a path, of a stage's name or of its command
     ("profile", None),

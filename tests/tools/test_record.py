@@ -58,14 +58,14 @@ def git(folder: Path, *command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, committed: Path) -> Path:
     """A repository with the project's reports and a pipeline of two quick stages, up to date and committed."""
     folder = tmp_path_factory.mktemp("record") / "project"
-    shutil.copytree(root / "reports", folder / "reports", ignore=shutil.ignore_patterns("studies"))
+    shutil.copytree(committed / "reports", folder / "reports", ignore=shutil.ignore_patterns("studies"))
     (folder / "reports/studies").mkdir()
-    shutil.copy(root / "reports/studies/README.md", folder / "reports/studies")
-    shutil.copy(root / "params.yaml", folder)
-    shutil.copy(root / "reports" / "metrics.json", folder / "source.json")
+    shutil.copy(committed / "reports/studies/README.md", folder / "reports/studies")
+    shutil.copy(committed / "params.yaml", folder)
+    shutil.copy(committed / "reports" / "metrics.json", folder / "source.json")
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}))
     git(folder, "init", "-q")
     run(sys.executable, "-m", "dvc", "init", "-q", cwd=folder)

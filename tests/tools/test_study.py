@@ -190,7 +190,7 @@ def test_a_signal_ends_what_runs(toy, root, sent):
 
 
 def test_the_steps_are_those_of_dvc(root):
-    pipeline, given = (yaml.safe_load((root / name).read_text()) for name in ("dvc.yaml", "params.yaml"))
+    pipeline, given = yaml.safe_load((root / "dvc.yaml").read_text()), yaml.safe_load(composed())
     given["dataset"]["watch"] = ["images"]
     found = {step.name: step for step in study.steps(pipeline["stages"], given)}
     grid = [
