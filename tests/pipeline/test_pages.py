@@ -4,6 +4,8 @@ import ast
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from dvc.cli.parser import get_main_parser
+from dvc.repo import Repo
 
 from stages.paths import ASIDE
 from stages.tools import readme
@@ -332,6 +335,28 @@ def test_what_to_touch_is_there() -> None:
     for name, file in named:
         for part in name.split("."):
             assert re.search(rf"\b{part}\b", (ROOT / file).read_text(encoding="utf-8")), (name, file)
+
+
+def test_images_and_weights_beside_are_seen_by_neither_git_nor_dvc(tmp_path: Path) -> None:
+    """`dvc exp apply` stashes what git does not ignore; DVC walks through the rest. A link is no folder to git."""
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    shutil.copy(ROOT / ".dvcignore", tmp_path)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "elsewhere/ant").mkdir(parents=True)
+    (tmp_path / "data").symlink_to("elsewhere")
+    for name in ("weights/vit.safetensors", "tests/data/test_hub.py", "stages/core/data/pool.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    shown = subprocess.run(["git", "status", "-s", "-uall"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert {line[3:] for line in shown.stdout.splitlines()} == {
+        *(".gitignore", ".dvcignore", "tests/data/test_hub.py", "stages/core/data/pool.py")
+    }
+    with Repo.init(str(tmp_path)) as repo:
+        walked = {
+            Path(folder).relative_to(tmp_path).as_posix()
+            for folder, _, _ in repo.dvcignore.walk(repo.fs, repo.root_dir)
+        }
+    assert {"tests/data", "stages/core/data"} <= walked and not walked & {"data", "weights"}
 
 
 def test_continuous_integration_calls_one_script() -> None:

@@ -179,6 +179,35 @@ def test_a_stale_pipeline_is_refused(change, stage, project, monkeypatch):
     assert not (project / "reports/studies/stale").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("dvc.yaml", True),  # as the test's pipeline has it, with a comment
+        ("reports/results/new.json", True),
+        ("torch/__init__.py", True),  # which stages would import in the place of the installed one
+        ("random.py", True),
+        ("README.md", False),
+        ("reports/studies/README.md", False),
+        ("notes.txt", False),
+        ("weights/vit.safetensors", False),
+        ("timm/timm/models/vit.py", False),  # a checkout beside; the installed package goes first
+    ],
+)
+def test_what_cannot_change_a_result_need_not_be_committed(file, counts, project, monkeypatch):
+    (project / file).parent.mkdir(parents=True, exist_ok=True)
+    with (project / file).open("a") as opened:
+        opened.write("# changed\n")
+    assert git(project, "status", "--porcelain")
+    if counts:
+        with pytest.raises(
+            UserError, match=rf"^there are uncommitted changes \({re.escape(file)}\); commit them first$"
+        ):
+            record_as(monkeypatch, "beside")
+    else:
+        record_as(monkeypatch, "beside")
+    assert (project / "reports/studies/beside").exists() != counts
+
+
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a b", "ü", "a\n", "current", "README.md"])
 def test_names_that_no_study_can_have_are_refused(name, project, monkeypatch):
     before = contents(project)
