@@ -94,5 +94,5 @@ def test_names_lead_nowhere_else(path, where):
             section[last] = [*section[last], name]
         else:
             section[last] = {**section[last], name: next(iter(section[last].values()), 1)}
-        with pytest.raises(UserError, match="must match pattern"):
+        with pytest.raises(UserError, match=r"must match pattern|the name "):
             params.check(changed, Path("params.yaml"))

@@ -418,6 +418,59 @@ def test_falling_intervals_are_refused(key, bounds, load):
         load(f"recipe.augment.{key}", bounds)
 
 
+NAMES = {
+    "mse_w0.5": "holds '.'",  # DVC looks for key 5 of mse_w0
+    "mse[1]": r"holds '\['",
+    "mse-1": "holds '-'",
+    "a/b": "holds '/'",
+    "a@b": "holds '@'",
+    "$a": r"holds '\$'",
+    "a b": "holds ' '",
+    "a,b": "holds ','",
+    "a=b": "holds '='",
+    "a\n": r"holds '\\n'",
+    "1e3": "does not begin with a letter",  # a number to DVC's YAML, and text to Python's
+    "_mine": "does not begin with a letter",  # matplotlib leaves it out of legends
+    "é": "holds 'é'",
+    "": "does not begin with a letter",
+    "No": "do not take this name for text",  # false to Python's YAML
+    "nan": "do not take this name for text",  # a number to Hydra
+    "a" * 65: "more than 64 characters",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["student.strategies", "objective.definitions"])
+def test_names_with_a_meaning_of_their_own_are_refused_with_the_reason(kind, name):
+    changed = copy.deepcopy(GIVEN)
+    outer, inner = kind.split(".")
+    changed[outer][inner][name] = changed[outer][inner]["baseline" if outer == "student" else "mse"]
+    with pytest.raises(UserError, match=rf"^params\.yaml: {re.escape(f'{kind}.{name}')}: .*{NAMES[name]}"):
+        params.check(changed, Path("params.yaml"))
+
+
+def test_names_that_metrics_or_files_do_not_tell_apart_are_refused():
+    for key, entries, name, reason in (
+        ("student", "strategies", "teacher", r"student\.strategies\.teacher: metrics name the teacher so"),
+        ("student", "strategies", "Lift", r"student\.strategies: lift and Lift differ by case alone"),
+        ("objective", "definitions", "MSE", r"objective\.definitions: mse and MSE differ by case alone"),
+    ):
+        changed = copy.deepcopy(GIVEN)
+        changed[key][entries][name] = changed[key][entries]["lift" if key == "student" else "mse"]
+        with pytest.raises(UserError, match=reason):
+            params.check(changed, Path("params.yaml"))
+
+
+def test_a_name_on_the_command_line_is_refused_with_the_reason(tmp_path):
+    """Hydra takes what follows the dot for a key within; the list of names says why that cannot be."""
+    definition = "+objective.definitions.mse_w0.5={alpha: 0.0, tau: 1.0, feature: mse, feature_weight: 0.5}"
+    with pytest.raises(
+        UserError, match=r"objective\.names\.0: the name holds '\.', which DVC, YAML, .* take a letter"
+    ) as caught:
+        load_text(tmp_path, composed(definition, "objective.names=[mse_w0.5]"))
+    assert str(caught.value).count("the name") == 1  # not again for each of its runs
+
+
 def test_every_fault_is_named_in_one_line(tmp_path):
     changed = copy.deepcopy(GIVEN)
     changed["recipe"]["lr"] = -1

@@ -19,6 +19,8 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Percent = Annotated[int, Field(ge=1, le=99)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]*$")]  # safe in a path and in a stage's name
+WORDS = {"true", "false", "yes", "no", "on", "off", "null", "nan", "inf"}  # that YAML or Hydra take for no text
+LONGEST = 64  # characters: two names, a seed and a digest make a folder's name, which may have 255
 HUB = "hfds/"  # a reader that begins so is a Hugging Face dataset
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
@@ -35,6 +37,27 @@ def _reader(name: str) -> str:
     return name
 
 
+def _key(name: str) -> str:
+    """Check a name that is a key of params.yaml, a step of dotted keys, a part of runs' names and a legend's entry.
+
+    DVC and Hydra take a dot or a bracket for a step into a mapping, and YAML some digits for a number (1e3); run names
+    join names by hyphens; matplotlib leaves what begins with an underscore out of legends.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        sign = next((sign for sign in name if not re.match(r"[A-Za-z0-9_]", sign)), None)
+        reason = "does not begin with a letter" if sign is None else f"holds {sign!r}"
+        raise ValueError(
+            f"the name {reason}, which DVC, YAML, run names or legends read in their own way; "
+            "take a letter, then letters, digits and _"
+        )
+    if name.lower() in WORDS:
+        raise ValueError("YAML and Hydra do not take this name for text; choose another")
+    if len(name) > LONGEST:
+        raise ValueError(f"the name has more than {LONGEST} characters; shorten it")
+    return name
+
+
+Key = Annotated[str, AfterValidator(_key)]  # of a strategy or an objective
 Reader = Annotated[str, AfterValidator(_reader)]
 Policy = Annotated[str, AfterValidator(check_policy)]
 Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]
@@ -240,23 +263,23 @@ class Selection(Section):
     """
 
     label: str
-    options: Annotated[dict[Name, list[Name]], Field(min_length=1)]
-    names: Annotated[list[Name], Field(min_length=1)]
+    options: Annotated[dict[Name, list[Key]], Field(min_length=1)]
+    names: Annotated[list[Key], Field(min_length=1)]
 
 
 class RunKeys(Section):
     """What a run is, for the items of DVC's stage `train`."""
 
-    strategy: Name
-    objective: Name
+    strategy: Key
+    objective: Key
     seed: Seed
 
 
 class Block(Section):
     """Runs of every strategy with every objective and every seed."""
 
-    strategies: Annotated[list[Name], Field(min_length=1)]
-    objectives: Annotated[list[Name], Field(min_length=1)]
+    strategies: Annotated[list[Key], Field(min_length=1)]
+    objectives: Annotated[list[Key], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
 
 
@@ -274,7 +297,7 @@ class Grid(Section):
 class Objectives(Selection):
     """Which objectives to train with, and what each one means."""
 
-    definitions: dict[Name, Objective]
+    definitions: dict[Key, Objective]
 
 
 class Levels(Section):
