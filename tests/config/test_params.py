@@ -449,6 +449,37 @@ def test_names_with_a_meaning_of_their_own_are_refused_with_the_reason(kind, nam
         params.check(changed, Path("params.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        ("US$ notes", r"holds '\$'"),
+        ("a^b", r"holds '\^'"),
+        ("a\\b", r"holds '\\\\'"),
+        ("鸟类", "holds '鸟'"),
+        ("صور", "holds 'ص'"),
+        ("e\u0301tude", r"holds '.*'"),  # an accent of its own
+        ("a`b", "holds '`'"),
+        ("<b>", "holds '<'"),
+        ("a|b", r"holds '\|'"),
+        ("a*b*", r"holds '\*'"),
+        ("[a](b)", r"holds '\['"),
+        ("a\nb", r"holds '\\n'"),
+        ("", "must begin with a letter or digit"),
+        (" a", "must begin with a letter or digit"),
+        ("a _b_", "must begin .* have _ within words alone"),
+        ("a" * 33, "has more than 32 characters"),
+    ],
+)
+def test_a_datasets_name_that_figures_or_pages_cannot_show_is_refused(label, reason, load):
+    with pytest.raises(UserError, match=rf"^params\.yaml: dataset\.label: {reason}"):
+        load("dataset.label", label)
+
+
+@pytest.mark.parametrize("label", ["my_birds", "ILSVRC/imagenet-1k", "Птицы & bêtes (v2.1), 7+"])
+def test_any_other_name_of_a_dataset_is_taken(label, load):
+    assert load("dataset.label", label).dataset.label == label
+
+
 def test_names_that_metrics_or_files_do_not_tell_apart_are_refused():
     for key, entries, name, reason in (
         ("student", "strategies", "teacher", r"student\.strategies\.teacher: metrics name the teacher so"),

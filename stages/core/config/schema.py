@@ -20,6 +20,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Percent = Annotated[int, Field(ge=1, le=99)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]*$")]  # safe in a path and in a stage's name
 WORDS = {"true", "false", "yes", "no", "on", "off", "null", "nan", "inf"}  # that YAML or Hydra take for no text
+# Latin, Greek and Cyrillic: letters of the figures' font that are written from left to right.
+LETTER = r"[0-9A-Za-z\u00c0-\u024f\u0370-\u037d\u0386-\u03ff\u0400-\u04ff\u1e00-\u1ef9]"
+SIGNS = " _.,+-/&'()"  # that mean nothing to matplotlib, Markdown and HTML, an underscore within a word alone
+LABEL = 32  # characters of a dataset's name, which stands in one line on the smallest figure
 LONGEST = 64  # characters: two names, a seed and a digest make a folder's name, which may have 255
 HUB = "hfds/"  # a reader that begins so is a Hugging Face dataset
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
@@ -57,7 +61,23 @@ def _key(name: str) -> str:
     return name
 
 
+def _label(name: str) -> str:
+    """Check a dataset's name, which figures, pages, tables and model cards show as it is."""
+    for sign in name:
+        if sign not in SIGNS and not (sign.isalnum() and re.match(LETTER, sign)):
+            raise ValueError(
+                f"holds {sign!r}, which figures and pages do not show as it is; "
+                f"take Latin, Greek or Cyrillic letters, digits, spaces and {SIGNS.strip()}"
+            )
+    if not re.match(LETTER, name) or name.endswith(" ") or re.search(rf"(?<!{LETTER})_|_(?!{LETTER})", name):
+        raise ValueError("must begin with a letter or digit, not end with a space, and have _ within words alone")
+    if len(name) > LABEL:
+        raise ValueError(f"has more than {LABEL} characters; shorten it")
+    return name
+
+
 Key = Annotated[str, AfterValidator(_key)]  # of a strategy or an objective
+Label = Annotated[str, AfterValidator(_label)]
 Reader = Annotated[str, AfterValidator(_reader)]
 Policy = Annotated[str, AfterValidator(check_policy)]
 Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]
@@ -74,7 +94,7 @@ class Dataset(Section):
 
     reader: Reader
     watch: list[Literal["images"]]  # [] if no images are outside the repository
-    label: str
+    label: Label
     classes: Annotated[int, Field(ge=2)]
     train_split: Name
     val_split: Name
