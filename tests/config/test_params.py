@@ -16,7 +16,7 @@ from stages.core.config.schema import Objective
 from stages.core.models.cost import parameters
 from stages.tools.compose import CONF, composed
 
-GIVEN = yaml.safe_load((Path(__file__).resolve().parents[2] / "params.yaml").read_text())
+GIVEN = yaml.safe_load(composed())
 OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
 OPEN = {"strategies", "definitions", "options", "runs"}  # mappings whose keys are names of the user's
 
@@ -64,8 +64,9 @@ def load_text(folder, text):
     return params.load(file)
 
 
-def test_params_are_the_composed_default(root):
-    assert (root / "params.yaml").read_text() == composed()
+def test_params_are_the_composed_default(root, committed):
+    """Those that are committed, or about to be: `dvc exp run -S` leaves others here."""
+    assert composed() in [(place / "params.yaml").read_text() for place in (root, committed)]
 
 
 def test_overrides_are_composed():
@@ -122,8 +123,8 @@ def test_external_datasets_compose_to_valid_params(reader, tmp_path):
     assert load_text(tmp_path, text).dataset.unreadable == "stop"
 
 
-def test_loading_round_trips(root, tmp_path):
-    loaded = params.load(root / "params.yaml")
+def test_loading_round_trips(tmp_path):
+    loaded = load_text(tmp_path, composed())
     dumped = loaded.model_dump(exclude_unset=True)
     assert dumped == GIVEN
     assert load_text(tmp_path, yaml.safe_dump(dumped)) == loaded
@@ -423,6 +424,90 @@ def test_inconsistent_values_are_explained(path, value, reason, load):
 def test_falling_intervals_are_refused(key, bounds, load):
     with pytest.raises(UserError, match=rf"recipe\.augment.*{key}"):
         load(f"recipe.augment.{key}", bounds)
+
+
+NAMES = {
+    "mse_w0.5": "holds '.'",  # DVC looks for key 5 of mse_w0
+    "mse[1]": r"holds '\['",
+    "mse-1": "holds '-'",
+    "a/b": "holds '/'",
+    "a@b": "holds '@'",
+    "$a": r"holds '\$'",
+    "a b": "holds ' '",
+    "a,b": "holds ','",
+    "a=b": "holds '='",
+    "a\n": r"holds '\\n'",
+    "1e3": "does not begin with a letter",  # a number to DVC's YAML, and text to Python's
+    "_mine": "does not begin with a letter",  # matplotlib leaves it out of legends
+    "é": "holds 'é'",
+    "": "does not begin with a letter",
+    "No": "do not take this name for text",  # false to Python's YAML
+    "nan": "do not take this name for text",  # a number to Hydra
+    "a" * 65: "more than 64 characters",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["student.strategies", "objective.definitions"])
+def test_names_with_a_meaning_of_their_own_are_refused_with_the_reason(kind, name):
+    changed = copy.deepcopy(GIVEN)
+    outer, inner = kind.split(".")
+    changed[outer][inner][name] = changed[outer][inner]["baseline" if outer == "student" else "mse"]
+    with pytest.raises(UserError, match=rf"^params\.yaml: {re.escape(f'{kind}.{name}')}: .*{NAMES[name]}"):
+        params.check(changed, Path("params.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        ("US$ notes", r"holds '\$'"),
+        ("a^b", r"holds '\^'"),
+        ("a\\b", r"holds '\\\\'"),
+        ("鸟类", "holds '鸟'"),
+        ("صور", "holds 'ص'"),
+        ("e\u0301tude", r"holds '.*'"),  # an accent of its own
+        ("a`b", "holds '`'"),
+        ("<b>", "holds '<'"),
+        ("a|b", r"holds '\|'"),
+        ("a*b*", r"holds '\*'"),
+        ("[a](b)", r"holds '\['"),
+        ("a\nb", r"holds '\\n'"),
+        ("", "must begin with a letter or digit"),
+        (" a", "must begin with a letter or digit"),
+        ("a _b_", "must begin .* have _ within words alone"),
+        ("a" * 33, "has more than 32 characters"),
+    ],
+)
+def test_a_datasets_name_that_figures_or_pages_cannot_show_is_refused(label, reason, load):
+    with pytest.raises(UserError, match=rf"^params\.yaml: dataset\.label: {reason}"):
+        load("dataset.label", label)
+
+
+@pytest.mark.parametrize("label", ["my_birds", "ILSVRC/imagenet-1k", "Птицы & bêtes (v2.1), 7+"])
+def test_any_other_name_of_a_dataset_is_taken(label, load):
+    assert load("dataset.label", label).dataset.label == label
+
+
+def test_names_that_metrics_or_files_do_not_tell_apart_are_refused():
+    for key, entries, name, reason in (
+        ("student", "strategies", "teacher", r"student\.strategies\.teacher: metrics name the teacher so"),
+        ("student", "strategies", "Lift", r"student\.strategies: lift and Lift differ by case alone"),
+        ("objective", "definitions", "MSE", r"objective\.definitions: mse and MSE differ by case alone"),
+    ):
+        changed = copy.deepcopy(GIVEN)
+        changed[key][entries][name] = changed[key][entries]["lift" if key == "student" else "mse"]
+        with pytest.raises(UserError, match=reason):
+            params.check(changed, Path("params.yaml"))
+
+
+def test_a_name_on_the_command_line_is_refused_with_the_reason(tmp_path):
+    """Hydra takes what follows the dot for a key within; the list of names says why that cannot be."""
+    definition = "+objective.definitions.mse_w0.5={alpha: 0.0, tau: 1.0, feature: mse, feature_weight: 0.5}"
+    with pytest.raises(
+        UserError, match=r"objective\.names\.0: the name holds '\.', which DVC, YAML, .* take a letter"
+    ) as caught:
+        load_text(tmp_path, composed(definition, "objective.names=[mse_w0.5]"))
+    assert str(caught.value).count("the name") == 1  # not again for each of its runs
 
 
 def test_every_fault_is_named_in_one_line(tmp_path):

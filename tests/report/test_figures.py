@@ -1,13 +1,19 @@
 """What the figures of nulls say is what their data say."""
 
+import re
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from stages.core.analysis import nulls
 from stages.core.analysis.energy import shares
 from stages.core.analysis.sep import mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
+from stages.core.config import schema
 from stages.core.report import style
 from stages.core.report.figures import blocks as block_figures
 from stages.core.report.figures import rank as rank_figures
@@ -160,6 +166,30 @@ def test_the_projects_strategies_have_looks_of_their_own():
     assert list(drawn) == [*style.KNOWN, "another"]
     assert len({look.color for name, look in drawn.items() if name != "another"}) == len(style.KNOWN)
     assert len({look.marker for name, look in drawn.items() if name != "another"}) == len(style.KNOWN)
+
+
+@pytest.mark.parametrize("label", ["digits", "W" * schema.LABEL, "ИЗОБРАЖЕНИЯ Ωmega Ærø_Ünïted (2)"])
+def test_a_face_says_all_that_it_says_on_a_strip_of_its_own(label, tmp_path):
+    """Of the longest name of a dataset, the longest of timm's and the smallest figure."""
+    figure = style.new_figure(5.5, 3)
+    face = f"{schema._label(label)} · 1,000 images · vit_base_patch16_clip_224.laion2b_ft_in12k_in1k, random weights"
+    style.sign(figure, face)
+    assert style.face_of(figure) == face
+    box = figure.texts[-1].get_window_extent()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a letter that its font lacks
+        style.save(figure, tmp_path, "f")
+    with Image.open(tmp_path / "f.png") as saved:
+        strip = saved.height / style.PNG_DPI - 3  # inches
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= 1 and box.y0 >= -strip * figure.dpi - 1
+
+
+def test_the_font_of_figures_has_every_letter_that_a_dataset_may_be_named_with():
+    figure = style.new_figure(1, 1)
+    font = FT2Font(font_manager.findfont(figure.text(0, 0, "").get_fontproperties())).get_charmap()
+    letters = [chr(code) for code in range(0x10000) if re.match(schema.LETTER, chr(code)) and chr(code).isalnum()]
+    assert [letter for letter in (*letters, *schema.SIGNS) if ord(letter) not in font] == []
+    assert {*"aZ9éßΩжẞ"} <= {*letters} and not {*"中$あא"} & {*letters}
 
 
 def test_the_colours_of_a_saved_figure_are_those_that_were_drawn(tmp_path):

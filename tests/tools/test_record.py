@@ -58,14 +58,14 @@ def git(folder: Path, *command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, committed: Path) -> Path:
     """A repository with the project's reports and a pipeline of two quick stages, up to date and committed."""
     folder = tmp_path_factory.mktemp("record") / "project"
-    shutil.copytree(root / "reports", folder / "reports", ignore=shutil.ignore_patterns("studies"))
+    shutil.copytree(committed / "reports", folder / "reports", ignore=shutil.ignore_patterns("studies"))
     (folder / "reports/studies").mkdir()
-    shutil.copy(root / "reports/studies/README.md", folder / "reports/studies")
-    shutil.copy(root / "params.yaml", folder)
-    shutil.copy(root / "reports" / "metrics.json", folder / "source.json")
+    shutil.copy(committed / "reports/studies/README.md", folder / "reports/studies")
+    shutil.copy(committed / "params.yaml", folder)
+    shutil.copy(committed / "reports" / "metrics.json", folder / "source.json")
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}))
     git(folder, "init", "-q")
     run(sys.executable, "-m", "dvc", "init", "-q", cwd=folder)
@@ -177,6 +177,35 @@ def test_a_stale_pipeline_is_refused(change, stage, project, monkeypatch):
     with pytest.raises(UserError, match=rf"not up to date \({stage}\); run `dvc repro`"):
         record_as(monkeypatch, "stale")
     assert not (project / "reports/studies/stale").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("dvc.yaml", True),  # as the test's pipeline has it, with a comment
+        ("reports/results/new.json", True),
+        ("torch/__init__.py", True),  # which stages would import in the place of the installed one
+        ("random.py", True),
+        ("README.md", False),
+        ("reports/studies/README.md", False),
+        ("notes.txt", False),
+        ("weights/vit.safetensors", False),
+        ("timm/timm/models/vit.py", False),  # a checkout beside; the installed package goes first
+    ],
+)
+def test_what_cannot_change_a_result_need_not_be_committed(file, counts, project, monkeypatch):
+    (project / file).parent.mkdir(parents=True, exist_ok=True)
+    with (project / file).open("a") as opened:
+        opened.write("# changed\n")
+    assert git(project, "status", "--porcelain")
+    if counts:
+        with pytest.raises(
+            UserError, match=rf"^there are uncommitted changes \({re.escape(file)}\); commit them first$"
+        ):
+            record_as(monkeypatch, "beside")
+    else:
+        record_as(monkeypatch, "beside")
+    assert (project / "reports/studies/beside").exists() != counts
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a b", "ü", "a\n", "current", "README.md"])

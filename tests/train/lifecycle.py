@@ -22,7 +22,6 @@ from stages.core.runtime.distributed import World, joined, launch
 from stages.core.train import fitting, outputs
 from stages.paths import COST, PARAMS
 
-ROOT = Path(__file__).resolve().parents[2]
 STRATEGIES = ("baseline", "lift", "widen", "uniform", "half", "copy", "widen_linear")  # one of each kind
 # One of each class; the last has a projector where widths differ, and statistics of the teacher.
 OBJECTIVES = ("none", "mse", "softkd", "softkd_spectral", "balanced_mse")
@@ -48,7 +47,9 @@ def write_params(folder: Path, *, ema_decay: float | None, strategies: Mapping[i
         ema_decay: of the recipe.
         strategies: that each seed trains, every one with all of `OBJECTIVES`.
     """
-    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    from stages.tools.compose import composed  # workers need no Hydra
+
+    content = yaml.safe_load(composed())
     content["dataset"]["val_images"] = 20
     content["teacher"] |= {"weights": "random", "recipe": None}
     content["teacher"]["model_args"]["depth"] = 2

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
+from stages.core.base.names import TEACHER
 from stages.core.config.models import ISOTROPIC, ModelArgs, Student, Teacher
 from stages.core.config.schema import Analysis, Dataset, Grid, Name, Objectives, Recipe, Section, Seed, Selection
 
@@ -56,6 +57,13 @@ class Params(Section):
         for key, values in repeatable.items():
             if len(set(values)) != len(values):
                 raise ValueError(f"{key}: {values} has the same value twice")
+        if TEACHER in self.student.strategies:
+            raise ValueError(f"student.strategies.{TEACHER}: metrics name the teacher so; choose another name")
+        for entries, place in {place: (entries, place) for _, entries, place in known.values()}.values():
+            spelled: dict[str, str] = {}
+            for name in entries:
+                if (other := spelled.setdefault(name.lower(), name)) != name:
+                    raise ValueError(f"{place}: {other} and {name} differ by case alone, as files cannot everywhere")
         for strategy, entry in self.student.strategies.items():
             if entry.of_teacher and strategy not in self.strategy.names:
                 continue  # the teacher's depth need not suit a student that is not trained
@@ -160,11 +168,13 @@ def check(content: Any, path: Path) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as invalid:
-        faults = []
+        faults: dict[str, str] = {}  # by what is said once: of a name, which many places repeat, its first place
         for error in invalid.errors(include_url=False):
-            key = ".".join(str(part) for part in error["loc"])
-            faults.append(f"{key + ': ' if key else ''}{_reason(error)}{_shown(error) if key else ''}")
-        raise UserError(f"{path}: " + "; ".join(faults)) from None
+            key = ".".join(str(part) for part in error["loc"] if part != "[key]")
+            reason = f"{_reason(error)}{_shown(error) if key else ''}"
+            fault = f"{key + ': ' if key else ''}{reason}"
+            faults.setdefault(reason if reason.startswith("the name ") else fault, fault)
+        raise UserError(f"{path}: " + "; ".join(faults.values())) from None
 
 
 def _reason(error: Any) -> str:

@@ -18,6 +18,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Percent = Annotated[int, Field(ge=1, le=99)]
+WORDS = {"true", "false", "yes", "no", "on", "off", "null", "nan", "inf"}  # that YAML or Hydra take for no text
+# Latin, Greek and Cyrillic: letters of the figures' font that are written from left to right.
+LETTER = r"[0-9A-Za-z\u00c0-\u024f\u0370-\u037d\u0386-\u03ff\u0400-\u04ff\u1e00-\u1ef9]"
+SIGNS = " _.,+-/&'()"  # that mean nothing to matplotlib, Markdown and HTML, an underscore within a word alone
+LABEL = 32  # characters of a dataset's name, which stands in one line on the smallest figure
+LONGEST = 64  # characters: two names, a seed and a digest make a folder's name, which may have 255
 HUB = "hfds/"  # a reader that begins so is a Hugging Face dataset
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
@@ -40,7 +46,44 @@ def _name(name: str) -> str:
     return name
 
 
+def _key(name: str) -> str:
+    """Check a name that is a key of params.yaml, a step of dotted keys, a part of runs' names and a legend's entry.
+
+    DVC and Hydra take a dot or a bracket for a step into a mapping, and YAML some digits for a number (1e3); run names
+    join names by hyphens; matplotlib leaves what begins with an underscore out of legends.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        sign = next((sign for sign in name if not re.match(r"[A-Za-z0-9_]", sign)), None)
+        reason = "does not begin with a letter" if sign is None else f"holds {sign!r}"
+        raise ValueError(
+            f"the name {reason}, which DVC, YAML, run names or legends read in their own way; "
+            "take a letter, then letters, digits and _"
+        )
+    if name.lower() in WORDS:
+        raise ValueError("YAML and Hydra do not take this name for text; choose another")
+    if len(name) > LONGEST:
+        raise ValueError(f"the name has more than {LONGEST} characters; shorten it")
+    return name
+
+
+def _label(name: str) -> str:
+    """Check a dataset's name, which figures, pages, tables and model cards show as it is."""
+    for sign in name:
+        if sign not in SIGNS and not (sign.isalnum() and re.match(LETTER, sign)):
+            raise ValueError(
+                f"holds {sign!r}, which figures and pages do not show as it is; "
+                f"take Latin, Greek or Cyrillic letters, digits, spaces and {SIGNS.strip()}"
+            )
+    if not re.match(LETTER, name) or name.endswith(" ") or re.search(rf"(?<!{LETTER})_|_(?!{LETTER})", name):
+        raise ValueError("must begin with a letter or digit, not end with a space, and have _ within words alone")
+    if len(name) > LABEL:
+        raise ValueError(f"has more than {LABEL} characters; shorten it")
+    return name
+
+
 Name = Annotated[str, AfterValidator(_name)]  # safe in a path and in a stage's name
+Key = Annotated[str, AfterValidator(_key)]  # of a strategy or an objective
+Label = Annotated[str, AfterValidator(_label)]
 Reader = Annotated[str, AfterValidator(_reader)]
 Policy = Annotated[str, AfterValidator(check_policy)]
 Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]
@@ -57,7 +100,7 @@ class Dataset(Section):
 
     reader: Reader
     watch: list[Literal["images"]]  # [] if no images are outside the repository
-    label: str
+    label: Label
     classes: Annotated[int, Field(ge=2)]
     train_split: Name
     val_split: Name
@@ -251,8 +294,8 @@ class Selection(Section):
     """
 
     label: str
-    options: Annotated[dict[Name, list[Name]], Field(min_length=1)]
-    names: Annotated[list[Name], Field(min_length=1)]
+    options: Annotated[dict[Name, list[Key]], Field(min_length=1)]
+    names: Annotated[list[Key], Field(min_length=1)]
 
 
 SeedKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]*)$")]  # YAML's keys of a mapping for DVC are strings
@@ -262,8 +305,8 @@ RunName = Annotated[str, Field(pattern=r"^[^-]+-[^-]+-(0|[1-9][0-9]*)$")]
 class Block(Section):
     """Runs of every strategy with every objective and every seed."""
 
-    strategies: Annotated[list[Name], Field(min_length=1)]
-    objectives: Annotated[list[Name], Field(min_length=1)]
+    strategies: Annotated[list[Key], Field(min_length=1)]
+    objectives: Annotated[list[Key], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
 
 
@@ -290,7 +333,7 @@ class Grid(Section):
 class Objectives(Selection):
     """Which objectives to train with, and what each one means."""
 
-    definitions: dict[Name, Objective]
+    definitions: dict[Key, Objective]
 
 
 class Levels(Section):
