@@ -44,10 +44,16 @@ class Study:
         """The manifest of its images."""
         return self.folder / "data.json"
 
+    @property
+    def has_students(self) -> bool:
+        """Whether students were trained; else backbones alone were analysed."""
+        return (self.results / "runs.csv").is_file()
+
 
 def latest(recorded: Sequence[Study]) -> Study | None:
-    """The study that was recorded last; None where there is none."""
-    return max(recorded, key=lambda study: (study.record["date"], study.name), default=None)
+    """Of the studies with students the one that was recorded last; None where there is none."""
+    trained = (study for study in recorded if study.has_students)
+    return max(trained, key=lambda study: (study.record["date"], study.name), default=None)
 
 
 def place(root: Path, name: str, *, replace: bool) -> Path:
