@@ -31,7 +31,7 @@ def main() -> None:
             pretrained = analysis.weights == "pretrained"
             found[name] = backbones.located(name, folder=own) if pretrained else Provenance(name, analysis.weights)
         except UserError as error:
-            missing[name] = str(error)
+            missing[name] = str(error).replace(str(own), "WEIGHTS")  # git tracks it, and no folder of this machine
             print(f"weights: {error}", file=sys.stderr, flush=True)
         else:
             if name in analysis.classifiers:

@@ -95,6 +95,20 @@ def test_shared_directions_are_those_of_the_uncentred_second_moment(batches):
     np.testing.assert_allclose(energies.numpy(), expected, rtol=1e-8)
 
 
+def test_energy_dims_are_those_of_the_tokens_that_are_cut(batches):
+    model, levels = make("deit_tiny_patch16_224"), [50, 95]
+    with torch.no_grad():
+        tokens = torch.cat([Cut(model, 1).tokens(images)[:, 1:] for images, _ in batches]).double().numpy()
+
+    def dims(matrix: np.ndarray) -> list[int]:
+        held = np.cumsum(np.linalg.svd(matrix, compute_uv=False) ** 2)
+        return [int(np.argmax(held >= held[-1] * level / 100)) + 1 for level in levels]
+
+    found = truncation.directions(model, batches, CPU, 1).energy_dims(levels)
+    assert list(found["shared"].values()) == dims(tokens.reshape(-1, 24))
+    assert list(found["own"].values()) == pytest.approx(np.mean([dims(one) for one in tokens], axis=0), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "channels"),
     [

@@ -241,7 +241,8 @@ class Project:
         for run in list(cache.glob("runs/*/*/*")):
             if run.is_file() and yaml.safe_load(run.read_text())["cmd"] == record["cmd"]:
                 shutil.rmtree(run.parent)  # DVC fails on an empty folder here
-        for checkpoints in self.folder.glob(f".ckpt/{stage.rpartition('@')[2]}-*"):
+        kind, _, item = stage.partition("@")
+        for checkpoints in self.folder.glob(f".ckpt/{item if kind == 'train' else kind}-*"):
             shutil.rmtree(checkpoints)
 
     def half_written(self) -> list[str]:

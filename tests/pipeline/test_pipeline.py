@@ -21,7 +21,7 @@ BLOCKS = (
 )
 SMALL = (*SMALL, f"grid.blocks=[{', '.join(BLOCKS)}]")  # no product of strategies and objectives
 SMALL = (*SMALL, "analysis.images_per_class=2", "analysis.sep.permutations=50", "analysis.sep.resamples=50")
-SMALL = (*SMALL, "analysis.rank.points=4", "dataset.val_images=100")
+SMALL = (*SMALL, "analysis.truncation.points=4", "dataset.val_images=100")
 TRAIN = "train@widen-mse-0"
 
 NO_NETWORK = """
@@ -96,7 +96,9 @@ def test_a_change_reruns_what_it_touches_alone(project: Project) -> None:
     project.compose("analysis.rotation.pairs=100")
     assert project.due() == {"check", "rotation@teacher"}
     project.compose("analysis.sep.permutations=20", "strategy.names=[widen]")
-    assert project.rerun("audit") == {"check", "sep@teacher", "encode", "dynamics", "summarize", "audit"}
+    assert project.rerun("audit") == {
+        *("check", "sep@teacher", "encode@students", "dynamics@teacher", "dynamics@students", "summarize", "audit")
+    }
     assert [path.name for path in (project.folder / "artifacts/train").iterdir()] == ["widen-mse-0"]
 
 

@@ -202,7 +202,11 @@ def test_the_steps_are_those_of_dvc(root):
     assert one.command == "python -m stages.train --strategy widen --objective mse --seed 1"
     assert one.outs == ("artifacts/train/widen-mse-1",) and one.params["student.strategies.widen"]
     assert all(Path(root / dep).exists() for dep in one.deps if dep.endswith(".py"))
-    assert one.follows(found["teach"]) and found["summarize"].follows(one) and not one.follows(found["svd@teacher"])
+    assert (
+        one.follows(found["teach@teacher"])
+        and found["summarize"].follows(one)
+        and not one.follows(found["svd@teacher"])
+    )
     assert found["watch@images"].always and "${" not in str(found.values())
 
 
