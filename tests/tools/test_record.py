@@ -286,6 +286,26 @@ def test_claims_are_judged_by_every_study(project, monkeypatch):
         verdicts.main()
 
 
+def test_a_study_of_backbones_alone_is_listed_and_judged(project, monkeypatch):
+    """Without students its results lack tables, and the headline is of the study before."""
+    reports = project / "reports"
+    study(reports, "trained", top1=78.3)
+    study(reports, "untrained", top1=70.0)
+    results = reports / "studies/untrained/results"
+    for name in ("runs.csv", "comparison.csv", "differences.csv", "controls.csv", "curves.csv", "teacher.json"):
+        (results / name).unlink()
+    manifest = {"dataset": "imagenet", "classes": 1000, "val": {"images": 50_000}}
+    (reports / "studies/untrained/data.json").write_text(json.dumps(manifest))
+    recorded = studies.read(reports / "studies")
+    assert [one.has_students for one in recorded] == [True, False]
+    assert studies.latest(recorded).name == "trained"
+    _, row = tables.provenance(recorded, "studies")
+    assert row["teacher"] == "none; teacher" and "studies/untrained/results/backbones.csv" in str(row["files"])
+    claims = {claim["id"]: claim for claim in audited(monkeypatch)["claims"]}
+    assert claims["top1/widen/softkd_mse"]["run"] == "trained"
+    assert "untrained: no student was trained" in claims["worded/wider_than_teacher"]["reason"]
+
+
 def test_a_contradiction_is_never_outvoted():
     claim = Claim(
         id="cost_params/lift/params",
