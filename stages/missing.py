@@ -21,9 +21,3 @@ def passed_on(file: Path, out: Path) -> bool:
     with atomic_folder(out) as folder:
         write_json(folder / FILE, said)
     return True
-
-
-def reasons(folder: Path, backbones: list[str]) -> dict[str, str]:
-    """Why backbones could not be analysed, by name, from the folders of a stage; of the others there is no entry."""
-    files = {name: folder / name / FILE for name in backbones}
-    return {name: read_json(file)[KEY] for name, file in files.items() if file.is_file()}

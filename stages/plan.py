@@ -33,6 +33,7 @@ def planned(backbones: Sequence[str], classifiers: Collection[str], runs: Collec
     students = {TEACHER: files[TEACHER], STUDENTS: _files(TRAIN)} if runs else {}
     read = {
         "teach": (teacher, TEACH / "metrics.json"),
+        "weights": (timm, WEIGHTS),
         "truncation": (measured, TRUNCATION),
         "dynamics": (measured or students, DYNAMICS),
         "train": (students, TRAIN),

@@ -57,7 +57,6 @@ def main() -> None:
     Raises:
         UserError: weights of backbones are missing; all is written of the others.
     """
-    missing = RESULTS / "missing.json"
     notebooks = [notebook for notebook in ALL if notebook.about.is_file()]
     pages = [INDEX, *(notebook.page for notebook in notebooks)]
     drawn: dict[str, Drawn] = {}
@@ -80,9 +79,11 @@ def main() -> None:
             path.unlink()
     prune(NOTEBOOKS, [f"{notebook.name}.ipynb" for notebook in notebooks])
     messages.end("report", f"{len(drawn)} figures; to open in a browser", HTML / INDEX.file)
-    if missing.is_file():
-        names = ", ".join(read_json(missing))
-        raise UserError(f"not analysed, for want of weights: {names}; all else is, and {missing} says what to bring")
+    weights = RESULTS / "weights.json"
+    missing = [name for name, of in read_json(weights).items() if "missing" in of] if weights.is_file() else []
+    if missing:
+        names = ", ".join(missing)
+        raise UserError(f"not analysed, for want of weights: {names}; all else is, and {weights} says what to bring")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from stages.paths import (
     TEACH,
     TRAIN,
     TRUNCATION,
+    WEIGHTS,
 )
 from stages.pruning import prune_students
 
@@ -54,7 +55,8 @@ def main() -> None:
     for folder, stage in ((TRUNCATION, "truncation"), (DYNAMICS, "dynamics")):
         prune(folder, list(plan[stage]))
 
-    absent = missing.reasons(SVD, list(plan["extract"]))
+    weights = analysis_tables.by_name(WEIGHTS, [name for name in plan["extract"] if name != TEACHER])
+    absent = {name for name, of in weights.items() if missing.KEY in of}
     backbones = [name for name in plan["extract"] if name not in absent]
     made_of = f"{messages.counted(len(grid), 'student')} and {messages.counted(len(backbones), 'backbone')}"
     messages.begin("summarize", f"tables of {made_of}")
@@ -63,8 +65,8 @@ def main() -> None:
     if models["truncation"]:
         files["truncation"] = analysis_tables.truncation_table(TRUNCATION, models["truncation"])
         files["truncation.json"] = analysis_tables.by_backbone(TRUNCATION, models["truncation"])
-    if absent:
-        files["missing.json"] = absent
+    if weights:
+        files["weights.json"] = weights
     if plan["teach"]:
         files["teacher.json"] = read_json(TEACH / "metrics.json")
     if grid:

@@ -18,7 +18,7 @@ from stages.paths import CHECKED
 from stages.tools.compose import CONF, composed
 
 GIVEN = yaml.safe_load((Path(__file__).resolve().parents[2] / "params.yaml").read_text())
-OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
+OPTIONAL = {"base", "model_args", "plan"}  # mappings whose keys may be left out
 OPEN = {"strategies", "definitions", "options", "runs"}  # mappings whose keys are names of the user's
 
 
@@ -636,7 +636,7 @@ VITS = dict.fromkeys(("weights", "config"), f"artifacts/weights/{VIT}.json")
         (
             ("grid=none",),
             {"teach": ["teacher"], "truncation": {"teacher": TEACHERS}, "dynamics": {"teacher": TEACHERS}},
-            {"train", "encode"},
+            {"train", "encode", "weights"},
         ),
         (
             ("analysis.classifiers=[]",),
@@ -644,7 +644,7 @@ VITS = dict.fromkeys(("weights", "config"), f"artifacts/weights/{VIT}.json")
                 **{"teach": ["teacher"], "encode": ["students"]},
                 "dynamics": {"teacher": TEACHERS, "students": dict.fromkeys(TEACHERS, "artifacts/train")},
             },
-            {"truncation"},
+            {"truncation", "weights"},
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """Backbones alone: no teacher, no student, no training images; one backbone's weights are missing."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -51,11 +52,13 @@ def project(tmp_path: Path, make_split: Callable[..., Path], monkeypatch: pytest
     [(sys.executable, IN_ONE_PROCESS, "report"), pytest.param(("dvc", "repro"), marks=pytest.mark.nightly)],
     ids=["in one process", "dvc repro"],
 )
-def test_backbones_are_analysed_without_anything_trained(project: Project, command: tuple[str, ...]) -> None:
+def test_backbones_are_analysed_without_anything_trained(
+    project: Project, command: tuple[str, ...], tmp_path: Path
+) -> None:
     ended = project.start(*command)
     assert ended.finish() == 1 if command[0] != "dvc" else ended.finish() != 0
     said = ended.line("error: ")
-    assert said.startswith(f"error: not analysed, for want of weights: {MISSING}; all else is, and reports/results/mis")
+    assert said.startswith(f"error: not analysed, for want of weights: {MISSING}; all else is, and reports/results/wei")
     assert ended.line(f"weights: no weights for {MISSING} ").endswith(f"{MISSING}.safetensors")
     run = {words.split()[2].removeprefix("stages.") for _, words in ended.lines if "python -m stages." in words[:19]}
     assert run == STAGES
@@ -76,8 +79,11 @@ def test_backbones_are_analysed_without_anything_trained(project: Project, comma
     truncation = json.loads(results["truncation.json"].read_text())
     assert set(truncation) == {VIT} and truncation[VIT]["channels"] == 64
     assert set(pd.read_csv(results["blocks.csv"])["run"]) == {VIT}
-    (reason,) = json.loads(results["missing.json"].read_text()).values()
-    assert reason.endswith(f"put it at WEIGHTS/{MISSING}.safetensors")  # no folder of this machine
+    weights = json.loads(results["weights.json"].read_text())
+    assert weights[MISSING]["missing"].endswith(f"put it at WEIGHTS/{MISSING}.safetensors")  # no folder of this machine
+    of_vit = (tmp_path / "weights" / VIT / "model.safetensors").read_bytes()
+    assert weights[VIT]["source"] == f"WEIGHTS/{VIT}/model.safetensors"
+    assert weights[VIT]["sha256"] == hashlib.sha256(of_vit).hexdigest()
     audit = json.loads((reports / "audit.json").read_text())
     verdicts = {claim["id"]: claim["verdict"] for claim in audit["claims"] if claim["scale"] != "any run"}
     assert set(verdicts.values()) == {"not measured"}

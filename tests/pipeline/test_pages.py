@@ -29,7 +29,7 @@ PAGES = [
 # Files that runs, studies, images and weights consist of; they are in no folder of the repository.
 ELSEWHERE = {"curves.csv", "predictions.npy", "config.json", "model.safetensors", "record.json", "train.tar", "val.tar"}
 ELSEWHERE |= {"kept_blocks.csv", "speed.json"}  # of runs that keep models during training; beside checkpoints
-ELSEWHERE |= {"missing.json"}  # of runs without some weights
+ELSEWHERE |= {"weights.json"}  # of runs with timm's backbones
 IGNORED = ("", "artifacts", ".ckpt", ".git", ".venv")
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b|\*|…")
 OTHERS = (

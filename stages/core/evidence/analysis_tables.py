@@ -23,6 +23,11 @@ def by_backbone(folder: Path, backbones: Sequence[str]) -> dict[str, Any]:
     return {backbone: read_json(folder / backbone / "metrics.json") for backbone in backbones}
 
 
+def by_name(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The JSON file of each name in a folder."""
+    return {name: read_json(folder / f"{name}.json") for name in names}
+
+
 def dims_table(svd: Path, pca: Path, backbones: Sequence[str]) -> pd.DataFrame:
     """Dims of each image's last block, in its own basis (svd) and in the shared one (pca): a row per threshold."""
     parts = []

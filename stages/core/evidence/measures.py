@@ -18,7 +18,6 @@ BACKBONES = "svd_and_pca_dims"  # the family of paper.yaml whose rows name the b
 IMAGE_SIZE = 224  # of rows without img_size
 LEVEL = "95"  # percent of the energy, in the paper's wording
 UNIFORM = "uniform"  # the strategy that spreads the parameters of WideLast over all blocks
-NO_STUDENT = "no student was trained"
 CAUTION = "; variances differ between settings, which the interval does not allow for"
 
 
@@ -275,7 +274,7 @@ def _sep_distance(claim: Claim, results: Results) -> Measured | str:
 def _difference(results: Results, first: Sequence[str], second: Sequence[str]) -> Measured | str:
     """Top-1 of one setting minus another's, in points, with its adjusted interval."""
     if not results.runs:
-        return NO_STUDENT
+        return "no student was trained"
     if not results.differences:
         return f"{results.folder}/differences.csv is missing"
     names = [setting_name(*setting) for setting in (first, second)]
@@ -319,8 +318,6 @@ def _no_such_student(claim: Claim, results: Results, strategy: str) -> str | Non
 
 
 def _wider_than_teacher(claim: Claim, results: Results) -> Measured | str:
-    if not results.runs:
-        return NO_STUDENT
     teacher = results.runs[0]["teacher_width"]
     wider = [run["width"] for run in _lifts(results) if run["width"] > teacher]
     first, second = (_lift_of_width(results, width) for width in (max(wider, default=0), teacher))

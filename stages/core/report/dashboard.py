@@ -87,14 +87,14 @@ class Ran:
         teacher: its metrics; empty without one.
         backbones: backbones.csv with the published figures beside the measured ones.
         students: None without any.
-        absent: why backbones could not be analysed, by name.
+        weights: of the backbones that are timm's, where their weights are from, or why they are missing.
     """
 
     data: Mapping[str, Any]
     teacher: Mapping[str, Any]
     backbones: pd.DataFrame
     students: Students | None
-    absent: Mapping[str, str]
+    weights: Mapping[str, Mapping[str, str]]
 
 
 HEADLINE = Card("headline", "The result", "differences.csv", "headline")
@@ -129,7 +129,7 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
         title=TITLE,
         paper=PAPER,
         summary=_summary(ran),
-        absent=ran.absent,
+        absent={name: of["missing"] for name, of in ran.weights.items() if "missing" in of},
         tiles=_tiles(ran),
         headline=_headline(drawn, places, root, recorded),
         cards=[_card(card, drawn, places, root) for card in _cards(_shown(ran.backbones)) if card.figure in drawn],
@@ -161,14 +161,14 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
 
 def _read(places: Places) -> Ran:
     results = places.results
-    teacher, absent = (
-        read_json(file) if (file := results / f"{name}.json").is_file() else {} for name in ("teacher", "missing")
+    teacher, weights = (
+        read_json(file) if (file := results / f"{name}.json").is_file() else {} for name in ("teacher", "weights")
     )
     students = None
     if (results / "runs.csv").is_file():
         students = Students(*(read_table(results / f"{name}.csv") for name in ("runs", "comparison", "differences")))
     rows = representation.with_published(read_table(results / "backbones.csv"), read_published(places.reference))
-    return Ran(read_json(places.data), teacher, rows, students, absent)
+    return Ran(read_json(places.data), teacher, rows, students, weights)
 
 
 def _summary(ran: Ran) -> str:
@@ -301,6 +301,9 @@ def _run(ran: Ran) -> list[tuple[str, Any]]:
         ),
         ("Backbones", f"{_joined(ran.backbones['timm'])}; {_joined(ran.backbones['images'])} images"),
     ]
+    found = [f"{of['source']}, SHA-256 {of['sha256']}" for of in ran.weights.values() if of.get("sha256")]
+    if found:
+        rows.append(("Weights", Markup("<br>").join(found)))
     if teacher:
         reached = "" if teacher.get("top1") is None else f", {teacher['top1']:.2f} % top-1"
         wide = "" if ran.students is None else f", {_joined(ran.students.runs['teacher_width'])} wide"
