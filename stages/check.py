@@ -13,10 +13,10 @@ def main() -> None:
     """Check the parameters, and write the marker that the first stages depend on; its content never changes."""
     settings = params.load(PARAMS)
     analysis, runs = settings.analysis, settings.grid.runs
-    if settings.plan != planned(analysis.backbones, analysis.classifiers, runs):
+    if settings.plan != planned(analysis.backbones, analysis.layerwise, analysis.classifiers, runs):
         raise UserError(
-            f"{PARAMS}: plan: it is not that of analysis.backbones, analysis.classifiers and grid.runs; choose them by "
-            "`dvc exp run -S` or `python -m stages.tools.compose`, which write it"
+            f"{PARAMS}: plan: it is not that of grid.runs and of backbones, layerwise, classifiers in analysis; choose "
+            "them by `dvc exp run -S` or `python -m stages.tools.compose`, which write it"
         )
     others = [name for name in analysis.backbones if name != TEACHER]
     if others:

@@ -18,12 +18,15 @@ BATCH, CPU_BATCH = 64, 4  # images per batch; a CPU is fastest when attention's 
 def main() -> None:
     """Write the features of the backbone named on the command line, on every visible GPU."""
     parameters = params.load(PARAMS)
-    backbone = arguments.backbone(__doc__, parameters.analysis.backbones)
+    parser = arguments.of_backbone(__doc__, parameters.analysis.backbones)
+    parser.add_argument("--blocks", choices=("all", "last"), help="default: as analysis.layerwise says")
+    backbone, blocks = vars(parser.parse_args()).values()
+    layerwise = blocks == "all" if blocks else backbone in parameters.analysis.layerwise
     if missing.passed_on(WEIGHTS / f"{backbone}.json", EXTRACT / backbone):
         return
     from stages.core.runtime import distributed  # here and below: torch and timm, which take seconds
 
-    distributed.launch(extract, parameters, backbone)
+    distributed.launch(extract, parameters, backbone, layerwise)
 
 
 def batch_size(device: "torch.device") -> int:
@@ -31,7 +34,7 @@ def batch_size(device: "torch.device") -> int:
     return CPU_BATCH if device.type == "cpu" else BATCH
 
 
-def extract(parameters: params.Params, backbone: str) -> None:
+def extract(parameters: params.Params, backbone: str, layerwise: bool) -> None:
     """Extract this process's share of the sample."""
     from stages.core.data.batches import evaluation_batches
     from stages.core.data.dataset import image_list
@@ -55,7 +58,7 @@ def extract(parameters: params.Params, backbone: str) -> None:
                 world.broadcast(folder),
                 images=len(sample.files),
                 world=world,
-                layerwise=backbone in parameters.analysis.layerwise,
+                layerwise=layerwise,
                 provenance=provenance,
             )
         if world.primary:

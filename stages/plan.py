@@ -12,18 +12,21 @@ from stages.core.base.names import STUDENTS, TEACHER
 from stages.paths import CHECKED, DYNAMICS, ENCODE, TEACH, TRAIN, TRUNCATION, WEIGHTS
 
 
-def planned(backbones: Sequence[str], classifiers: Collection[str], runs: Collection[str]) -> dict[str, Any]:
+def planned(
+    backbones: Sequence[str], layerwise: Collection[str], classifiers: Collection[str], runs: Collection[str]
+) -> dict[str, Any]:
     """The plan of a run.
 
     Args:
         backbones: analysis.backbones.
-        classifiers: analysis.classifiers; it may name models that this run does not have.
+        layerwise, classifiers: analysis.layerwise and analysis.classifiers; they may name models that this run does not
+            have.
         runs: the names of grid.runs.
 
     Returns:
         By stage: the items of `teach`, `weights` and `encode`; for each item of `extract` (and of the analyses that
-        follow it), `truncation` and `dynamics` two files that change if and only if the model does; what `summarize`
-        reads.
+        follow it), `truncation` and `dynamics` two files that change if and only if the model does; which blocks
+        `extract` looks at, so that another list for one backbone leaves the others alone; what `summarize` reads.
     """
     files = {name: _files(WEIGHTS / f"{name}.json") for name in backbones if name != TEACHER}
     timm = ["timm"] if files else []
@@ -42,7 +45,7 @@ def planned(backbones: Sequence[str], classifiers: Collection[str], runs: Collec
     return {
         "teach": teacher,
         "weights": timm,
-        "extract": {name: files[name] for name in backbones},
+        "extract": {name: {**files[name], "blocks": "all" if name in layerwise else "last"} for name in backbones},
         "truncation": measured,
         "dynamics": measured | students,
         "encode": [STUDENTS] if runs else [],

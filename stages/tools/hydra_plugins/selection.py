@@ -48,9 +48,10 @@ def runs(blocks: Sequence[Mapping[str, Any]], strategies: Sequence[str], objecti
     return DictConfig({"-".join(map(str, run.values())): run for run in chosen})
 
 
-def plan(backbones: Sequence[str], classifiers: Sequence[str], runs: Mapping[str, Any]) -> DictConfig:
+def plan(analysis: Mapping[str, Any], runs: Mapping[str, Any]) -> DictConfig:
     """The stages of a run; see `stages.plan`."""
-    return DictConfig(planned([*_listed(backbones)], [*_listed(classifiers)], list(runs)))
+    backbones, layerwise, classifiers = ([*_listed(analysis[key])] for key in ("backbones", "layerwise", "classifiers"))
+    return DictConfig(planned(backbones, layerwise, classifiers, list(runs)))
 
 
 OmegaConf.register_new_resolver("plan", plan, replace=True)
