@@ -39,7 +39,7 @@ def main() -> None:
         if surveyed is None or surveyed[1] != recorded:
             export_digits(
                 embedded_images(PREPARE),
-                train_split=data.train_split,
+                train_split=data.train_split or "train",
                 val_split=data.val_split,
                 val_images=data.val_images or 0,
                 seed=data.split_seed,
@@ -50,10 +50,13 @@ def main() -> None:
     sample = analysis_sample(splits["val"], parameters.analysis.images_per_class)
     for key, split in splits.items():
         write_text(index_file(PREPARE, key), "\n".join(split.files) + "\n")
+    if "train" not in splits:  # of other parameters: DVC keeps what is in this folder
+        index_file(PREPARE, "train").unlink(missing_ok=True)
     write_text(index_file(PREPARE, "sample"), "\n".join(sample) + "\n")
     write_json(MANIFEST, manifest)
-    train, val = (f"{manifest[part]['images']:,}" for part in ("train", "val"))
-    found = f"{train} training and {val} validation images, {len(sample):,} to analyse"
+    kinds = (("train", "training"), ("val", "validation"))
+    counts = " and ".join(f"{manifest[part]['images']:,} {kind}" for part, kind in kinds if part in manifest)
+    found = f"{counts} images, {len(sample):,} to analyse"
     left_out = sum((Counter(split.left_out) for split in splits.values()), Counter())
     messages.end("prepare", f"{found}; left out: {left_out_text(left_out)}" if left_out else found, PREPARE)
 

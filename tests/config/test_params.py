@@ -14,10 +14,11 @@ from stages.core.base.errors import UserError
 from stages.core.config import models, params
 from stages.core.config.schema import Objective
 from stages.core.models.cost import parameters
+from stages.paths import CHECKED
 from stages.tools.compose import CONF, composed
 
 GIVEN = yaml.safe_load(composed())
-OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
+OPTIONAL = {"base", "model_args", "plan"}  # mappings whose keys may be left out
 OPEN = {"strategies", "definitions", "options", "runs"}  # mappings whose keys are names of the user's
 
 
@@ -401,13 +402,16 @@ def test_an_impossible_value_is_named(path, value, load):
         ("grid.runs.7", ["lift-mse-7"], "grid.runs: these are not the runs of grid.blocks; choose what"),
         ("grid.runs.1", ["lift-mse"], "grid.runs.1.0: must match pattern"),
         ("grid.runs.one", RUNS, "grid.runs.one.[key]: must match pattern"),
-        ("grid.blocks", [], "grid.blocks: must have at least 1 item"),
+        ("grid.blocks", [], "seeds: 0 is in none of grid.blocks; choose what to train by"),
+        ("grid", {"blocks": [], "runs": {"1": RUNS}}, "is in none of grid.blocks; choose what to train by"),
+        ("dataset.train_split", None, "dataset: train_split must be set for the embedded dataset (digits), and where"),
         (
             "analysis.backbones",
             ["teacher", "teacher"],
             "analysis.backbones: ['teacher', 'teacher'] has the same value twice",
         ),
-        ("analysis.layerwise", ["vit_tiny"], "analysis: layerwise: 'vit_tiny' is not one of backbones: teacher"),
+        ("analysis.layerwise", ["a", "a"], "analysis.layerwise: ['a', 'a'] has the same value twice"),
+        ("analysis.classifiers", ["a", "a"], "analysis.classifiers: ['a', 'a'] has the same value twice"),
         ("analysis.img_size", {"teacher": 8}, "analysis: img_size: set the teacher's by teacher.model_args.img_size"),
         ("teacher.recipe", None, "teacher: weights fit needs a recipe, but recipe is null"),
         ("analysis.sep.thresholds", [50, 50], "analysis.sep.thresholds: [50, 50] has the same value twice"),
@@ -680,10 +684,80 @@ def test_the_stage_refuses_backbones_that_timm_does_not_have(tmp_path, monkeypat
         UserError, match=r"^timm has no model vit_tinny_patch16_224; similar ones are vit_tiny_patch16_"
     ):
         check.main()
-    assert not check.MARKER.exists()
+    assert not CHECKED.exists()
     Path("params.yaml").write_text(composed("analysis.backbones=[teacher,vit_tiny_patch16_224]"))
     check.main()
-    assert check.MARKER.exists()
+    assert CHECKED.exists()
+
+
+FOLDER = ("dataset=folder", "dataset.classes=10", "dataset.image_size=8", "dataset.train_split=null")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (FOLDER, "dataset.train_split: null names no images to train on, but grid.runs trains students; set it"),
+        ((*FOLDER, "grid=none"), "dataset.train_split: null names no images to train on, but teacher.weights is fit"),
+        ((*FOLDER, "dataset.held_out=0.1"), "dataset: train_split must be set for the embedded dataset (digits), and"),
+        (("experiment=analysis", "analysis.backbones=[]"), "analysis.backbones: must have at least 1 item"),
+    ],
+)
+def test_nothing_can_be_trained_without_training_images(overrides, reason, tmp_path):
+    with pytest.raises(UserError, match=re.escape(f"params.yaml: {reason}")):
+        load_text(tmp_path, composed(*overrides))
+    assert load_text(tmp_path, composed("experiment=analysis")).dataset.train_split is None
+
+
+VIT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+TEACHERS = {"weights": "artifacts/teach/model.safetensors", "config": "artifacts/teach/config.json"}
+VITS = dict.fromkeys(("weights", "config"), f"artifacts/weights/{VIT}.json")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "items", "unread"),
+    [
+        (
+            ("experiment=analysis", f"analysis.backbones=[{VIT},vit_base_patch16_224.mae]"),
+            {"weights": ["timm"], "truncation": {VIT: VITS}, "dynamics": {VIT: VITS}},
+            {"teach", "train", "encode"},
+        ),
+        (
+            ("experiment=analysis", "analysis.backbones=[vit_base_patch16_224.mae]"),
+            {"weights": ["timm"]},
+            {"teach", "train", "encode", "truncation", "dynamics"},
+        ),
+        (
+            ("grid=none",),
+            {"teach": ["teacher"], "truncation": {"teacher": TEACHERS}, "dynamics": {"teacher": TEACHERS}},
+            {"train", "encode", "weights"},
+        ),
+        (
+            ("analysis.classifiers=[]",),
+            {
+                **{"teach": ["teacher"], "encode": ["students"]},
+                "dynamics": {"teacher": TEACHERS, "students": dict.fromkeys(TEACHERS, "artifacts/train")},
+            },
+            {"truncation", "weights"},
+        ),
+    ],
+)
+def test_stages_that_have_nothing_to_do_are_not_there(overrides, items, unread):
+    """What is not there has no item, and `summarize` reads in its place what `check` writes."""
+    content = yaml.safe_load(composed(*overrides))
+    plan = params.check(content, Path("params.yaml")).plan
+    assert list(plan["extract"]) == content["analysis"]["backbones"]
+    assert {name: of for name, of in plan.items() if of and name not in ("extract", "summarize")} == items
+    assert {name for name, place in plan["summarize"].items() if place == CHECKED.as_posix()} == unread
+
+
+def test_a_plan_that_is_not_that_of_the_other_keys_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = yaml.safe_load(composed())
+    content["analysis"]["backbones"] = ["teacher", VIT]
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"^params\.yaml: plan: it is not that of .* choose them by `dvc exp run -S`"):
+        check.main()
+    assert not CHECKED.exists()
 
 
 @pytest.mark.parametrize("profile", ["digits", "cifar100_small", "cifar100", "imagenet"])

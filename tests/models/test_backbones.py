@@ -311,6 +311,49 @@ def test_unknown_names_are_refused_with_the_nearest(make, name, hint):
     assert hint in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "vit_small_patch16_224_dino",
+            r"^timm has renamed vit_small_patch16_224_dino to vit_small_patch16_224\.dino",
+        ),
+        (
+            "vit_tiny_patch16_224_in21k",
+            r"renamed vit_tiny_patch16_224_in21k to vit_tiny_patch16_224\.augreg_in21k; ",
+        ),
+    ],
+)
+def test_names_that_timm_renamed_are_refused_with_the_new_one(name, said):
+    with pytest.raises(UserError, match=said):
+        backbones.check_name(name)
+
+
+@pytest.mark.parametrize("bring", [as_safetensors, as_hub_folder])
+def test_weights_are_located_without_being_loaded(bring, model, tmp_path, offline, monkeypatch):
+    bring(model, tmp_path)
+    _, loaded = backbones.pretrained(NAME, {}, folder=tmp_path)
+    monkeypatch.delattr(backbones.timm, "create_model")
+    assert backbones.located(NAME, folder=tmp_path) == loaded
+
+
+def test_missing_weights_are_said_alike_before_loading(tmp_path, offline):
+    with pytest.raises(UserError) as caught:
+        backbones.located(NAME, folder=tmp_path)
+    assert str(caught.value) == line(tmp_path)
+
+
+def test_a_head_for_other_classes_is_refused(tmp_path, offline):
+    backbones.check_classes(NAME, 1000, folder=None)
+    refused = r"^analysis\.classifiers: the head of test_vit\.r160_in1k has 1000 outputs, but dataset\.classes is 3"
+    with pytest.raises(UserError, match=refused):
+        backbones.check_classes(NAME, 3, folder=tmp_path)
+    with pytest.raises(UserError, match=r"the head of vit_base_patch16_224\.mae has no outputs, but"):
+        backbones.check_classes("vit_base_patch16_224.mae", 1000, folder=None)
+    as_hub_folder(timm.create_model(NAME, num_classes=3), tmp_path)
+    backbones.check_classes(NAME, 3, folder=tmp_path)
+
+
 def test_a_name_without_weights_asks_for_a_file():
     assert "put yours at WEIGHTS/test_maxvit.safetensors" in line(None, "test_maxvit")
 

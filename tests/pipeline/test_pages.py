@@ -30,6 +30,7 @@ PAGES = [
 # Files that runs, studies, images and weights consist of; they are in no folder of the repository.
 ELSEWHERE = {"curves.csv", "predictions.npy", "config.json", "model.safetensors", "record.json", "train.tar", "val.tar"}
 ELSEWHERE |= {"kept_blocks.csv", "speed.json"}  # of runs that keep models during training; beside checkpoints
+ELSEWHERE |= {"weights.json"}  # of runs with timm's backbones
 IGNORED = ("", "artifacts", ".ckpt", ".git", ".venv")
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b|\*|…")
 OTHERS = (
@@ -228,8 +229,9 @@ def edges_of_diagram(diagram: str) -> set[tuple[str, str]]:
 
 
 def test_the_diagram_is_the_pipeline(tmp_path: Path) -> None:
-    """Its edges are those of DVC's graph, with stage `watch`, which only images outside the repository bring in."""
-    params = yaml.safe_load(composed())
+    """Its edges are those of DVC's graph, with all stages: external images and a backbone beside the teacher."""
+    backbones = "analysis.backbones=[teacher,deit_small_patch16_224]"
+    params = yaml.safe_load(composed(backbones, "analysis.classifiers=[teacher,deit_small_patch16_224]"))
     params["dataset"]["watch"] = ["images"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
@@ -284,9 +286,9 @@ def test_every_file_and_column_of_the_results_is_explained(committed: Path) -> N
         keys = {key for row in rows(section(page, f"`{name}.json`")) for key in codes(row[0])}
         for backbone in json.loads((results / f"{name}.json").read_text()).values():
             assert keys == set(backbone) - entry, name
-    for name in {"teacher", "cost", "rank"} & {path.stem for path in results.glob("*.json")}:
+    for name in {"teacher", "cost", "truncation"} & {path.stem for path in results.glob("*.json")}:
         content = json.loads((results / f"{name}.json").read_text())
-        found = set(content) if name != "cost" else {key for one in content.values() for key in one}
+        found = set(content) if name == "teacher" else {key for one in content.values() for key in one}
         recipe = {code for row in rows(section(page, "`runs.csv`"))[4:8] for code in codes(row[0])}
         assert set(codes(section(page, f"`{name}.json`"))) - {"runs.csv"} >= found - recipe, name
 

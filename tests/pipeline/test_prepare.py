@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,42 @@ def test_folders_and_archives_are_prepared_alike(project, tree, tmp_path, monkey
             archive.add(tree / split, ".")
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     assert written(project("dataset.reader=tar")) == folders
+
+
+VALIDATION_ALONE = ("grid=none", "teacher.weights=random", "dataset.train_split=null")
+
+
+def test_without_training_the_validation_images_suffice(project, tree, tmp_path, monkeypatch):
+    """As class folders and as a tar, whichever is there; what a run with training listed before is removed."""
+    whole = written(project())
+    shutil.rmtree(tree / "train")
+    folders = written(project(*VALIDATION_ALONE, "dataset.reader=local"))
+    assert folders.keys() == {"data.json", "val.txt", "sample.txt"}
+    manifest, before = json.loads(folders["data.json"]), json.loads(whole["data.json"])
+    assert manifest == {key: value for key, value in before.items() if key not in ("train", "train_split")}
+    watch.main()
+    assert set(json.loads(Path("reports/source.json").read_text())) == {"dataset", "val"}
+    with tarfile.open(tmp_path / "val.tar", "w") as archive:
+        archive.add(tree / "val", ".")
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    assert written(project(*VALIDATION_ALONE, "dataset.reader=local")) == folders
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tree: shutil.rmtree(tree / "val"), r"/val is not a folder \(its parent holds train\)"),
+        (lambda tree: [image.unlink() for image in (tree / "val/bee").iterdir()], r"/val/bee holds no image"),
+        (lambda tree: shutil.rmtree(tree / "val/bee"), r"the dataset has 2 classes, dataset\.classes says 3"),
+        (lambda tree: (tree / "val/bee/000.png").write_bytes(b""), r"/val/bee/000\.png is empty"),
+        (lambda tree: (tree / "val/bee/001.png").unlink(), r"class bee has 1 validation images, fewer than analysis\."),
+    ],
+)
+def test_validation_images_that_cannot_be_analysed_end_in_one_line(change, said, project, tree):
+    change(tree)
+    with pytest.raises(UserError, match=said):
+        project(*VALIDATION_ALONE, "dataset.reader=local", "analysis.images_per_class=2")
+    assert not Path("reports/data.json").exists()
 
 
 def test_preparing_again_writes_nothing(project):

@@ -59,7 +59,8 @@ def texts(figure):
 
 
 def test_every_figure_says_what_it_is_of(shown, committed):
-    assert len(shown) > 20 and {"headline", "headline_dark", "accuracy", "teacher-sep", "rank"} <= set(shown)
+    expected = {"headline", "headline_dark", "accuracy", "teacher-sep", "teacher-truncation"}
+    assert len(shown) > 20 and expected <= set(shown)
     last = latest(read(committed / "reports/studies"))
     current = committed / "reports/results", committed / "reports/data.json"
     whose = {True: (last.results, last.data) if last else current, False: current}  # of the headline, and of all others
@@ -182,6 +183,6 @@ def test_a_face_says_where_weights_are_from(weights, said):
     of = {"backbone": "teacher", "architecture": "cait_s24_224", "weights": weights, "images": 1000}
     assert faces.backbone(data, of) == f"cifar100 · 1,000 images · teacher (cait_s24_224), {said}"
     assert faces.backbones(data, {"a": of, "b": of}) == "cifar100 · 1,000 images · 2 backbones"
-    assert faces.teacher(data, of) == f"cifar100 · 10,000 validation images · teacher (cait_s24_224), {said}"
+    assert faces.validated(data, of) == f"cifar100 · 10,000 validation images · teacher (cait_s24_224), {said}"
     vit = {**of, "backbone": "vit", "architecture": "vit"}
     assert faces.backbone(data, vit) == f"cifar100 · 1,000 images · vit, {said}"

@@ -9,7 +9,7 @@ import pytest
 
 from stages.core.base.errors import UserError
 from stages.core.report import rendering
-from stages.core.report.rendering import render
+from stages.core.report.rendering import _without_empty_sections, render
 
 CELL = """import sys
 import matplotlib.pyplot
@@ -97,3 +97,17 @@ def test_notebooks_are_the_same_whatever_the_users_home_holds(template, tmp_path
         render(template, tmp_path / "out.ipynb", tmp_path / "out.html", tmp_path / "figures", {})
         found.append(nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].outputs)
     assert found[0] == found[1] == [{"output_type": "stream", "name": "stdout", "text": "plain\n1.5\n"}]
+
+
+def test_a_section_whose_code_shows_nothing_is_left_out():
+    markdown, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    shows = [nbformat.v4.new_output("stream", text="shown")]
+    cells = [
+        *(markdown("# Title"), code("import stages")),
+        *(markdown("## Run"), code("show()", outputs=shows), code("helper()")),
+        *(markdown("## Not run"), markdown("What it would be."), code("if False: show()")),
+        *(markdown("## Words alone"), markdown("### Not run within"), code("if False: show()")),
+    ]
+    left = _without_empty_sections(nbformat.v4.new_notebook(cells=cells)).cells
+    expected = ["# Title", "import stages", "## Run", "show()", "helper()", "## Words alone"]
+    assert [one.source for one in left] == expected

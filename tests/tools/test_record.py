@@ -315,6 +315,39 @@ def test_claims_are_judged_by_every_study(project, monkeypatch):
         verdicts.main()
 
 
+def test_what_is_said_of_a_study_may_come_first_and_stays(project, monkeypatch):
+    about = project / "reports/studies/digits.4/README.md"
+    about.parent.mkdir()
+    about.write_text("What it is of.")
+    assert studies.read(about.parents[1]) == []
+    for arguments in (["digits.4"], ["digits.4", "--replace"]):
+        git(project, "add", "-A")
+        git(project, "commit", "-qm", "described")
+        record_as(monkeypatch, *arguments)
+        assert about.read_text() == "What it is of."
+        assert [study.name for study in studies.read(about.parents[1])] == ["digits.4"]
+
+
+def test_a_study_of_backbones_alone_is_listed_and_judged(project, monkeypatch):
+    """Without students its results lack tables, and the headline is of the study before."""
+    reports = project / "reports"
+    study(reports, "trained", top1=78.3)
+    study(reports, "untrained", top1=70.0)
+    results = reports / "studies/untrained/results"
+    for name in ("runs.csv", "comparison.csv", "differences.csv", "controls.csv", "curves.csv", "teacher.json"):
+        (results / name).unlink()
+    manifest = {"dataset": "imagenet", "classes": 1000, "val": {"images": 50_000}}
+    (reports / "studies/untrained/data.json").write_text(json.dumps(manifest))
+    recorded = studies.read(reports / "studies")
+    assert [one.has_students for one in recorded] == [True, False]
+    assert studies.latest(recorded).name == "trained"
+    _, row = tables.provenance(recorded, "studies")
+    assert row["teacher"] == "none; teacher" and "studies/untrained/results/backbones.csv" in str(row["files"])
+    claims = {claim["id"]: claim for claim in audited(monkeypatch)["claims"]}
+    assert claims["top1/widen/softkd_mse"]["run"] == "trained"
+    assert any("untrained: no student was trained" in claim["reason"] for claim in claims.values())
+
+
 def test_a_contradiction_is_never_outvoted():
     claim = Claim(
         id="cost_params/lift/params",

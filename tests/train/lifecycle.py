@@ -76,15 +76,14 @@ def write_params(folder: Path, *, ema_decay: float | None, strategies: Mapping[i
 
 def start(folder: Path) -> None:
     """Run in `folder` all stages that come before the training of students, and those of the teacher's features."""
-    from stages import extract, pca, prepare, rank, rotation, sep, svd, teach, weights  # workers need none of them
+    from stages import extract, pca, prepare, rotation, sep, svd, teach, truncation  # workers need none of them
 
     os.chdir(folder)
     stage(prepare.main)
     stage(teach.main)
-    stage(weights.main)
     for one in (extract, svd, pca, sep, rotation):
         stage(one.main, "--backbone", "teacher")
-    stage(rank.main)
+    stage(truncation.main, "--model", "teacher")
     write_json(COST / "metrics.json", {})  # counted on the paper's students, not on these
 
 
@@ -138,7 +137,8 @@ def analyse(folder: Path) -> None:
 
     os.chdir(folder)
     stage(encode.main)
-    stage(dynamics.main)
+    for of in ("teacher", "students"):
+        stage(dynamics.main, "--model", of)
     stage(summarize.main)
 
 

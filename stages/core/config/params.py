@@ -34,6 +34,12 @@ class Params(Section):
     grid: Grid
     recipe: Recipe
     analysis: Analysis
+    plan: dict[str, list[str] | dict[str, Any]]  # composed; see `stages.plan`
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher is made: to be analysed, or for students."""
+        return TEACHER in self.analysis.backbones or bool(self.grid.runs)
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -50,6 +56,7 @@ class Params(Section):
             "seeds": self.seeds,
             "analysis.backbones": self.analysis.backbones,
             "analysis.layerwise": self.analysis.layerwise,
+            "analysis.classifiers": self.analysis.classifiers,
             "analysis.svd.thresholds": self.analysis.svd.thresholds,
             "analysis.pca.thresholds": self.analysis.pca.thresholds,
             "analysis.sep.thresholds": self.analysis.sep.thresholds,
@@ -77,6 +84,8 @@ class Params(Section):
     def _grid(self) -> Self:
         """Require that `grid.runs`, which DVC reads, are the runs that the other keys choose."""
         blocks = self.grid.blocks
+        if not blocks and not self.grid.runs:
+            return self
         for key, names, known in (
             ("strategy.names", self.strategy.names, [name for block in blocks for name in block.strategies]),
             ("objective.names", self.objective.names, [name for block in blocks for name in block.objectives]),
@@ -103,8 +112,15 @@ class Params(Section):
 
         Sizes that params leave to the architecture are checked before training, by `stages.core.train.task`.
         """
+        fitted = self.has_teacher and self.teacher.weights == "fit"
+        if self.dataset.train_split is None and (self.grid.runs or fitted):
+            reason = "grid.runs trains students" if self.grid.runs else "teacher.weights is fit"
+            raise ValueError(f"dataset.train_split: null names no images to train on, but {reason}; set it")
+        if not self.has_teacher:
+            return self
         pixels, teacher = self.dataset.image_size, self.teacher.model_args
-        students = {name: ModelArgs(**self.student.model(name, self.teacher)[1]) for name in self.strategy.names}
+        trained = self.strategy.names if self.grid.runs else []
+        students = {name: ModelArgs(**self.student.model(name, self.teacher)[1]) for name in trained}
         sizes = {"teacher.model_args.img_size": teacher.img_size} | {
             self.student.key(strategy, "img_size"): student.img_size for strategy, student in students.items()
         }

@@ -35,8 +35,8 @@ def _rising(bounds: list[float]) -> list[float]:
 
 
 def _reader(name: str) -> str:
-    if not re.fullmatch(rf"digits|folder|tar|{HUB}(\w[\w.-]*/)?\w[\w.-]*", name, re.ASCII):
-        raise ValueError(f"must be one of digits, folder, tar, {HUB}OWNER/NAME")
+    if not re.fullmatch(rf"digits|folder|tar|local|{HUB}(\w[\w.-]*/)?\w[\w.-]*", name, re.ASCII):
+        raise ValueError(f"must be one of digits, folder, tar, local, {HUB}OWNER/NAME")
     return name
 
 
@@ -102,7 +102,7 @@ class Dataset(Section):
     watch: list[Literal["images"]]  # [] if no images are outside the repository
     label: Label
     classes: Annotated[int, Field(ge=2)]
-    train_split: Name
+    train_split: Name | None  # null where nothing is trained
     val_split: Name
     val_images: Count | None  # for the embedded dataset; other datasets come with their splits
     split_seed: Seed
@@ -123,6 +123,8 @@ class Dataset(Section):
             raise ValueError("std must be positive")
         if (self.reader == "digits") != (self.val_images is not None):
             raise ValueError("val_images must be set for the embedded dataset (digits), and null for others")
+        if self.train_split is None and (self.reader == "digits" or self.held_out is not None):
+            raise ValueError("train_split must be set for the embedded dataset (digits), and where held_out is")
         if self.held_out is not None and self.reader == "digits":
             raise ValueError("held_out must be null for the embedded dataset (digits), which has val_images")
         if len(self.watch) != (self.reader != "digits"):
@@ -316,8 +318,8 @@ class Grid(Section):
     `runs` lists the names of each seed's runs, for the items of DVC's stage `train`.
     """
 
-    blocks: Annotated[list[Block], Field(min_length=1)]
-    runs: Annotated[dict[SeedKey, Annotated[list[RunName], Field(min_length=1)]], Field(min_length=1)]
+    blocks: list[Block]
+    runs: dict[SeedKey, Annotated[list[RunName], Field(min_length=1)]]
 
     def listed(self) -> list[Run]:
         """The runs: the seeds of a setting one after the other, settings in the order in which they are listed."""
@@ -365,7 +367,7 @@ class Rotation(Section):
     seed: Seed
 
 
-class Rank(Section):
+class Truncation(Section):
     """Dims that accuracy needs: `points` counts of dimensions, and shares of the whole top-1, in percent."""
 
     points: Annotated[int, Field(ge=2)]
@@ -376,12 +378,14 @@ class Analysis(Section):
     """Which features are analysed, and how.
 
     A backbone is "teacher" or a timm name; `weights` applies to the timm models. `img_size` replaces a timm model's own
-    input size; it may name models that are not analysed. The backbones in `layerwise` are analysed block by block, the
-    others only in their last block.
+    input size. The backbones in `layerwise` are analysed block by block, the others only in their last block. Those in
+    `classifiers` have a head for the dataset's classes, so that top-1 is measured too. These three may name models that
+    are not analysed.
     """
 
     backbones: Annotated[list[Name], Field(min_length=1)]
     layerwise: list[Name]
+    classifiers: list[Name]
     weights: Literal["pretrained", "random"]
     img_size: dict[Name, Count]
     images_per_class: Count
@@ -389,13 +393,10 @@ class Analysis(Section):
     pca: Pca
     sep: Sep
     rotation: Rotation
-    rank: Rank
+    truncation: Truncation
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name in self.layerwise:
-            if name not in [TEACHER, *self.backbones]:
-                raise ValueError(f"layerwise: '{name}' is not one of backbones: {', '.join(self.backbones)}")
         if TEACHER in self.img_size:
             raise ValueError("img_size: set the teacher's by teacher.model_args.img_size")
         return self

@@ -22,7 +22,7 @@ from stages.core.data.splits import (
     index_file,
     read_index,
 )
-from stages.core.data.tars import Tars
+from stages.core.data.tars import Tars, holds_archives
 from stages.core.runtime.machine import data_root, listings
 
 
@@ -62,11 +62,14 @@ def source(data: Dataset, prepared: Path) -> Source:
     if data.reader.startswith(HUB):
         return Hub(data.reader.removeprefix(HUB), root, data.columns)
     assert root is not None  # else unavailable
-    return Tars(root, listings()) if data.reader == "tar" else Folders(root)
+    archived = data.reader == "tar" or (data.reader == "local" and holds_archives(root, data.val_split))
+    return Tars(root, listings()) if archived else Folders(root)
 
 
 def survey(data: Dataset, prepared: Path) -> tuple[dict[str, Split], dict[str, Any]]:
     """List the images of "train" and "val", refuse splits that cannot be used, and describe them in a manifest.
+
+    Without a `train_split` there is "val" alone.
 
     Args:
         data: the dataset section of params.
@@ -75,9 +78,12 @@ def survey(data: Dataset, prepared: Path) -> tuple[dict[str, Split], dict[str, A
     Raises:
         UserError: the images cannot be reached, or cannot be trained on and validated on; the text says why.
     """
-    names = {"train": data.train_split, "val": data.val_split}
+    names = {key: name for key, name in (("train", data.train_split), ("val", data.val_split)) if name is not None}
     images = source(data, prepared)
-    if data.held_out is None:
+    if data.train_split is None:
+        splits = {"val": images.scan(data.val_split)}
+        check_classes(splits["val"], classes=data.classes)
+    elif data.held_out is None:
         splits = {key: images.scan(name) for key, name in names.items()}
         train, val = splits["train"], splits["val"]
         check_splits(train, val, classes=data.classes)
@@ -87,7 +93,7 @@ def survey(data: Dataset, prepared: Path) -> tuple[dict[str, Split], dict[str, A
         whole = images.scan(data.train_split)
         check_classes(whole, classes=data.classes)
         splits = dict(zip(names, hold_out(whole, data.held_out, data.split_seed), strict=True))
-    if data.unreadable == "stop":
+    if data.unreadable == "stop" and "train" in splits:
         check_sizes(splits["train"])
     check_sizes(splits["val"])  # an image that cannot be read stops validation, whatever the policy
     keys = {"classes", "train_split", "val_split", "val_images", "split_seed", "held_out"}
@@ -116,7 +122,8 @@ def look_at_images(data: Dataset, splits: Mapping[str, Split], prepared: Path) -
     """
     dark = []
     for part, split in splits.items():
-        name = data.val_split if part == "val" and data.held_out is None else data.train_split
+        trained = part == "train" or data.held_out is not None
+        name = (data.train_split if trained else None) or data.val_split
         images = source(data, prepared).open(name, list(split.files), split.classes)
         dark += check_pixels(images, skip=part == "train" and data.unreadable == "skip")
     return dark

@@ -196,6 +196,15 @@ def _check_shards(
         )
 
 
+def holds_archives(root: Path, split: str) -> bool:
+    """Whether a split is ROOT/SPLIT.tar or a folder of tar archives, and no folder of anything else."""
+    folder = root / split
+    with readable(folder):
+        if folder.is_dir():
+            return any(path.suffix.lower() == ".tar" for path in folder.iterdir())
+        return (root / f"{split}.tar").is_file()
+
+
 def _compressed(folder: Path, names: Sequence[str]) -> UserError:
     """The error for archives that cannot be read at any offset."""
     return UserError(

@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError
 from timm.data import ImageNetInfo, resolve_input_data_config
-from timm.models import load_state_dict, resolve_model_input_args
+from timm.models import get_deprecated_models, load_state_dict, resolve_model_input_args
 from torch import nn
 
 from stages.core.base.errors import UserError
@@ -105,18 +105,12 @@ def pretrained(
             where to put it; or they do not fit the model.
     """
     check_name(name)
-    own = None if folder is None else _users_file(name, folder)
-    if own is not None and folder is not None:
-        path, source, opened = own, f"WEIGHTS/{own.relative_to(folder).as_posix()}", name
-        if path.parent != folder and (path.parent / "config.json").is_file():
-            _check_architecture(name, path.parent / "config.json")
-            opened = f"local-dir:{path.parent}"
-    else:
-        found = _from_hub(name, folder)
-        if found is None:
-            return _from_address(name, arguments, folder, img_size)
-        path, opened = found, name
-        source = f"{timm.get_pretrained_cfg(name).hf_hub_id}@{path.parent.name}"
+    found = _file(name, folder)
+    if found is None:
+        return _from_address(name, arguments, folder, img_size)
+    path, source = found
+    config = _users_config(name, folder)
+    opened = name if config is None else f"local-dir:{config.parent}"
     shards = _shards(path)
     try:
         given: dict[str, Any] = {"file": str(path)}
@@ -127,10 +121,44 @@ def pretrained(
     except LOADING_ERRORS as error:
         shown = _shown(arguments, img_size)
         raise UserError(f"{path} does not hold the weights of {name} with {shown}: {_line(error)}") from None
-    digest = sha256(path)
-    if shards:
-        digest = hashlib.sha256("".join([digest, *map(sha256, shards)]).encode()).hexdigest()
-    return model, Provenance(name, "pretrained", source, digest)
+    return model, Provenance(name, "pretrained", source, _digest(path))
+
+
+def located(name: str, *, folder: Path | None) -> Provenance:
+    """Where the weights are that `pretrained` loads, without loading them; from the hub they are downloaded.
+
+    Args:
+        name: a timm name, with or without a tag.
+        folder: where the user keeps weights, or None.
+
+    Raises:
+        UserError: timm has no such model, or the weights are not available; as `pretrained` says it.
+    """
+    check_name(name)
+    found = _file(name, folder)
+    if found is None:  # timm downloads them when it makes the model
+        return Provenance(name, "pretrained", _address(name, folder))
+    return Provenance(name, "pretrained", found[1], _digest(found[0]))
+
+
+def check_classes(name: str, classes: int, *, folder: Path | None) -> None:
+    """Refuse a model whose pretrained head does not have `classes` outputs.
+
+    Args:
+        name: a timm name, with or without a tag.
+        classes: of the dataset.
+        folder: where the user keeps weights, or None.
+
+    Raises:
+        UserError: the text says how many there are.
+    """
+    config = _users_config(name, folder)
+    outputs = read_json(config).get("num_classes") if config else timm.get_pretrained_cfg(name).num_classes
+    if outputs != classes:
+        raise UserError(
+            f"analysis.classifiers: the head of {name} has {outputs or 'no'} outputs, but dataset.classes is "
+            f"{classes}; leave it out"
+        )
 
 
 def check_imagenet_order(class_names: Sequence[str]) -> None:
@@ -165,6 +193,12 @@ def check_name(name: str) -> None:
         UserError: the text names the most similar ones.
     """
     architecture, _, tag = name.partition(".")
+    renamed = get_deprecated_models()
+    if architecture in renamed:
+        now = renamed[architecture]
+        raise UserError(
+            f"timm has renamed {architecture} to {now}; write that" if now else f"timm has removed {architecture}"
+        )
     if not timm.is_model(architecture):
         near = get_close_matches(architecture, timm.list_models(), 3)
         similar = f"; similar ones are {', '.join(near)}" if near else ""
@@ -173,6 +207,12 @@ def check_name(name: str) -> None:
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
         raise UserError(f"timm has no weights {tag} for {architecture}; it has {', '.join(tags) or 'none'}")
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file of weights; of an index and its shards that of all their digests."""
+    shards = _shards(path)
+    return hashlib.sha256("".join(map(sha256, [path, *shards])).encode()).hexdigest() if shards else sha256(path)
 
 
 def _create(name: str, arguments: Mapping[str, Any], img_size: int | None, **options: Any) -> nn.Module:
@@ -184,6 +224,24 @@ def _create(name: str, arguments: Mapping[str, Any], img_size: int | None, **opt
     config = {key: value for key, value in model.pretrained_cfg.items() if key != "state_dict"}
     model.pretrained_cfg = model.default_cfg = config | resolve_input_data_config(model, size)
     return model.eval()
+
+
+def _file(name: str, folder: Path | None) -> tuple[Path, str] | None:
+    """The file of a model's weights and where it is from; None for weights that timm downloads from a plain address."""
+    own = None if folder is None else _users_file(name, folder)
+    if own is not None and folder is not None:
+        return own, f"WEIGHTS/{own.relative_to(folder).as_posix()}"
+    found = _from_hub(name, folder)
+    return None if found is None else (found, f"{timm.get_pretrained_cfg(name).hf_hub_id}@{found.parent.name}")
+
+
+def _users_config(name: str, folder: Path | None) -> Path | None:
+    """timm's config.json beside the user's own weights of a model, where there is one; it must be of that model."""
+    own = None if folder is None else _users_file(name, folder)
+    if own is None or own.parent == folder or not (own.parent / "config.json").is_file():
+        return None
+    _check_architecture(name, own.parent / "config.json")
+    return own.parent / "config.json"
 
 
 def _users_file(name: str, folder: Path) -> Path | None:
@@ -263,15 +321,20 @@ def _from_address(
     name: str, arguments: Mapping[str, Any], folder: Path | None, img_size: int | None
 ) -> tuple[nn.Module, Provenance]:
     """Weights that timm downloads from a plain address."""
-    config = timm.get_pretrained_cfg(name)
-    address = config.url if config else None
-    if not address:
-        raise UserError(f"timm has no weights for {name}; put yours at {_place(name, folder, SUFFIXES[0])}")
+    address = _address(name, folder)
     try:
         model = _create(name, arguments, img_size, pretrained=True)
     except LOADING_ERRORS as error:
         raise _missing(name, folder, address, error) from None
     return model, Provenance(name, "pretrained", address)
+
+
+def _address(name: str, folder: Path | None) -> str:
+    config = timm.get_pretrained_cfg(name)
+    address: str | None = config.url if config else None
+    if not address:
+        raise UserError(f"timm has no weights for {name}; put yours at {_place(name, folder, SUFFIXES[0])}")
+    return address
 
 
 def _missing(name: str, folder: Path | None, address: str, error: Exception) -> UserError:

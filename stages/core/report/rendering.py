@@ -60,7 +60,7 @@ def render(
     unknown = sorted(set(given) - set(papermill.inspect_notebook(str(template))))
     if unknown:
         raise UserError(f"{template} has no parameter {', '.join(unknown)}; add it to the cell tagged parameters")
-    notebook = _clean(_execute(template, given))
+    notebook = _clean(_without_empty_sections(_execute(template, given)))
     notebook_page(notebook, html_out, figures_folder, pages)
     write_text(notebook_out, nbformat.writes(notebook) + "\n")
     return captions(notebook)
@@ -133,6 +133,22 @@ def _failure(error: PapermillExecutionError) -> str:
     line = marked[1] if marked else (error.source.strip().splitlines() or [""])[-1]
     said = " ".join(str(error.evalue).split())
     return f"cell {error.cell_index} fails at `{line.strip()}`: {error.ename}: {said}"
+
+
+def _without_empty_sections(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Remove each heading (##, ###), its text and its code where the code shows nothing: that was not run."""
+    sections: list[list[nbformat.NotebookNode]] = [[]]  # the first has no heading
+    for one in notebook.cells:
+        if one.cell_type == "markdown" and one.source.startswith("##"):
+            sections.append([])
+        sections[-1].append(one)
+
+    def empty(section: list[nbformat.NotebookNode]) -> bool:
+        code = [one for one in section if one.cell_type == "code"]
+        return bool(code) and not any(one.outputs for one in code)
+
+    notebook.cells = [*sections[0], *(one for section in sections[1:] if not empty(section) for one in section)]
+    return notebook
 
 
 def _clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
