@@ -401,8 +401,8 @@ def test_an_impossible_value_is_named(path, value, load):
         ("grid.runs.1", [*RUNS[:-1], "widen-mse-0"], "grid.runs: these are not the runs of grid.blocks"),
         ("grid.runs.7", ["lift-mse-7"], "grid.runs: these are not the runs of grid.blocks; choose what"),
         ("grid.runs.1", ["lift-mse"], "grid.runs.1.0: must match pattern"),
-        ("grid.runs.one", RUNS, "grid.runs.one.[key]: must match pattern"),
-        ("grid.blocks", [], "seeds: 0 is in none of grid.blocks; choose what to train by"),
+        ("grid.runs.one", RUNS, "grid.runs.one: must match pattern"),
+        ("grid.blocks", [], "strategy.names: baseline is in none of grid.blocks; choose what to train by"),
         ("grid", {"blocks": [], "runs": {"1": RUNS}}, "is in none of grid.blocks; choose what to train by"),
         ("dataset.train_split", None, "dataset: train_split must be set for the embedded dataset (digits), and where"),
         (

@@ -25,16 +25,26 @@ OBJECTIVES = {
 
 
 @pytest.mark.parametrize(
-    ("steps", "gflops_of_a_step", "expected"),
+    ("models", "steps", "gflops_of_a_step", "expected"),
     [
-        (30 * 97, 512 * 2.6, False),  # cifar100_small, of which one command trains 28
-        (12 * 21, 64 * 0.1, False),  # digits
-        (300 * 625, 2048 * 26, True),  # imagenet: the student's step and the teacher's pass
-        (5, 2048 * 26, False),  # its dry run
+        (17, 10 * 97, 512 * 10, False),  # cifar100_small: a seed of its controls
+        (6, 12 * 21, 64 * 0.3, False),  # digits
+        (1, 300 * 625, 2048 * 26, True),  # imagenet: the student's step and the teacher's pass
+        (12, 300 * 625, 2048 * 115, True),  # the paper's table: twelve steps and one pass
+        (12, 5, 2048 * 115, False),  # its dry run
     ],
 )
-def test_only_long_runs_are_compiled(steps, gflops_of_a_step, expected):
-    assert compilation.pays(steps, steps * gflops_of_a_step * 1e9) is expected
+def test_only_long_runs_are_compiled(models, steps, gflops_of_a_step, expected):
+    assert compilation.pays(models, steps, steps * gflops_of_a_step * 1e9) is expected
+
+
+@pytest.mark.parametrize("models", [2, 12])
+def test_a_group_pays_as_each_of_its_models_would_with_its_share_of_the_teacher(models):
+    """So many models have so many times the steps, and all but one graph of one model fewer."""
+    least = 2 * compilation.LEAST_S / compilation.STEP_S  # steps that pay for one model
+    assert compilation.pays(1, int(least) + 1, 0) and not compilation.pays(1, int(least) - 1, 0)
+    enough = int(least * (models + 1) / (2 * models)) + 1
+    assert compilation.pays(models, enough, 0) and not compilation.pays(models, enough - 2, 0)
 
 
 @pytest.fixture

@@ -198,8 +198,8 @@ def fit_side_by_side(
     validation = evaluation_batches(val_images, models[0], batch=sampler.piece, workers=machine.workers(), world=world)
     tasks = lessons.tasks(jobs, models, train_images, sampler)
     passes = recipe.epochs * sampler.steps * sampler.pieces  # forward and backward
-    image_flops = max(3 * flops(model, data.image_size) for model in models) + lessons.flops(jobs, data.image_size)
-    worthwhile = compilation.pays(passes, passes * sampler.piece * image_flops)
+    image_flops = sum(3 * flops(model, data.image_size) for model in models) + lessons.flops(jobs, data.image_size)
+    worthwhile = compilation.pays(len(models), passes, passes * sampler.piece * image_flops)
     with ExitStack() as logs:
         trainees = [
             Trainee(
