@@ -253,6 +253,8 @@ def variables_read() -> Counter[str]:
                 found.update(field.id.upper() for field in fields if isinstance(field, ast.Name))
             if isinstance(node, ast.Constant) and re.fullmatch(r"[A-Z]+(_[A-Z]+)*", str(node.value)):
                 found[str(node.value)] += 1
+            if isinstance(node, ast.keyword) and node.arg == "metavar" and isinstance(node.value, ast.Constant):
+                found[str(node.value.value)] -= 1  # of a command's help
             if (
                 isinstance(node, ast.Subscript)
                 and isinstance(node.ctx, ast.Store)
