@@ -1,30 +1,35 @@
 """Check params.yaml: types, names and limits, and that timm has the backbones, before any work."""
 
-from pathlib import Path
-
 from stages import messages
-from stages.core.base.errors import run
+from stages.core.base.errors import UserError, run
 from stages.core.base.files import prune, write_text
 from stages.core.base.names import TEACHER
 from stages.core.config import params
-from stages.paths import PARAMS, TRAIN
-
-MARKER = Path("reports/params.ok")
+from stages.paths import CHECKED, PARAMS, TRAIN
+from stages.plan import planned
 
 
 def main() -> None:
     """Check the parameters, and write the marker that the first stages depend on; its content never changes."""
     settings = params.load(PARAMS)
-    others = [name for name in settings.analysis.backbones if name != TEACHER]
+    analysis, runs = settings.analysis, settings.grid.runs
+    if settings.plan != planned(analysis.backbones, analysis.layerwise, analysis.classifiers, runs):
+        raise UserError(
+            f"{PARAMS}: plan: it is not that of grid.runs and of backbones, layerwise, classifiers in analysis; choose "
+            "them by `dvc exp run -S` or `python -m stages.tools.compose`, which write it"
+        )
+    others = [name for name in analysis.backbones if name != TEACHER]
     if others:
         from stages.core.models import backbones  # here, because timm takes most of the time of this stage
 
-        for name in others:
-            backbones.check_name(name)
-    prune(TRAIN, list(settings.grid.runs))  # seeds that params no longer name
-    write_text(MARKER, "params.yaml is valid\n")
-    runs = messages.counted(len(settings.grid.listed()), "run")
-    messages.end("check", f"{PARAMS} is valid: profile {settings.profile}, {runs}", MARKER)
+        for name in dict.fromkeys([*others, *analysis.layerwise, *analysis.classifiers]):
+            if name != TEACHER:
+                backbones.check_name(name)
+    prune(TRAIN, list(runs))  # seeds that params no longer name
+    write_text(CHECKED, "params.yaml is valid\n")
+    count = len(settings.grid.listed())
+    found = f"{messages.counted(count, 'run')}, {messages.counted(len(analysis.backbones), 'backbone')}"
+    messages.end("check", f"{PARAMS} is valid: profile {settings.profile}, {found}", CHECKED)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from stages.core.config import params
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
 from stages.core.distillation import map_errors
-from stages.core.losses.maps import has_target
+from stages.core.losses.targets import has_target
 from stages.core.models import folders
 from stages.core.models.normalization import renormalization
 from stages.core.runtime import machine

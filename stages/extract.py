@@ -1,58 +1,52 @@
 """Extract a backbone's patch tokens on the analysis sample: of every block, or of the last one."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from stages import arguments, messages
+from stages import arguments, messages, missing
 from stages.core.base.errors import full_disk_reported, run
-from stages.core.base.files import atomic_folder, read_json, sha256
-from stages.core.base.names import TEACHER
-from stages.core.config import params, schema
-from stages.core.data.batches import evaluation_batches
-from stages.core.data.dataset import image_list
-from stages.core.features import extraction
+from stages.core.base.files import atomic_folder, read_json
+from stages.core.config import params
 from stages.core.features.store import RECORD
-from stages.core.models import backbones, folders
-from stages.core.runtime import distributed, machine
-from stages.paths import EXTRACT, MANIFEST, PARAMS, PREPARE, TEACH
+from stages.paths import EXTRACT, MANIFEST, PARAMS, PREPARE, WEIGHTS
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH, CPU_BATCH = 64, 4  # images per batch; a CPU is fastest when attention's tensors fit in its cache
-SEED = 0  # of random weights
-
-
-def load(backbone: str, analysis: schema.Analysis) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a backbone, and its provenance: architecture, weights, and where they come from."""
-    if backbone == TEACHER:
-        weights = {"sha256": sha256(TEACH / "model.safetensors")}
-        return folders.load(TEACH), folders.provenance(TEACH) | weights
-    img_size = analysis.img_size.get(backbone)
-    if analysis.weights == "random":
-        model, provenance = backbones.random(backbone, {}, seed=SEED, img_size=img_size)
-    else:
-        model, provenance = backbones.pretrained(backbone, {}, folder=machine.weights(), img_size=img_size)
-    return model, provenance.record()
-
-
-def batch_size(device: torch.device) -> int:
-    """Images per batch: a choice of speed and memory that changes results by rounding alone."""
-    return CPU_BATCH if device.type == "cpu" else BATCH
 
 
 def main() -> None:
     """Write the features of the backbone named on the command line, on every visible GPU."""
     parameters = params.load(PARAMS)
-    distributed.launch(extract, parameters, arguments.backbone(__doc__, parameters.analysis.backbones))
+    parser = arguments.of_backbone(__doc__, parameters.analysis.backbones)
+    parser.add_argument("--blocks", choices=("all", "last"), help="default: as analysis.layerwise says")
+    backbone, blocks = vars(parser.parse_args()).values()
+    layerwise = blocks == "all" if blocks else backbone in parameters.analysis.layerwise
+    if missing.passed_on(WEIGHTS / f"{backbone}.json", EXTRACT / backbone):
+        return
+    from stages.core.runtime import distributed  # here and below: torch and timm, which take seconds
+
+    distributed.launch(extract, parameters, backbone, layerwise)
 
 
-def extract(parameters: params.Params, backbone: str) -> None:
+def batch_size(device: "torch.device") -> int:
+    """Images per batch: a choice of speed and memory that changes results by rounding alone."""
+    return CPU_BATCH if device.type == "cpu" else BATCH
+
+
+def extract(parameters: params.Params, backbone: str, layerwise: bool) -> None:
     """Extract this process's share of the sample."""
+    from stages.core.data.batches import evaluation_batches
+    from stages.core.data.dataset import image_list
+    from stages.core.features import extraction
+    from stages.core.runtime import distributed, machine
+    from stages.opening import open_model
+
     sample = image_list(parameters.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
     with distributed.joined() as world:
         if world.primary:
             messages.begin(f"extract {backbone}", f"features of {len(sample.files):,} images")
-        model, provenance = load(backbone, parameters.analysis)
+        model, provenance = open_model(backbone, parameters.analysis)
         model = model.to(world.device)
         batches = evaluation_batches(
             sample, model, batch=batch_size(world.device), workers=machine.workers(), world=world
@@ -64,7 +58,7 @@ def extract(parameters: params.Params, backbone: str) -> None:
                 world.broadcast(folder),
                 images=len(sample.files),
                 world=world,
-                layerwise=backbone in parameters.analysis.layerwise,
+                layerwise=layerwise,
                 provenance=provenance,
             )
         if world.primary:

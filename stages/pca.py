@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages import arguments, messages
+from stages import arguments, messages, missing
 from stages.core.analysis.energy import by_threshold, dims, profile, shares, statistics
 from stages.core.analysis.nulls import fit_gaussian
 from stages.core.analysis.participation import count, gaussian_spreads, ratio_percentiles, spread_metrics, token_spreads
@@ -19,6 +19,8 @@ def main() -> None:
     """Write dims per image and token in the shared basis, the global dims, participation ratios, and energy curves."""
     analysis = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, analysis.backbones)
+    if missing.passed_on(EXTRACT / backbone / missing.FILE, PCA / backbone):
+        return
     thresholds = analysis.pca.thresholds
     stage = f"pca {backbone}"
     messages.begin(stage, "the dims that each image's tokens need in the basis that all images share")

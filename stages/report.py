@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages import messages
-from stages.core.base.errors import run
+from stages.core.base.errors import UserError, run
+from stages.core.base.files import prune, read_json
 from stages.core.report.dashboard import Drawn, Places, write_dashboard
 from stages.core.report.markup import DARK
 from stages.core.report.pages import Page
@@ -31,10 +32,11 @@ PLACES = Places(RESULTS, MANIFEST, AUDIT, REFERENCE, STUDIES, FIGURES, FILES)
 
 @dataclass(frozen=True)
 class Notebook:
-    """A template, and the files that it reads besides the results."""
+    """A template, the files that it reads besides the results, and the one of the results that it is about."""
 
     name: str
     reads: dict[str, Path]
+    about: Path
 
     @property
     def page(self) -> Page:
@@ -43,18 +45,23 @@ class Notebook:
 
 
 ALL = (
-    Notebook("representation", {"data": MANIFEST, "reference": REFERENCE}),
-    Notebook("distillation", {"data": MANIFEST, "reference": REFERENCE, "studies": STUDIES}),
-    Notebook("audit", {"audit": AUDIT, "reference": REFERENCE}),
+    Notebook("representation", {"data": MANIFEST, "reference": REFERENCE}, RESULTS / "svd.json"),
+    Notebook("distillation", {"data": MANIFEST, "reference": REFERENCE, "studies": STUDIES}, RESULTS / "runs.csv"),
+    Notebook("audit", {"audit": AUDIT, "reference": REFERENCE}, AUDIT),
 )
 
 
 def main() -> None:
-    """Write every notebook, its figures and page, and the first page; remove figures that none writes any more."""
-    pages = [INDEX, *(notebook.page for notebook in ALL)]
+    """Write the notebooks of what was run, their figures and pages, and the first page; remove what is not of this run.
+
+    Raises:
+        UserError: weights of backbones are missing; all is written of the others.
+    """
+    notebooks = [notebook for notebook in ALL if notebook.about.is_file()]
+    pages = [INDEX, *(notebook.page for notebook in notebooks)]
     drawn: dict[str, Drawn] = {}
-    messages.begin("report", f"{len(ALL)} notebooks, their figures and {len(pages)} pages of the tracked results")
-    for notebook in messages.bar(ALL, "report", "notebook"):
+    messages.begin("report", f"{len(notebooks)} notebooks, their figures and {len(pages)} pages of the tracked results")
+    for notebook in messages.bar(notebooks, "report", "notebook"):
         template = TEMPLATES / f"{notebook.name}.ipynb"
         read = {"results": RESULTS, **notebook.reads}
         captions = render(
@@ -70,7 +77,13 @@ def main() -> None:
     for path in FIGURES.iterdir():
         if path.suffix in (".svg", ".png") and path.stem.removesuffix(DARK) not in drawn:
             path.unlink()
+    prune(NOTEBOOKS, [f"{notebook.name}.ipynb" for notebook in notebooks])
     messages.end("report", f"{len(drawn)} figures; to open in a browser", HTML / INDEX.file)
+    weights = RESULTS / "weights.json"
+    missing = [name for name, of in read_json(weights).items() if "missing" in of] if weights.is_file() else []
+    if missing:
+        names = ", ".join(missing)
+        raise UserError(f"not analysed, for want of weights: {names}; all else is, and {weights} says what to bring")
 
 
 if __name__ == "__main__":

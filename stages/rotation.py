@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from stages import arguments, messages
+from stages import arguments, messages, missing
 from stages.core.analysis import subspaces, svd
 from stages.core.analysis.energy import PERCENTILES, dims, shares, summary
 from stages.core.base.arrays import read_npy, write_npy
@@ -20,6 +20,8 @@ def main() -> None:
     """Write principal angles and overlaps within and across classes, with the shared basis, and of random subspaces."""
     analysis = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, analysis.backbones)
+    if missing.passed_on(EXTRACT / backbone / missing.FILE, ROTATION / backbone):
+        return
     rotation = analysis.rotation
     stage = f"rotation {backbone}"
     messages.begin(stage, "how far the images' own subspaces differ")

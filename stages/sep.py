@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages import arguments, messages
+from stages import arguments, messages, missing
 from stages.core.analysis import intervals, nulls, permutation, sep
 from stages.core.analysis.energy import shares
 from stages.core.base.arrays import write_npy
@@ -17,6 +17,8 @@ def main() -> None:
     """Write the patterns of the full and the folded spectrum: curves, null models, dims per image, bandwidths."""
     analysis = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, analysis.backbones)
+    if missing.passed_on(EXTRACT / backbone / missing.FILE, SEP / backbone):
+        return
     settings = analysis.sep
     stage = f"sep {backbone}"
     messages.begin(stage, f"how each token spreads its energy, beside {settings.permutations} random channel orders")

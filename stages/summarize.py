@@ -1,14 +1,18 @@
-"""Collect the metrics of all stages in small files tracked by git: reports/results and reports/metrics.json."""
+"""Collect the metrics of all stages in small files tracked by git: reports/results and reports/metrics.json.
+
+What was not run has no file: without a teacher there is no teacher.json, without students no runs.csv.
+"""
 
 import io
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from stages import messages
+from stages import messages, missing
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, prune, read_json, write_json, write_text
-from stages.core.base.names import TEACHER
+from stages.core.base.names import STUDENTS, TEACHER, Run
 from stages.core.config import params
 from stages.core.data.splits import index_file, labels, read_index
 from stages.core.evidence import analysis_tables
@@ -30,30 +34,90 @@ from stages.paths import (
     PARAMS,
     PCA,
     PREPARE,
-    RANK,
     REPORTS,
     RESULTS,
     ROTATION,
     SEP,
     SVD,
     TEACH,
+    TRUNCATION,
+    WEIGHTS,
     run_folder,
 )
+
+HEAD = ["run", "strategy", "objective", "seed"]
+Files = dict[str, Any]  # of results: tables, and what JSON holds
 
 
 def main() -> None:
     """Write the results that audit and report read, of the runs and backbones in params."""
     project = params.load(PARAMS)
-    grid = project.grid.listed()
-    backbones = list(project.analysis.backbones)
+    plan, grid = project.plan, project.grid.listed()
     for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
-        prune(folder, backbones)
+        prune(folder, list(plan["extract"]))
+    for folder, stage in ((TRUNCATION, "truncation"), (DYNAMICS, "dynamics")):
+        prune(folder, list(plan[stage]))
 
+    weights = analysis_tables.by_name(WEIGHTS, [name for name in plan["extract"] if name != TEACHER])
+    absent = {name for name, of in weights.items() if missing.KEY in of}
+    backbones = [name for name in plan["extract"] if name not in absent]
     made_of = f"{messages.counted(len(grid), 'student')} and {messages.counted(len(backbones), 'backbone')}"
     messages.begin("summarize", f"tables of {made_of}")
-    teacher = read_json(TEACH / "metrics.json")
+    models = {stage: [name for name in plan[stage] if name not in absent] for stage in ("truncation", "dynamics")}
+    files = of_backbones(backbones, has_students=bool(grid)) | of_blocks(models["dynamics"])
+    if models["truncation"]:
+        files["truncation"] = analysis_tables.truncation_table(TRUNCATION, models["truncation"])
+        files["truncation.json"] = analysis_tables.by_backbone(TRUNCATION, models["truncation"])
+    if weights:
+        files["weights.json"] = weights
+    if plan["teach"]:
+        files["teacher.json"] = read_json(TEACH / "metrics.json")
+    if grid:
+        files |= of_students(grid)
+    with atomic_folder(RESULTS) as folder:
+        for name, value in files.items():
+            if name.endswith(".json"):
+                write_json(folder / name, value)
+            else:
+                text = io.StringIO()
+                value.to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
+                write_text(folder / f"{name}.csv", text.getvalue())
+    write_json(REPORTS / "metrics.json", headline(files))
+    messages.end("summarize", _found(files), RESULTS)
+
+
+def of_backbones(backbones: list[str], *, has_students: bool) -> Files:
+    """The results of the analyses of backbones, and the costs that are counted whatever is run."""
     folders = {"svd": SVD, "pca": PCA, "sep": SEP, "rotation": ROTATION}
     analyses = {name: analysis_tables.by_backbone(folder, backbones) for name, folder in folders.items()}
+    return {
+        **{f"{name}.json": of for name, of in analyses.items()},
+        "cost.json": read_json(COST / "metrics.json"),
+        "backbones": analysis_tables.backbones_table(analyses),
+        "dims": analysis_tables.dims_table(SVD, PCA, backbones),
+        "ranks": analysis_tables.ranks_table(SVD, backbones),
+        "stage_dims": analysis_tables.stage_dims_table(SVD, backbones),
+        "energy": analysis_tables.energy_table(SVD, PCA, backbones),
+        "floor": analysis_tables.floor_table(SVD, PCA, ENCODE if has_students else None, backbones),
+        "sep_curves": analysis_tables.sep_table(SEP, backbones),
+        "participation": analysis_tables.participation_table(PCA, backbones),
+        "angles": analysis_tables.angles_table(ROTATION, backbones),
+        "overlap": analysis_tables.overlap_table(ROTATION, backbones),
+    }
+
+
+def of_blocks(models: list[str]) -> Files:
+    """The measures of every block, of models and of students; none where no model was measured."""
+    if not models:
+        return {}
+    tables = [pd.read_csv(DYNAMICS / name / "blocks.csv").astype({"seed": "Int64"}) for name in models]
+    kept = DYNAMICS / STUDENTS / "kept_blocks.csv"
+    of_kept = {"kept_blocks": pd.read_csv(kept)} if kept.is_file() else {}  # of runs that kept models during training
+    return {"blocks": pd.concat(tables), **of_kept}
+
+
+def of_students(grid: list[Run]) -> Files:
+    """What the students reached, and how they differ from each other and from their teacher."""
     students = {one.name: run_folder(one) for one in grid}
     runs = runs_table([{"run": name, **read_json(folder / "metrics.json")} for name, folder in students.items()])
     check_settings(runs)
@@ -64,57 +128,46 @@ def main() -> None:
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run `dvc repro train` to make it") from None
     truth = np.array(labels(read_index(index_file(PREPARE, "val")), read_json(MANIFEST)["class_names"]))
-    head = ["run", "strategy", "objective", "seed"]
     encoding = pd.DataFrame(read_json(ENCODE / "metrics.json")["runs"]).astype({"seed": "Int64"})
     differences = differences_table(runs, correct_predictions(runs, students, truth))
-    tables = {
+    return {
         "runs": runs,
         "comparison": comparison_table(runs, encoding),
         "differences": differences,
         "controls": controls_table(differences),
-        "curves": curves[head + [column for column in curves if column not in head]],
-        "backbones": analysis_tables.backbones_table(analyses),
-        "dims": analysis_tables.dims_table(SVD, PCA, backbones),
-        "ranks": analysis_tables.ranks_table(SVD, backbones),
-        "stage_dims": analysis_tables.stage_dims_table(SVD, backbones),
-        "energy": analysis_tables.energy_table(SVD, PCA, backbones),
-        "floor": analysis_tables.floor_table(SVD, PCA, ENCODE, backbones),
-        "rank": pd.read_csv(RANK / "curve.csv"),
-        "blocks": pd.read_csv(DYNAMICS / "blocks.csv").astype({"seed": "Int64"}),
+        "curves": curves[HEAD + [column for column in curves if column not in HEAD]],
         "cka": analysis_tables.cka_table(ENCODE, runs),
-        "encoding": encoding[head + [column for column in encoding if column not in head]],
-        "sep_curves": analysis_tables.sep_table(SEP, backbones),
-        "participation": analysis_tables.participation_table(PCA, backbones),
-        "angles": analysis_tables.angles_table(ROTATION, backbones),
-        "overlap": analysis_tables.overlap_table(ROTATION, backbones),
+        "encoding": encoding[HEAD + [column for column in encoding if column not in HEAD]],
     }
-    kept = DYNAMICS / "kept_blocks.csv"
-    if kept.is_file():  # of runs that kept models during training
-        tables["kept_blocks"] = pd.read_csv(kept)
-    with atomic_folder(RESULTS) as folder:
-        for name, value in {
-            **analyses,
-            "teacher": teacher,
-            "cost": read_json(COST / "metrics.json"),
-            "rank": read_json(RANK / "metrics.json"),
-        }.items():
-            write_json(folder / f"{name}.json", value)
-        for name, table in tables.items():
-            text = io.StringIO()
-            table.to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
-            write_text(folder / f"{name}.csv", text.getvalue())
 
-    shown = TEACHER if TEACHER in backbones else backbones[0]
-    headline = {
-        "weights": {"teacher": teacher["weights"], shown: analyses["svd"][shown]["weights"]},
-        "top1": {"teacher": round(teacher["top1"], 2), **nested_means(runs, "top1", 2)},
-        "probe_error": nested_means(encoding[encoding["run"] != TEACHER], "probe_error", 3),
-        "dims_p99": {name: {shown: analyses[name][shown]["dims_p99"].get("95")} for name in ("svd", "pca")},
-    }
-    write_json(REPORTS / "metrics.json", headline)
-    ordered = runs.sort_values("top1", kind="stable")
-    low, high = (f"{top1:.1f} % ({name})" for top1, name in ordered[["top1", "run"]].values[[0, -1]])
-    messages.end("summarize", f"top-1 from {low} to {high}, of the teacher {teacher['top1']:.1f} %", RESULTS)
+
+def headline(files: Files) -> dict[str, Any]:
+    """The few numbers that `dvc exp show` prints."""
+    svd, teacher = files["svd.json"], files.get("teacher.json")
+    shown = TEACHER if TEACHER in svd else next(iter(svd))
+    weights = {} if teacher is None else {TEACHER: teacher["weights"]}
+    top1 = {} if teacher is None else {TEACHER: round(teacher["top1"], 2)}
+    if TEACHER not in top1:  # of the models that name the classes, with all dims
+        truncation = files.get("truncation.json", {})
+        top1 = {name: round(of["top1"], 2) for name, of in truncation.items() if "top1" in of}
+    found = {"weights": weights | {shown: svd[shown]["weights"]}}
+    if "runs" in files:
+        top1 |= nested_means(files["runs"], "top1", 2)
+        encoding = files["encoding"]
+        found["probe_error"] = nested_means(encoding[encoding["run"] != TEACHER], "probe_error", 3)
+    if top1:
+        found["top1"] = top1
+    dims = {name: {shown: files[f"{name}.json"][shown]["dims_p99"].get("95")} for name in ("svd", "pca")}
+    return {key: found[key] for key in ("weights", "top1", "probe_error") if key in found} | {"dims_p99": dims}
+
+
+def _found(files: Files) -> str:
+    """The line that the stage ends with."""
+    if "runs" in files:
+        ordered = files["runs"].sort_values("top1", kind="stable")
+        low, high = (f"{top1:.1f} % ({name})" for top1, name in ordered[["top1", "run"]].values[[0, -1]])
+        return f"top-1 from {low} to {high}, of the teacher {files['teacher.json']['top1']:.1f} %"
+    return f"{len(files)} tables of {messages.counted(len(files['backbones']), 'backbone')}"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages import arguments, messages
+from stages import arguments, messages, missing
 from stages.core.analysis import svd
 from stages.core.analysis.energy import profile, statistics, statistics_of
 from stages.core.base.arrays import write_npy
@@ -17,6 +17,8 @@ def main() -> None:
     """Write dims per image and block; of the last block also ranks, energy curves and the mean spectrum."""
     analysis = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, analysis.backbones)
+    if missing.passed_on(EXTRACT / backbone / missing.FILE, SVD / backbone):
+        return
     thresholds = analysis.svd.thresholds
     stage = f"svd {backbone}"
     messages.begin(stage, "the dims that each image's tokens need, each image in a basis of its own")

@@ -24,8 +24,9 @@ def main() -> None:
         return
     messages.begin("watch", f"looks whether the images of {data.label} changed")
     _, manifest = survey(data, PREPARE)
-    write_json(SOURCE, {"dataset": data.label, **{part: manifest[part]["sha256"] for part in ("train", "val")}})
-    counts = " and ".join(f"{manifest[part]['images']:,} {part}" for part in ("train", "val"))
+    parts = [part for part in ("train", "val") if part in manifest]
+    write_json(SOURCE, {"dataset": data.label, **{part: manifest[part]["sha256"] for part in parts}})
+    counts = " and ".join(f"{manifest[part]['images']:,} {part}" for part in parts)
     messages.end("watch", f"{counts} images", SOURCE)
 
 

@@ -1,29 +1,47 @@
-"""Say which weights each analysed backbone has: the teacher's, by their digest, or its own.
+"""Find the weights of the backbones on every `dvc repro`, as DVC cannot: in WEIGHTS, in the hub's cache, or on the hub.
 
-`extract` of a backbone depends on its own line alone, so that another teacher runs the extraction of the teacher's
-features again, and of no other backbone.
+`extract` of a backbone depends on its own line alone: other weights run it again, and no other backbone. Weights that
+are missing are named at once, and stop no other backbone.
 """
 
+import sys
+
 from stages import messages
-from stages.core.base.errors import run
-from stages.core.base.files import atomic_folder, sha256, write_json
+from stages.core.base.errors import UserError, run
+from stages.core.base.files import atomic_folder, write_json
 from stages.core.base.names import TEACHER
 from stages.core.config import params
-from stages.paths import PARAMS, TEACH, WEIGHTS
+from stages.core.models import backbones
+from stages.core.models.backbones import Provenance
+from stages.core.runtime import machine
+from stages.missing import KEY
+from stages.paths import PARAMS, WEIGHTS
 
 
 def main() -> None:
-    """Write a file for each backbone that params name."""
-    analysis = params.load(PARAMS).analysis
-    messages.begin("weights", "notes whose weights each backbone has")
+    """Write where the weights of each backbone are, or why they are missing."""
+    settings = params.load(PARAMS)
+    analysis = settings.analysis
+    names = [name for name in analysis.backbones if name != TEACHER]
+    own = machine.weights()
+    messages.begin("weights", f"looks for the weights of {messages.counted(len(names), 'backbone')}")
+    found, missing = {}, {}
+    for name in messages.bar(names, "weights", "backbone"):
+        try:
+            pretrained = analysis.weights == "pretrained"
+            found[name] = backbones.located(name, folder=own) if pretrained else Provenance(name, analysis.weights)
+        except UserError as error:
+            missing[name] = str(error).replace(str(own), "WEIGHTS")  # git tracks it, and no folder of this machine
+            print(f"weights: {error}", file=sys.stderr, flush=True)
+        else:
+            if name in analysis.classifiers:
+                backbones.check_classes(name, settings.dataset.classes, folder=own)
+    if len(missing) == len(analysis.backbones):
+        raise UserError(f"no backbone can be analysed: {next(iter(missing.values()))}")
     with atomic_folder(WEIGHTS) as folder:
-        for backbone in analysis.backbones:
-            if backbone == TEACHER:
-                digests = {name: sha256(TEACH / name) for name in ("config.json", "model.safetensors")}
-                write_json(folder / f"{backbone}.json", {"weights": TEACHER, **digests})
-            else:
-                write_json(folder / f"{backbone}.json", {"weights": analysis.weights})
-    messages.end("weights", messages.counted(len(analysis.backbones), "backbone"), WEIGHTS)
+        for name in names:
+            write_json(folder / f"{name}.json", found[name].record() if name in found else {KEY: missing[name]})
+    messages.end("weights", f"those of {len(found)} of {messages.counted(len(names), 'backbone')}", WEIGHTS)
 
 
 if __name__ == "__main__":

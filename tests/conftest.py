@@ -1,17 +1,19 @@
-"""What the tests share: small features, small trees of images, small models; and how a run of them is laid out.
+"""What the tests share: the committed results, small features, small trees of images, small models.
 
 torch and timm are imported by the fixtures that need them: the process that hands tests out to workers needs neither.
 """
 
+import io
 import multiprocessing
 import os
 import signal
+import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,11 +31,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 threadpool_limits(int(os.environ["OPENBLAS_NUM_THREADS"]), "blas")
 collect_ignore = [] if find_spec("datasets") else ["data/test_hub.py"]  # the test extra installs it
-MAX_WORKERS = 8  # each holds torch and timm, half a GiB
-LONG = ("train", "runtime", "models", "tools")  # after the pipeline's, the folders whose tests take longest
-
-hypothesis.settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
-hypothesis.settings.register_profile("nightly", max_examples=200, deadline=None, print_blob=True)
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10}
 STUDENTS = {
@@ -42,51 +39,6 @@ STUDENTS = {
     "widen": ("deit_tiny_widelast_patch16_224", {"widen_width": 96}),
     "uniform": ("deit_tiny_uniform_patch16_224", {"embed_dim": 57}),
 }
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--nightly",
-        action="store_true",
-        help="run the tests marked nightly as well, and 200 examples of each property (profile nightly of hypothesis)",
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Choose hypothesis' profile (HYPOTHESIS_PROFILE, or the one that suits the run); let SIGINT be received.
-
-    A shell starts what it puts in the background (`pytest &`) with SIGINT ignored, which every child process inherits:
-    tests that send it would wait for ever, or find a command that nothing has stopped.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    name = os.environ.get("HYPOTHESIS_PROFILE") or ("nightly" if config.getoption("nightly") else "default")
-    hypothesis.settings.load_profile(name)
-
-
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """How many workers `-n auto` starts: one per usable core; none for what one process has to run anyway."""
-    one_file = len(config.args) == 1 and ".py" in config.args[0]
-    alone = one_file or config.option.markexpr == "gpu" or any("benchmarks" in name for name in config.args)
-    if alone or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
-        return 0 if alone else None  # None leaves the choice to pytest-xdist, which reads the variable
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_WORKERS)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only a nightly run holds; put the files that take longest first, so that workers end together."""
-    if not config.getoption("nightly") and "nightly" not in config.option.markexpr:
-        left_out = [item for item in items if item.get_closest_marker("nightly")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
-    pipeline = {item.path for item in items if item.get_closest_marker("pipeline")}
-
-    def place(item: pytest.Item) -> tuple[bool, int]:
-        folder = item.path.parent.name
-        return item.path not in pipeline, LONG.index(folder) if folder in LONG else len(LONG)
-
-    items.sort(key=place)
 
 
 @pytest.fixture
@@ -126,6 +78,21 @@ def signals() -> Iterator[None]:
 def root() -> Path:
     """The repository."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def committed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository as its last commit has it: results and the pages about them, whatever a run has left here.
+
+    Where there is no git (an unpacked archive), the repository itself.
+    """
+    archive = subprocess.run(["git", "archive", "HEAD"], cwd=root, capture_output=True)
+    if archive.returncode:
+        return root
+    folder = tmp_path_factory.mktemp("committed")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
 
 
 @pytest.fixture

@@ -31,8 +31,9 @@ from stages.core.data.listing import scan
 from stages.core.data.splits import read_index
 from stages.core.features.store import describe, last_block
 from stages.core.report.rendering import render
+from stages.tools.compose import composed
 
-GIVEN = yaml.safe_load((Path(__file__).resolve().parent.parent / "params.yaml").read_text())
+GIVEN = yaml.safe_load(composed())
 WITH_FILES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 fuzz = settings(suppress_health_check=WITH_FILES)
 
@@ -302,8 +303,8 @@ def test_json_of_any_bytes_is_read_or_refused_in_one_line(tmp_path, content):
         one_line(error)
 
 
-def test_summarize_names_metrics_that_it_cannot_use(tmp_path, root, monkeypatch):
-    (tmp_path / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
+def test_summarize_names_metrics_that_it_cannot_use(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text(composed())
     (tmp_path / "artifacts/teach").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["summarize"])

@@ -1,9 +1,9 @@
 """Freeze a finished reproduction in reports/studies/NAME: python -m stages.tools.record NAME.
 
-Refuses to record with uncommitted changes, or while `dvc status` reports changes in the pipeline. Run it on the
-machine that computed the results: its hardware and the packages' versions go into record.json. If another machine
-trained the students, one without DVC perhaps, add --trained-on FILE with what `python -m stages.tools.provenance`
-printed there.
+Refuses to record with uncommitted changes of what can change a result, or while `dvc status` reports changes in the
+pipeline. Pages, tests, notes, images and weights beside them do not count. Run it on the machine that computed the
+results: its hardware and the packages' versions go into record.json. If another machine trained the students, one
+without DVC perhaps, add --trained-on FILE with what `python -m stages.tools.provenance` printed there.
 """
 
 import argparse
@@ -17,14 +17,16 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from stages.core.base.errors import UserError, run
+from stages.core.base.files import read_yaml
 from stages.core.config import params
 from stages.core.evidence import studies
-from stages.paths import AUDIT, FIGURES, MANIFEST, REPORTS, RESULTS, STUDIES
+from stages.paths import AUDIT, FIGURES, MANIFEST, PARAMS, REPORTS, RESULTS, STUDIES
 from stages.tools.provenance import PACKAGES, Machine, hardware, versions
 
+LOCK = Path("dvc.lock")
 SOURCES = {
-    "params.yaml": Path("params.yaml"),
-    "dvc.lock": Path("dvc.lock"),
+    "params.yaml": PARAMS,
+    "dvc.lock": LOCK,
     "metrics.json": REPORTS / "metrics.json",
     "results": RESULTS,
     "figures": FIGURES,
@@ -39,7 +41,7 @@ def output_of(*command: str) -> str:
     Raises:
         UserError: the command is not installed, or fails.
     """
-    shown = " ".join(command[-3:])
+    shown = " ".join(command[:3] if command[0] == "git" else command[-3:])
     try:
         result = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
@@ -53,10 +55,14 @@ def commit() -> str:
     """The commit that is checked out.
 
     Raises:
-        UserError: there are uncommitted changes.
+        UserError: there are uncommitted changes of what can change a result.
     """
-    changed = output_of("git", "status", "--porcelain").splitlines()
-    if changed:
+    stages = read_yaml(LOCK)["stages"].values() if LOCK.is_file() else []
+    files = {one["path"] for stage in stages for kind in ("deps", "outs") for one in stage.get(kind, [])}
+    # `python -m` imports modules that lie here in the place of installed ones.
+    files |= {"dvc.yaml", *map(str, (LOCK, PARAMS, REPORTS, *Path().glob("*.py"), *Path().glob("*/__init__.py")))}
+    changed = output_of("git", "status", "--porcelain", "--", *sorted(files)).splitlines()
+    if changed := [line for line in changed if not line.endswith(".md")]:
         shown = ", ".join(line[3:] for line in changed[:5]) + (", …" if len(changed) > 5 else "")
         raise UserError(f"there are uncommitted changes ({shown}); commit them first")
     return output_of("git", "rev-parse", "HEAD").strip()

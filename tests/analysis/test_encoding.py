@@ -9,7 +9,7 @@ from stages.core.analysis import last_block
 from stages.core.analysis.encoding import measure
 from stages.core.base.errors import UserError
 from stages.core.distillation import map_errors
-from stages.core.models.students import forward_with_map
+from stages.core.models.maps import forward_with_map
 from stages.core.report.figures import encoding as figures_encoding
 from stages.core.report.tables import encoding as tables
 

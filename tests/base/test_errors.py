@@ -33,6 +33,14 @@ def test_a_reader_that_ends_early_is_no_error():
         assert process.stderr.read() == b""
 
 
+def test_a_system_without_posix_locks_is_named():
+    """As Windows: its Python has no module fcntl. Stage `check` comes first."""
+    text = "import runpy, sys\nsys.modules['fcntl'] = None\nrunpy.run_module('stages.check', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "error: this system has no POSIX file locks; use Linux or macOS, or WSL within Windows\n"
+
+
 def ended(error: BaseException) -> str | int | None:
     def main() -> None:
         raise error

@@ -34,10 +34,10 @@ from torch.utils._pytree import tree_leaves
 
 from stages.core.config import schema
 from stages.core.distillation import task as objectives
-from stages.core.losses.maps import feature_target
+from stages.core.losses.targets import feature_target
 from stages.core.models.cost import flops
+from stages.core.models.maps import forward_with_map
 from stages.core.models.normalization import renormalization
-from stages.core.models.students import forward_with_map
 from stages.core.models.talking_heads import batch_talking_heads
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World

@@ -14,10 +14,11 @@ from stages.core.base.errors import UserError
 from stages.core.config import models, params
 from stages.core.config.schema import Objective
 from stages.core.models.cost import parameters
+from stages.paths import CHECKED
 from stages.tools.compose import CONF, composed
 
-GIVEN = yaml.safe_load((Path(__file__).resolve().parents[2] / "params.yaml").read_text())
-OPTIONAL = {"base", "model_args"}  # mappings whose keys may be left out
+GIVEN = yaml.safe_load(composed())
+OPTIONAL = {"base", "model_args", "plan"}  # mappings whose keys may be left out
 OPEN = {"strategies", "definitions", "options", "runs"}  # mappings whose keys are names of the user's
 
 
@@ -64,8 +65,9 @@ def load_text(folder, text):
     return params.load(file)
 
 
-def test_params_are_the_composed_default(root):
-    assert (root / "params.yaml").read_text() == composed()
+def test_params_are_the_composed_default(root, committed):
+    """Those that are committed, or about to be: `dvc exp run -S` leaves others here."""
+    assert composed() in [(place / "params.yaml").read_text() for place in (root, committed)]
 
 
 def test_overrides_are_composed():
@@ -122,8 +124,8 @@ def test_external_datasets_compose_to_valid_params(reader, tmp_path):
     assert load_text(tmp_path, text).dataset.unreadable == "stop"
 
 
-def test_loading_round_trips(root, tmp_path):
-    loaded = params.load(root / "params.yaml")
+def test_loading_round_trips(tmp_path):
+    loaded = load_text(tmp_path, composed())
     dumped = loaded.model_dump(exclude_unset=True)
     assert dumped == GIVEN
     assert load_text(tmp_path, yaml.safe_dump(dumped)) == loaded
@@ -281,6 +283,12 @@ def test_an_impossible_value_is_named(path, value, load):
     ("path", "value", "reason"),
     [
         ("dataset.val_split", "train", "dataset: train_split and val_split must not be the same"),
+        (
+            "dataset.train_split",
+            "train-images",
+            "dataset.train_split: must be of the characters A-Z, a-z, 0-9, _ and . alone, and not begin with . "
+            "(got 'train-images')",
+        ),
         ("dataset.std", [0.3, 0.0, 0.3], "dataset: std must be positive"),
         ("dataset.val_images", None, "dataset: val_images must be set for the embedded dataset"),
         ("dataset.columns", ["image", "label"], "dataset: columns must be null, except for a Hugging Face dataset"),
@@ -394,13 +402,16 @@ def test_an_impossible_value_is_named(path, value, load):
         ("grid.runs.7", ["lift-mse-7"], "grid.runs: these are not the runs of grid.blocks; choose what"),
         ("grid.runs.1", ["lift-mse"], "grid.runs.1.0: must match pattern"),
         ("grid.runs.one", RUNS, "grid.runs.one.[key]: must match pattern"),
-        ("grid.blocks", [], "grid.blocks: must have at least 1 item"),
+        ("grid.blocks", [], "seeds: 0 is in none of grid.blocks; choose what to train by"),
+        ("grid", {"blocks": [], "runs": {"1": RUNS}}, "is in none of grid.blocks; choose what to train by"),
+        ("dataset.train_split", None, "dataset: train_split must be set for the embedded dataset (digits), and where"),
         (
             "analysis.backbones",
             ["teacher", "teacher"],
             "analysis.backbones: ['teacher', 'teacher'] has the same value twice",
         ),
-        ("analysis.layerwise", ["vit_tiny"], "analysis: layerwise: 'vit_tiny' is not one of backbones: teacher"),
+        ("analysis.layerwise", ["a", "a"], "analysis.layerwise: ['a', 'a'] has the same value twice"),
+        ("analysis.classifiers", ["a", "a"], "analysis.classifiers: ['a', 'a'] has the same value twice"),
         ("analysis.img_size", {"teacher": 8}, "analysis: img_size: set the teacher's by teacher.model_args.img_size"),
         ("teacher.recipe", None, "teacher: weights fit needs a recipe, but recipe is null"),
         ("analysis.sep.thresholds", [50, 50], "analysis.sep.thresholds: [50, 50] has the same value twice"),
@@ -417,6 +428,90 @@ def test_inconsistent_values_are_explained(path, value, reason, load):
 def test_falling_intervals_are_refused(key, bounds, load):
     with pytest.raises(UserError, match=rf"recipe\.augment.*{key}"):
         load(f"recipe.augment.{key}", bounds)
+
+
+NAMES = {
+    "mse_w0.5": "holds '.'",  # DVC looks for key 5 of mse_w0
+    "mse[1]": r"holds '\['",
+    "mse-1": "holds '-'",
+    "a/b": "holds '/'",
+    "a@b": "holds '@'",
+    "$a": r"holds '\$'",
+    "a b": "holds ' '",
+    "a,b": "holds ','",
+    "a=b": "holds '='",
+    "a\n": r"holds '\\n'",
+    "1e3": "does not begin with a letter",  # a number to DVC's YAML, and text to Python's
+    "_mine": "does not begin with a letter",  # matplotlib leaves it out of legends
+    "é": "holds 'é'",
+    "": "does not begin with a letter",
+    "No": "do not take this name for text",  # false to Python's YAML
+    "nan": "do not take this name for text",  # a number to Hydra
+    "a" * 65: "more than 64 characters",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["student.strategies", "objective.definitions"])
+def test_names_with_a_meaning_of_their_own_are_refused_with_the_reason(kind, name):
+    changed = copy.deepcopy(GIVEN)
+    outer, inner = kind.split(".")
+    changed[outer][inner][name] = changed[outer][inner]["baseline" if outer == "student" else "mse"]
+    with pytest.raises(UserError, match=rf"^params\.yaml: {re.escape(f'{kind}.{name}')}: .*{NAMES[name]}"):
+        params.check(changed, Path("params.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        ("US$ notes", r"holds '\$'"),
+        ("a^b", r"holds '\^'"),
+        ("a\\b", r"holds '\\\\'"),
+        ("鸟类", "holds '鸟'"),
+        ("صور", "holds 'ص'"),
+        ("e\u0301tude", r"holds '.*'"),  # an accent of its own
+        ("a`b", "holds '`'"),
+        ("<b>", "holds '<'"),
+        ("a|b", r"holds '\|'"),
+        ("a*b*", r"holds '\*'"),
+        ("[a](b)", r"holds '\['"),
+        ("a\nb", r"holds '\\n'"),
+        ("", "must begin with a letter or digit"),
+        (" a", "must begin with a letter or digit"),
+        ("a _b_", "must begin .* have _ within words alone"),
+        ("a" * 33, "has more than 32 characters"),
+    ],
+)
+def test_a_datasets_name_that_figures_or_pages_cannot_show_is_refused(label, reason, load):
+    with pytest.raises(UserError, match=rf"^params\.yaml: dataset\.label: {reason}"):
+        load("dataset.label", label)
+
+
+@pytest.mark.parametrize("label", ["my_birds", "ILSVRC/imagenet-1k", "Птицы & bêtes (v2.1), 7+"])
+def test_any_other_name_of_a_dataset_is_taken(label, load):
+    assert load("dataset.label", label).dataset.label == label
+
+
+def test_names_that_metrics_or_files_do_not_tell_apart_are_refused():
+    for key, entries, name, reason in (
+        ("student", "strategies", "teacher", r"student\.strategies\.teacher: metrics name the teacher so"),
+        ("student", "strategies", "Lift", r"student\.strategies: lift and Lift differ by case alone"),
+        ("objective", "definitions", "MSE", r"objective\.definitions: mse and MSE differ by case alone"),
+    ):
+        changed = copy.deepcopy(GIVEN)
+        changed[key][entries][name] = changed[key][entries]["lift" if key == "student" else "mse"]
+        with pytest.raises(UserError, match=reason):
+            params.check(changed, Path("params.yaml"))
+
+
+def test_a_name_on_the_command_line_is_refused_with_the_reason(tmp_path):
+    """Hydra takes what follows the dot for a key within; the list of names says why that cannot be."""
+    definition = "+objective.definitions.mse_w0.5={alpha: 0.0, tau: 1.0, feature: mse, feature_weight: 0.5}"
+    with pytest.raises(
+        UserError, match=r"objective\.names\.0: the name holds '\.', which DVC, YAML, .* take a letter"
+    ) as caught:
+        load_text(tmp_path, composed(definition, "objective.names=[mse_w0.5]"))
+    assert str(caught.value).count("the name") == 1  # not again for each of its runs
 
 
 def test_every_fault_is_named_in_one_line(tmp_path):
@@ -589,10 +684,80 @@ def test_the_stage_refuses_backbones_that_timm_does_not_have(tmp_path, monkeypat
         UserError, match=r"^timm has no model vit_tinny_patch16_224; similar ones are vit_tiny_patch16_"
     ):
         check.main()
-    assert not check.MARKER.exists()
+    assert not CHECKED.exists()
     Path("params.yaml").write_text(composed("analysis.backbones=[teacher,vit_tiny_patch16_224]"))
     check.main()
-    assert check.MARKER.exists()
+    assert CHECKED.exists()
+
+
+FOLDER = ("dataset=folder", "dataset.classes=10", "dataset.image_size=8", "dataset.train_split=null")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (FOLDER, "dataset.train_split: null names no images to train on, but grid.runs trains students; set it"),
+        ((*FOLDER, "grid=none"), "dataset.train_split: null names no images to train on, but teacher.weights is fit"),
+        ((*FOLDER, "dataset.held_out=0.1"), "dataset: train_split must be set for the embedded dataset (digits), and"),
+        (("experiment=analysis", "analysis.backbones=[]"), "analysis.backbones: must have at least 1 item"),
+    ],
+)
+def test_nothing_can_be_trained_without_training_images(overrides, reason, tmp_path):
+    with pytest.raises(UserError, match=re.escape(f"params.yaml: {reason}")):
+        load_text(tmp_path, composed(*overrides))
+    assert load_text(tmp_path, composed("experiment=analysis")).dataset.train_split is None
+
+
+VIT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+TEACHERS = {"weights": "artifacts/teach/model.safetensors", "config": "artifacts/teach/config.json"}
+VITS = dict.fromkeys(("weights", "config"), f"artifacts/weights/{VIT}.json")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "items", "unread"),
+    [
+        (
+            ("experiment=analysis", f"analysis.backbones=[{VIT},vit_base_patch16_224.mae]"),
+            {"weights": ["timm"], "truncation": {VIT: VITS}, "dynamics": {VIT: VITS}},
+            {"teach", "train", "encode"},
+        ),
+        (
+            ("experiment=analysis", "analysis.backbones=[vit_base_patch16_224.mae]"),
+            {"weights": ["timm"]},
+            {"teach", "train", "encode", "truncation", "dynamics"},
+        ),
+        (
+            ("grid=none",),
+            {"teach": ["teacher"], "truncation": {"teacher": TEACHERS}, "dynamics": {"teacher": TEACHERS}},
+            {"train", "encode", "weights"},
+        ),
+        (
+            ("analysis.classifiers=[]",),
+            {
+                **{"teach": ["teacher"], "encode": ["students"]},
+                "dynamics": {"teacher": TEACHERS, "students": dict.fromkeys(TEACHERS, "artifacts/train")},
+            },
+            {"truncation", "weights"},
+        ),
+    ],
+)
+def test_stages_that_have_nothing_to_do_are_not_there(overrides, items, unread):
+    """What is not there has no item, and `summarize` reads in its place what `check` writes."""
+    content = yaml.safe_load(composed(*overrides))
+    plan = params.check(content, Path("params.yaml")).plan
+    assert list(plan["extract"]) == content["analysis"]["backbones"]
+    assert {name: of for name, of in plan.items() if of and name not in ("extract", "summarize")} == items
+    assert {name for name, place in plan["summarize"].items() if place == CHECKED.as_posix()} == unread
+
+
+def test_a_plan_that_is_not_that_of_the_other_keys_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = yaml.safe_load(composed())
+    content["analysis"]["backbones"] = ["teacher", VIT]
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"^params\.yaml: plan: it is not that of .* choose them by `dvc exp run -S`"):
+        check.main()
+    assert not CHECKED.exists()
 
 
 @pytest.mark.parametrize("profile", ["digits", "cifar100_small", "cifar100", "imagenet"])

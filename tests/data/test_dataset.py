@@ -85,7 +85,7 @@ def test_a_missing_split_is_named(tree):
 def test_a_split_without_classes_is_named(tree):
     (tree / "flat").mkdir()
     (tree / "flat/image.png").write_bytes(b"image")
-    with pytest.raises(UserError, match="/flat holds no class folder"):
+    with pytest.raises(UserError, match="/flat holds no class folder, but images"):
         scan(tree / "flat")
 
 
@@ -98,6 +98,13 @@ def test_an_empty_class_is_named(tree):
 def test_a_link_to_nowhere_is_named(tree):
     (tree / "train/bee/900.png").symlink_to(tree / "gone.png")
     with pytest.raises(UserError, match=r"/train/bee/900\.png is a link that leads nowhere"):
+        scan(tree / "train")
+
+
+@pytest.mark.parametrize("name", ["train/dog", "train/bee/more"])
+def test_a_folder_that_is_a_link_to_nowhere_is_named(tree, name):
+    (tree / name).symlink_to(tree / "gone")
+    with pytest.raises(UserError, match=f"/{name} is a link that leads nowhere"):
         scan(tree / "train")
 
 
@@ -144,14 +151,17 @@ def test_a_copy_of_the_training_images_is_refused_and_contents_decide(tree):
 def test_linked_splits_are_refused(tree):
     shutil.rmtree(tree / "val")
     (tree / "val").symlink_to(tree / "train", target_is_directory=True)
-    with pytest.raises(UserError, match="train and validation share 12 files"):
+    with pytest.raises(
+        UserError, match=r"train and validation share 12 files .*: .*/train/ant/000\.png and .*; …; sep"
+    ):
         check_splits(scan(tree / "train"), scan(tree / "val"), classes=3)
 
 
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
 def test_a_linked_image_is_refused(tree, link):
     getattr(tree / "val/ant/leak.png", link)(tree / "train/ant/000.png")
-    with pytest.raises(UserError, match="train and validation share 1 files"):
+    pair = rf"{tree}/train/ant/000\.png and {tree}/val/ant/leak\.png"
+    with pytest.raises(UserError, match=rf"train and validation share 1 files .*: {pair}; separate them"):
         check_splits(scan(tree / "train"), scan(tree / "val"), classes=3)
 
 
@@ -260,9 +270,10 @@ def test_digest_of_contents_notices_what_sizes_hide(tree):
 def test_description_does_not_hang_on_the_location(tree, tmp_path):
     moved = tmp_path / "elsewhere/photos"
     shutil.copytree(tree / "train", moved)
-    (moved / "notes.txt").write_text("no image")
     assert describe(scan(moved)) == describe(scan(tree / "train"))
     assert describe(scan(moved), moved) == describe(scan(tree / "train"), tree / "train")
+    (moved / "notes.txt").write_text("no image")
+    assert describe(scan(moved)) == describe(scan(tree / "train")) | {"left_out": {".txt": 1}}
 
 
 def test_description_counts_images_and_bytes(tree):

@@ -103,6 +103,12 @@ def test_folders_of_images_are_a_dataset_too(tree, tmp_path):
     )
 
 
+def test_files_of_a_folder_that_are_no_rows_are_counted(tree, tmp_path):
+    for name in ("train/ant/a.heic", "train/b.jxl", "val/ant/c.heic", "train/ant/._a.png", "train/metadata.txt"):
+        (tree / name).write_bytes(b"no row")
+    assert Hub("data", tmp_path).scan("train").left_out == {".heic": 1, ".jxl": 1}
+
+
 def test_columns_of_other_names(make_hub):
     hub = make_hub(("img", "fine"), images="img", labels="fine")
     assert hub.scan("val").per_class() == {"0 ant": 2, "1 bee": 2, "2 cat": 2}

@@ -30,7 +30,7 @@ SMALL = ("recipe.epochs=2", "recipe.epoch_steps=8", "teacher.recipe.epochs=2", "
 SMALL = (*SMALL, "analysis.images_per_class=2", "seeds=[0,1]", "strategy=lift", "analysis.sep.permutations=5")
 SMALL = (*SMALL, "analysis.sep.resamples=20")
 TRAIN, OTHER = "train@0", "train@1"
-TRAINING = ("teach", TRAIN)
+TRAINING = ("teach@teacher", TRAIN)
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EARLY = 0.1  # share of the kills before the stage starts, while DVC decides what to run
 REMEDIES = {  # DVC's message when it was killed while writing its own files or git's index: the command that helps

@@ -98,6 +98,53 @@ def test_brought_weights_are_loaded_and_recorded(bring, model, tmp_path, offline
     assert found.pretrained_cfg["mean"] == CONFIG.mean
 
 
+def in_shards(model, folder, suffix=".safetensors"):
+    """Weights as Hugging Face's libraries split large ones: two files and their index."""
+    (folder / NAME).mkdir()
+    stem = "model" if suffix == ".safetensors" else "pytorch_model"
+    write = save_file if suffix == ".safetensors" else torch.save
+    state, named = model.state_dict(), {}
+    for number, keys in enumerate((list(state)[:9], list(state)[9:]), start=1):
+        file = f"{stem}-0000{number}-of-00002{suffix}"
+        write({key: state[key] for key in keys}, folder / NAME / file)
+        named |= dict.fromkeys(keys, file)
+    index = folder / NAME / f"{stem}{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": named}))
+    return index
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_weights_in_shards_are_read_by_their_index(suffix, model, tmp_path, offline):
+    index = in_shards(model, tmp_path, suffix)
+    found, provenance = backbones.pretrained(NAME, {}, folder=tmp_path)
+    assert equal(model, found) and "state_dict" not in found.pretrained_cfg
+    assert provenance.source == f"WEIGHTS/{NAME}/{index.name}"
+    larger, _ = backbones.pretrained(NAME, {}, folder=tmp_path, img_size=80)
+    assert larger.pos_embed.shape[1] == 5 * 5 + 1
+    shards = sorted(index.parent.glob(f"*{suffix}"))
+    for shard in shards:  # the digest is of all that is read
+        whole = shard.read_bytes()
+        write = save_file if suffix == ".safetensors" else torch.save
+        write({key: value + 1 for key, value in timm.models.load_state_dict(str(shard)).items()}, shard)
+        assert backbones.pretrained(NAME, {}, folder=tmp_path)[1].sha256 != provenance.sha256
+        shard.write_bytes(whole)
+    assert backbones.pretrained(NAME, {}, folder=tmp_path)[1] == provenance
+
+
+def test_shards_that_are_not_whole_are_refused_in_one_line(model, tmp_path):
+    index = in_shards(model, tmp_path)
+    (index.parent / "model-00001-of-00002.safetensors").rename(tmp_path / "away")
+    assert f"{index} names model-00001-of-00002.safetensors, not there; download" in line(tmp_path)
+    (tmp_path / "away").rename(index.parent / "model-00001-of-00002.safetensors")
+    save_file({"norm.weight": model.norm.weight}, index.parent / "model-00001-of-00002.safetensors")
+    assert line(tmp_path).startswith(f"{index} does not hold the weights of {NAME}")
+    for content in ('{"weight_map": {}}', "[]", "{"):
+        index.write_text(content)
+        assert str(index) in line(tmp_path)
+    index.unlink()
+    assert "holds shards of weights without their index; put *.safetensors.index.json there, too" in line(tmp_path)
+
+
 def test_a_brought_folder_decides_head_and_transform(tmp_path, offline):
     own = {"mean": (0.1, 0.2, 0.3), "crop_pct": 0.5, "input_size": (3, 32, 32)}
     model = timm.create_model(NAME, num_classes=3, img_size=32, pretrained_cfg_overlay=own)
@@ -262,6 +309,49 @@ def test_unknown_names_are_refused_with_the_nearest(make, name, hint):
     with pytest.raises(UserError, match="timm has no") as caught:
         make(name, {}, **options)
     assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "vit_small_patch16_224_dino",
+            r"^timm has renamed vit_small_patch16_224_dino to vit_small_patch16_224\.dino",
+        ),
+        (
+            "vit_tiny_patch16_224_in21k",
+            r"renamed vit_tiny_patch16_224_in21k to vit_tiny_patch16_224\.augreg_in21k; ",
+        ),
+    ],
+)
+def test_names_that_timm_renamed_are_refused_with_the_new_one(name, said):
+    with pytest.raises(UserError, match=said):
+        backbones.check_name(name)
+
+
+@pytest.mark.parametrize("bring", [as_safetensors, as_hub_folder])
+def test_weights_are_located_without_being_loaded(bring, model, tmp_path, offline, monkeypatch):
+    bring(model, tmp_path)
+    _, loaded = backbones.pretrained(NAME, {}, folder=tmp_path)
+    monkeypatch.delattr(backbones.timm, "create_model")
+    assert backbones.located(NAME, folder=tmp_path) == loaded
+
+
+def test_missing_weights_are_said_alike_before_loading(tmp_path, offline):
+    with pytest.raises(UserError) as caught:
+        backbones.located(NAME, folder=tmp_path)
+    assert str(caught.value) == line(tmp_path)
+
+
+def test_a_head_for_other_classes_is_refused(tmp_path, offline):
+    backbones.check_classes(NAME, 1000, folder=None)
+    refused = r"^analysis\.classifiers: the head of test_vit\.r160_in1k has 1000 outputs, but dataset\.classes is 3"
+    with pytest.raises(UserError, match=refused):
+        backbones.check_classes(NAME, 3, folder=tmp_path)
+    with pytest.raises(UserError, match=r"the head of vit_base_patch16_224\.mae has no outputs, but"):
+        backbones.check_classes("vit_base_patch16_224.mae", 1000, folder=None)
+    as_hub_folder(timm.create_model(NAME, num_classes=3), tmp_path)
+    backbones.check_classes(NAME, 3, folder=tmp_path)
 
 
 def test_a_name_without_weights_asks_for_a_file():
@@ -460,9 +550,13 @@ def test_a_teacher_of_another_head_is_refused(project, monkeypatch, tmp_path, mo
 
 HUBS = "tench, Tinca tinca|goldfish, Carassius auratus|great white shark, white shark, man-eater, man-eating shark, "
 HUBS += "Carcharodon carcharias"
+NUMBERED = [f"{index} {name}" for index, name in enumerate(HUBS.split("|"))]  # as this project names a hub's classes
+INDICES = [str(index) for index in range(1000)]
 
 
-@pytest.mark.parametrize("names", [IMAGENET, [f"{index:03d}" for index in range(1000)], HUBS.split("|"), ["Tench"]])
+@pytest.mark.parametrize(
+    "names", [IMAGENET, [f"{index:03d}" for index in range(1000)], HUBS.split("|"), ["Tench"], NUMBERED, INDICES]
+)
 def test_imagenets_classes_are_known_by_ids_words_or_indices(names):
     backbones.check_imagenet_order(names)
 

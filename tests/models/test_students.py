@@ -10,7 +10,9 @@ from stages.core.base.errors import UserError
 from stages.core.config.params import Params
 from stages.core.models import folders
 from stages.core.models.cost import flops, parameters
-from stages.core.models.students import LiftedVisionTransformer, forward_with_map, lift, widen
+from stages.core.models.lift import LiftedVisionTransformer, lift
+from stages.core.models.maps import forward_with_map
+from stages.core.models.widelast import widen
 from stages.core.train.teacher import WithMaps
 from stages.cost import ARGUMENTS
 from stages.paths import REFERENCE

@@ -27,7 +27,6 @@ WITHOUT_TORCH = (
     "pca",
     "sep",
     "rotation",
-    "weights",
     "summarize",
     "audit",
     "report",

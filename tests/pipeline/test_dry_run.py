@@ -58,7 +58,7 @@ def test_the_papers_scale_runs_dry(
         *("profile=imagenet", "experiment=dry_run", "strategy=widen", "recipe.global_batch=4"),
         *(f"objective.names=[{','.join(objectives)}]", f"dataset.classes={len(CLASSES)}"),
         *(f"analysis.backbones=[teacher,{backbone}]", f"++analysis.img_size={{{DINOV2}: 224}}"),
-        *("analysis.rank.points=2", f"recipe.precision={precision}"),
+        *("analysis.truncation.points=2", f"recipe.precision={precision}"),
     )
     machine = {"DATA_ROOT": str(photographs), "DEVICE_BATCH": "2", "HF_HUB_OFFLINE": "1", "CHECKPOINT_MINUTES": "10"}
     if command != REPRO:

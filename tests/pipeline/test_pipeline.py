@@ -21,7 +21,7 @@ BLOCKS = (
 )
 SMALL = (*SMALL, f"grid.blocks=[{', '.join(BLOCKS)}]")  # no product of strategies and objectives
 SMALL = (*SMALL, "analysis.images_per_class=2", "analysis.sep.permutations=50", "analysis.sep.resamples=50")
-SMALL = (*SMALL, "analysis.rank.points=4", "dataset.val_images=100")
+SMALL = (*SMALL, "analysis.truncation.points=4", "dataset.val_images=100")
 TRAIN = "train@0"
 
 NO_NETWORK = """
@@ -98,7 +98,18 @@ def test_a_change_reruns_what_it_touches_alone(project: Project) -> None:
     project.compose("analysis.sep.permutations=20", "strategy.names=[widen]")
     (project.folder / "artifacts/train/7/lift-mse-7").mkdir(parents=True)  # of a seed that params no longer name
     before = project.contents(TRAIN)
-    assert project.rerun("audit") == {"check", TRAIN, "sep@teacher", "encode", "dynamics", "summarize", "audit"}
+    assert project.rerun("audit") == {
+        *(
+            "check",
+            TRAIN,
+            "sep@teacher",
+            "encode@students",
+            "dynamics@teacher",
+            "dynamics@students",
+            "summarize",
+            "audit",
+        )
+    }
     left = {name: digest for name, digest in before.items() if "/widen-mse-0/" in name}
     assert left and project.contents(TRAIN) == left  # taken from its checkpoint, and the other one is gone
     assert [path.name for path in (project.folder / "artifacts/train").iterdir()] == ["0"]

@@ -1,4 +1,4 @@
-"""The report's pages, made from the executed notebooks and results that git tracks."""
+"""The report's pages, made from the executed notebooks and results of the last commit."""
 
 import contextlib
 import json
@@ -29,26 +29,26 @@ def write_pages(project: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the pages of the tracked results, beside all that they lead to."""
+def site(committed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the pages of the committed results, beside all that they lead to."""
     project = tmp_path_factory.mktemp("site")
     for name in ("reports", "stages", "params.yaml", "dvc.lock"):
-        (project / name).symlink_to(root / name)
+        (project / name).symlink_to(committed / name)
     return write_pages(project)
 
 
 @pytest.fixture
-def site_with_study(root: Path, tmp_path: Path) -> Iterator[Path]:
-    """The pages where the tracked results are recorded as a study, too."""
+def site_with_study(committed: Path, tmp_path: Path) -> Iterator[Path]:
+    """The pages where the committed results are recorded as a study, too."""
     for name in ("stages", "params.yaml", "dvc.lock"):
-        (tmp_path / name).symlink_to(root / name)
+        (tmp_path / name).symlink_to(committed / name)
     reports = tmp_path / "reports"
     reports.mkdir()
-    for path in (root / "reports").iterdir():
+    for path in (committed / "reports").iterdir():
         if path.name != "studies":
             (reports / path.name).symlink_to(path)
     (reports / "studies").mkdir()
-    for path in (root / "reports/studies").iterdir():
+    for path in (committed / "reports/studies").iterdir():
         (reports / "studies" / path.name).symlink_to(path)
     study = reports / "studies/first"
     study.mkdir()
@@ -57,7 +57,7 @@ def site_with_study(root: Path, tmp_path: Path) -> Iterator[Path]:
     for name in ("metrics.json", "audit.json", "data.json"):
         shutil.copy(reports / name, study)
     for name in ("params.yaml", "dvc.lock"):
-        shutil.copy(root / name, study)
+        shutil.copy(committed / name, study)
     hardware = {"cpu": "A CPU", "cores": 16, "memory_gib": 128.0, "gpus": [{"name": "A GPU", "memory_gib": 80.0}]}
     record = {"date": "2026-01-02", "commit": "0123456789abcdef", "versions": {"torch": "2.99"}, "hardware": hardware}
     (study / "record.json").write_text(json.dumps(record))

@@ -179,8 +179,7 @@ def test_random_orders_are_drawn_for_every_backbone(results, capsys):
 
 
 def of_conf(option):
-    file = Path(__file__).parents[2] / "stages/conf/analysis" / f"{option}.yaml"
-    analysis = yaml.safe_load(file.read_text())
+    analysis = yaml.safe_load(composed("profile=imagenet", f"analysis={option}"))["analysis"]
     names = ["cait_s24_224" if name == "teacher" else name for name in analysis["backbones"]]
     assert analysis["layerwise"] == analysis["backbones"]
     return [(name, analysis["img_size"].get(name)) for name in names]

@@ -106,8 +106,8 @@ def test_a_click_sorts_and_what_is_missing_stays_last(browser, tmp_path):
             assert heading.get_attribute("aria-sort") == said
 
 
-def test_the_audit_opens_with_what_was_measured_and_filters(browser, site, root):
-    claims = json.loads((root / "reports/audit.json").read_text())["claims"]
+def test_the_audit_opens_with_what_was_measured_and_filters(browser, site, committed):
+    claims = json.loads((committed / "reports/audit.json").read_text())["claims"]
     runs = [one["run"] for claim in claims for one in (claim, *claim["others"])]
     show(browser, site / "audit.html")
     shown = browser.find_element(By.CSS_SELECTOR, "table[data-facets]")

@@ -1,18 +1,24 @@
 """What the figures of nulls say is what their data say."""
 
+import re
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from stages.core.analysis import nulls
 from stages.core.analysis.energy import shares
 from stages.core.analysis.sep import mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
+from stages.core.config import schema
 from stages.core.report import style
 from stages.core.report.figures import blocks as block_figures
-from stages.core.report.figures import rank as rank_figures
 from stages.core.report.figures import rotation as rotation_figures
 from stages.core.report.figures import sep as sep_figures
+from stages.core.report.figures import truncation as truncation_figures
 from stages.core.report.tables import representation as tables
 
 LEVELS = [50, 90]
@@ -89,23 +95,45 @@ def test_intervals_stand_beside_their_means():
     assert rows[1]["difference"] == "+0.5000 (+0.4000 to +0.6250)"
 
 
-RANK = {
-    **{"architecture": "cait_s24_224", "weights": "fit", "block": 4, "last_block": 5, "channels": 16, "top1": 80.0},
-    "shares": [90, 99],
-    "bases": {"shared": {"dims": {"90": 4, "99": None}, "knee": 3}, "own": {"dims": {"90": 2, "99": 8}, "knee": None}},
+TRUNCATION = {
+    **{"backbone": "mine", "weights": "fit", "block": 4, "last_block": 5, "channels": 16, "top1": 80.0},
+    "shares": [95, 99],
+    "bases": {"shared": {"dims": {"95": 4, "99": None}, "knee": 3}, "own": {"dims": {"95": 2, "99": 8}, "knee": None}},
+    "energy": {"shared": {"95": 9, "99": 15}, "own": {"95": 3.5, "99": 7.25}},
 }
 
 
-def test_the_rank_figure_says_which_block_was_projected_and_what_is_not_reached():
+def test_the_truncation_figure_says_which_block_was_projected_and_what_is_not_reached():
     curve = pd.DataFrame({"dims": [1, 4, 16], "shared": [10.0, 72.0, 79.0], "own": [30.0, 79.0, 80.0]})
-    energy = {"own": {"95": 3.5}}
-    figure, caption = rank_figures.accuracy_by_dims(curve, RANK, energy)
-    assert "block 5 of 6, the last whose patch tokens the logits depend on" in caption
-    assert "4 for 90 %, more than 16 for 99 %, knee at 3" in caption
+    curves = pd.concat([curve.assign(backbone="other", own=0.0), curve.assign(backbone="mine")])
+    figure, caption = truncation_figures.accuracy_by_dims(curves, TRUNCATION)
+    assert "block 5 of 6, the last whose patch tokens the logits depend on" in caption and "`mine`" in caption
+    assert "4 for 95 %, more than 16 for 99 %, knee at 3" in caption
     labels = figure.axes[0].get_legend_handles_labels()[1]
-    assert "95 % of the energy, own: 3.5" in labels and len(labels) == 3
-    table = tables.dims_needed(RANK, energy)
-    assert table["top-1, shared basis"].tolist() == ["4", "–"] and table["energy, own basis"].tolist() == ["–", "–"]
+    assert {"95 % of the energy, own: 3.5", "95 % of the energy, shared: 9"} <= set(labels) and len(labels) == 4
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    assert list(lines["each image's own directions"]) == [30.0, 79.0, 80.0]
+    table = tables.dims_needed(TRUNCATION)
+    assert table["top-1, shared basis"].tolist() == ["4", "–"] and table["energy, own basis"].tolist() == [
+        "3.5",
+        "7.25",
+    ]
+
+
+def test_models_that_were_not_trained_are_drawn_block_by_block():
+    measures = {"frequency_intensity": 0.1, "token_entropy": 1.0, "activation": 0.5, "gradient": 0.01}
+    rows = [
+        {"run": name, "strategy": name, "objective": None, "block": b, **measures, "activation": value}
+        for name, value in (("vit", 0.5), ("swin", 0.25))
+        for b in range(4)
+    ]
+    student = {"run": "lift-none-0", "strategy": "lift", "objective": "none", "block": 0, **measures}
+    figure, caption = block_figures.of_backbones(pd.DataFrame([*rows, student]))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["vit", "swin"]
+    assert [line.get_ydata()[-1] for line in figure.axes[2].lines] == [0.5, 0.25]
+    assert (
+        "of 2 models" in caption and "`swin` intensity 0.1, entropy 1 bits, activation 0.25, gradient 0.01" in caption
+    )
 
 
 def test_heat_maps_show_the_mean_over_seeds():
@@ -160,6 +188,30 @@ def test_the_projects_strategies_have_looks_of_their_own():
     assert list(drawn) == [*style.KNOWN, "another"]
     assert len({look.color for name, look in drawn.items() if name != "another"}) == len(style.KNOWN)
     assert len({look.marker for name, look in drawn.items() if name != "another"}) == len(style.KNOWN)
+
+
+@pytest.mark.parametrize("label", ["digits", "W" * schema.LABEL, "ИЗОБРАЖЕНИЯ Ωmega Ærø_Ünïted (2)"])
+def test_a_face_says_all_that_it_says_on_a_strip_of_its_own(label, tmp_path):
+    """Of the longest name of a dataset, the longest of timm's and the smallest figure."""
+    figure = style.new_figure(5.5, 3)
+    face = f"{schema._label(label)} · 1,000 images · vit_base_patch16_clip_224.laion2b_ft_in12k_in1k, random weights"
+    style.sign(figure, face)
+    assert style.face_of(figure) == face
+    box = figure.texts[-1].get_window_extent()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a letter that its font lacks
+        style.save(figure, tmp_path, "f")
+    with Image.open(tmp_path / "f.png") as saved:
+        strip = saved.height / style.PNG_DPI - 3  # inches
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= 1 and box.y0 >= -strip * figure.dpi - 1
+
+
+def test_the_font_of_figures_has_every_letter_that_a_dataset_may_be_named_with():
+    figure = style.new_figure(1, 1)
+    font = FT2Font(font_manager.findfont(figure.text(0, 0, "").get_fontproperties())).get_charmap()
+    letters = [chr(code) for code in range(0x10000) if re.match(schema.LETTER, chr(code)) and chr(code).isalnum()]
+    assert [letter for letter in (*letters, *schema.SIGNS) if ord(letter) not in font] == []
+    assert {*"aZ9éßΩжẞ"} <= {*letters} and not {*"中$あא"} & {*letters}
 
 
 def test_the_colours_of_a_saved_figure_are_those_that_were_drawn(tmp_path):

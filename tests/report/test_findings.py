@@ -19,9 +19,9 @@ def claims(root):
 
 
 @pytest.fixture
-def study(root: Path, tmp_path: Path) -> Study:
-    shutil.copytree(root / "reports/results", tmp_path / "results")
-    data = json.loads((root / "reports/data.json").read_text())
+def study(committed: Path, tmp_path: Path) -> Study:
+    shutil.copytree(committed / "reports/results", tmp_path / "results")
+    data = json.loads((committed / "reports/data.json").read_text())
     (tmp_path / "data.json").write_text(json.dumps({**data, "dataset": "cats"}))
     return Study("cats_1", tmp_path, {"date": "2026-01-02"})
 

@@ -21,9 +21,9 @@ PLAIN = ("baseline", "none")
 
 
 @pytest.fixture
-def results(root, tmp_path):
-    """A copy of the tracked results."""
-    return Path(shutil.copytree(root / "reports/results", tmp_path / "results"))
+def results(committed, tmp_path):
+    """A copy of the committed results."""
+    return Path(shutil.copytree(committed / "reports/results", tmp_path / "results"))
 
 
 @pytest.fixture
@@ -164,8 +164,8 @@ def test_equal_results_give_equal_bytes(results, tmp_path):
     assert files[0] == files[1] and set(files[0]) == {"headline_dark.svg", "headline_dark.png"}
 
 
-def test_the_last_recorded_study_is_shown(root, tmp_path):
-    results, manifest = root / "reports/results", root / "reports/data.json"
+def test_the_last_recorded_study_is_shown(committed, tmp_path):
+    results, manifest = committed / "reports/results", committed / "reports/data.json"
     assert headline.source(results, manifest, []) == (results, manifest, "current run")
     dates = {"b": "2026-02-01", "a": "2026-03-01", "c": "2026-01-01"}
     studies = [Study(name, tmp_path / name, {"date": date}) for name, date in dates.items()]

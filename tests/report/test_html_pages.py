@@ -77,8 +77,8 @@ def test_all_pages_share_the_bar_and_list_their_sections(site, page):
     assert set(ids.values()) == {1} and len(content.main.find_all("h1")) == 1
 
 
-def test_the_dashboards_verdicts_are_those_of_the_audit(site, root):
-    claims = json.loads((root / "reports/audit.json").read_text())["claims"]
+def test_the_dashboards_verdicts_are_those_of_the_audit(site, committed):
+    claims = json.loads((committed / "reports/audit.json").read_text())["claims"]
     counted = Counter((claim["family"], claim["verdict"]) for claim in claims)
     shown = after(parsed(site, "index"), "claims")
     verdicts = [heading.get_text() for heading in shown.thead.find_all("th")][2:]
@@ -92,8 +92,8 @@ def test_the_dashboards_verdicts_are_those_of_the_audit(site, root):
     assert len(contradicted) == sum(claim["verdict"] == "contradicted" for claim in claims)
 
 
-def test_the_dashboards_accuracies_are_those_of_the_runs(site, root):
-    runs = pd.read_csv(root / "reports/results/runs.csv", keep_default_na=False)
+def test_the_dashboards_accuracies_are_those_of_the_runs(site, committed):
+    runs = pd.read_csv(committed / "reports/results/runs.csv", keep_default_na=False)
     shown = after(parsed(site, "index"), "students")
     strategies = [heading.get_text() for heading in shown.thead.find_all("th")][1:]
     assert strategies == list(dict.fromkeys(runs["strategy"]))
@@ -104,8 +104,8 @@ def test_the_dashboards_accuracies_are_those_of_the_runs(site, root):
             assert cell == f"{np.mean(top1):.2f} ± {np.std(top1, ddof=1):.2f}"
 
 
-def test_the_dashboard_opens_with_numbers_of_the_results(site, root):
-    results = root / "reports/results"
+def test_the_dashboard_opens_with_numbers_of_the_results(site, committed):
+    results = committed / "reports/results"
     dims, runs = pd.read_csv(results / "dims.csv"), pd.read_csv(results / "runs.csv")
     of_teacher = dims[(dims["backbone"] == "teacher") & (dims["threshold"] == 95)]
     differences = pd.read_csv(results / "differences.csv")
@@ -119,7 +119,7 @@ def test_the_dashboard_opens_with_numbers_of_the_results(site, root):
     assert [(float(tile[0]), float(tile[2])) for tile in tiles] == [tuple(map(float, pair)) for pair in expected]
 
 
-def test_the_dashboard_shows_the_figures_and_where_they_are_from(site, root):
+def test_the_dashboard_shows_the_figures_and_where_they_are_from(site, committed):
     cards = parsed(site, "index").find_all("figure")
     assert len(cards) >= 6
     for card in cards:
@@ -141,8 +141,8 @@ def test_a_study_stands_beside_the_current_run(site_with_study):
     test_every_link_and_anchor_leads_somewhere(site_with_study, "index")
 
 
-def test_the_distillation_page_shows_the_recorded_studies(site, root):
-    page, recorded = parsed(site, "distillation"), studies.read(root / "reports/studies")
+def test_the_distillation_page_shows_the_recorded_studies(site, committed):
+    page, recorded = parsed(site, "distillation"), studies.read(committed / "reports/studies")
     summaries, top1 = texts(after(page, "recorded-studies")), texts(after(page, "recorded-studies", 1))
     assert [row[0] for row in summaries] == [study.name for study in recorded] != []
     for study, row in zip(recorded, summaries, strict=True):
@@ -158,8 +158,8 @@ def test_equal_results_give_equal_pages(site_with_study):
     assert before == {path.name: path.read_bytes() for path in site_with_study.iterdir()}
 
 
-def test_every_claim_that_no_run_measured_is_of_one_kind_of_run(root):
-    audit = json.loads((root / "reports/audit.json").read_text())
+def test_every_claim_that_no_run_measured_is_of_one_kind_of_run(committed):
+    audit = json.loads((committed / "reports/audit.json").read_text())
     rows = unmeasured(audit)
     assert sum(row["would judge"] for row in rows) == sum(claim["run"] is None for claim in audit["claims"])
     assert len({row["a run of"] for row in rows}) == len(rows)

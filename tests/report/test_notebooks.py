@@ -1,4 +1,4 @@
-"""Figures that the report's notebooks show of the tracked results: what stands on their faces, and what is legible."""
+"""Figures that the report's notebooks show of committed results: what stands on their faces, and what is legible."""
 
 import itertools
 import json
@@ -18,16 +18,16 @@ from stages.core.report.notebooks import read_table
 
 
 @pytest.fixture(scope="module")
-def shown(request, tmp_path_factory):
-    """Every figure that the notebooks save, by name, from the tracked results; none is written."""
-    root, folder, figures = request.config.rootpath, tmp_path_factory.mktemp("figures"), {}
+def shown(root, committed, tmp_path_factory):
+    """Every figure that the notebooks save, by name, from the committed results; none is written."""
+    folder, figures = tmp_path_factory.mktemp("figures"), {}
 
     def keep(figure, where, name):
         (where / f"{name}.png").touch()
         figures[name] = figure
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
+        patch.chdir(committed)
         patch.setattr(notebooks, "save", keep)
         for module, name in ((IPython.display, "display"), (notebooks, "display"), (notebooks, "show_table")):
             patch.setattr(module, name, lambda *_, **__: None)
@@ -58,10 +58,11 @@ def texts(figure):
     return [(text.get_text(), Text.get_window_extent(text).padded(-1)) for text in drawn]
 
 
-def test_every_figure_says_what_it_is_of(shown, root):
-    assert len(shown) > 20 and {"headline", "headline_dark", "accuracy", "teacher-sep", "rank"} <= set(shown)
-    last = latest(read(root / "reports/studies"))
-    current = root / "reports/results", root / "reports/data.json"
+def test_every_figure_says_what_it_is_of(shown, committed):
+    expected = {"headline", "headline_dark", "accuracy", "teacher-sep", "teacher-truncation"}
+    assert len(shown) > 20 and expected <= set(shown)
+    last = latest(read(committed / "reports/studies"))
+    current = committed / "reports/results", committed / "reports/data.json"
     whose = {True: (last.results, last.data) if last else current, False: current}  # of the headline, and of all others
     for name, figure in shown.items():
         face = style.face_of(figure)
@@ -102,8 +103,8 @@ def test_text_is_legible_at_half_size(shown):
         assert min(sizes) >= 9, name
 
 
-def test_strategies_and_objectives_stand_in_the_order_of_the_runs(shown, root):
-    runs = read_table(root / "reports/results/runs.csv")
+def test_strategies_and_objectives_stand_in_the_order_of_the_runs(shown, committed):
+    runs = read_table(committed / "reports/results/runs.csv")
     strategies, objectives = (list(dict.fromkeys(runs[key])) for key in ("strategy", "objective"))
     panel = shown["accuracy"].axes[0]
     assert [tick.get_text() for tick in panel.get_xticklabels()] == strategies * len(objectives)
@@ -116,8 +117,8 @@ def test_strategies_and_objectives_stand_in_the_order_of_the_runs(shown, root):
     assert titles == [f"{strategy}, {objective}" for strategy in strategies for objective in objectives]
 
 
-def test_a_strategy_has_one_colour_in_every_figure(shown, root):
-    runs = read_table(root / "reports/results/runs.csv")
+def test_a_strategy_has_one_colour_in_every_figure(shown, committed):
+    runs = read_table(committed / "reports/results/runs.csv")
     expected = {name: look.color for name, look in style.looks(runs["strategy"]).items()}
     for name in ("curves", "cost", "encoding", "dynamics"):
         legend = shown[name].legends[0]
@@ -182,6 +183,6 @@ def test_a_face_says_where_weights_are_from(weights, said):
     of = {"backbone": "teacher", "architecture": "cait_s24_224", "weights": weights, "images": 1000}
     assert faces.backbone(data, of) == f"cifar100 · 1,000 images · teacher (cait_s24_224), {said}"
     assert faces.backbones(data, {"a": of, "b": of}) == "cifar100 · 1,000 images · 2 backbones"
-    assert faces.teacher(data, of) == f"cifar100 · 10,000 validation images · teacher (cait_s24_224), {said}"
+    assert faces.validated(data, of) == f"cifar100 · 10,000 validation images · teacher (cait_s24_224), {said}"
     vit = {**of, "backbone": "vit", "architecture": "vit"}
     assert faces.backbone(data, vit) == f"cifar100 · 1,000 images · vit, {said}"

@@ -37,6 +37,15 @@ def test_values_are_typed_and_read_afresh(monkeypatch):
     assert environment.read().workers is None
 
 
+def test_a_relative_folder_is_taken_from_the_project(monkeypatch, tmp_path):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))  # the main repository, in `dvc exp run --temp` too
+    for name, field in (("DATA_ROOT", machine.data_root), ("WEIGHTS", machine.weights)):
+        monkeypatch.setenv(name, "data/birds")
+        assert field() == tmp_path / "data/birds"
+        monkeypatch.setenv(name, "/data/birds")
+        assert field() == Path("/data/birds")
+
+
 def test_an_empty_variable_is_an_unset_one(monkeypatch):
     unset = environment.read()
     for name in VARIABLES:

@@ -154,7 +154,7 @@ def test_help_says_in_one_line_what_it_does(call, tmp_path):
         (["strategy=lift,widen"], "strategy=lift,widen: several options are written as strategy=[lift,widen]"),
         (
             ["profil=digits"],
-            "profil: no such key; params.yaml has analysis, dataset, experiment, grid, objective, profile",
+            "profil: no such key; params.yaml has analysis, dataset, experiment, grid, objective, plan, profile",
         ),
         (["recipe.augment.vflip=1"], "recipe.augment.vflip: no such key; recipe.augment has auto_augment, "),
         (["recipe.lr.x=1"], "recipe.lr.x: no such key; recipe has augment, "),

@@ -64,7 +64,7 @@ def test_a_workspace_is_shown_where_it_differs():
     ("changes", "difference"),
     [
         ({}, ["-0.3", "+0.4"]),
-        ({"profile": "mine", "analysis.rank.points": 3.0}, ["-0.3", "+0.4"]),
+        ({"profile": "mine", "analysis.truncation.points": 3.0}, ["-0.3", "+0.4"]),
         ({"seeds": "[0, 1, 2]"}, ["", ""]),
         ({"recipe.lr": 0.001}, ["", ""]),
         ({"student.base.embed_dim": 60.0}, ["", ""]),

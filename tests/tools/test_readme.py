@@ -22,8 +22,8 @@ def test_the_headline_takes_the_place_of_the_accuracies_and_has_a_dark_form(tmp_
     assert readme.figure().startswith(f"<picture>\n  {dark}\n") and f'src="{tmp_path}/headline.png"' in readme.figure()
 
 
-def test_the_table_of_claims_counts_every_claim_once(root, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(root)
+def test_the_table_of_claims_counts_every_claim_once(committed, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(committed)
     rows = [line.strip("|").split(" | ") for line in readme.claims().splitlines() if line.startswith("| **")]
     assert [row[0].strip(" *") for row in rows] == list(FAMILIES)
     audit, register = read_json(AUDIT), {claim.id: claim for claim in read_register(REFERENCE)}

@@ -58,14 +58,14 @@ def git(folder: Path, *command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, committed: Path) -> Path:
     """A repository with the project's reports and a pipeline of two quick stages, up to date and committed."""
     folder = tmp_path_factory.mktemp("record") / "project"
-    shutil.copytree(root / "reports", folder / "reports", ignore=shutil.ignore_patterns("studies"))
+    shutil.copytree(committed / "reports", folder / "reports", ignore=shutil.ignore_patterns("studies"))
     (folder / "reports/studies").mkdir()
-    shutil.copy(root / "reports/studies/README.md", folder / "reports/studies")
-    shutil.copy(root / "params.yaml", folder)
-    shutil.copy(root / "reports" / "metrics.json", folder / "source.json")
+    shutil.copy(committed / "reports/studies/README.md", folder / "reports/studies")
+    shutil.copy(committed / "params.yaml", folder)
+    shutil.copy(committed / "reports" / "metrics.json", folder / "source.json")
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}))
     git(folder, "init", "-q")
     run(sys.executable, "-m", "dvc", "init", "-q", cwd=folder)
@@ -179,6 +179,35 @@ def test_a_stale_pipeline_is_refused(change, stage, project, monkeypatch):
     assert not (project / "reports/studies/stale").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("dvc.yaml", True),  # as the test's pipeline has it, with a comment
+        ("reports/results/new.json", True),
+        ("torch/__init__.py", True),  # which stages would import in the place of the installed one
+        ("random.py", True),
+        ("README.md", False),
+        ("reports/studies/README.md", False),
+        ("notes.txt", False),
+        ("weights/vit.safetensors", False),
+        ("timm/timm/models/vit.py", False),  # a checkout beside; the installed package goes first
+    ],
+)
+def test_what_cannot_change_a_result_need_not_be_committed(file, counts, project, monkeypatch):
+    (project / file).parent.mkdir(parents=True, exist_ok=True)
+    with (project / file).open("a") as opened:
+        opened.write("# changed\n")
+    assert git(project, "status", "--porcelain")
+    if counts:
+        with pytest.raises(
+            UserError, match=rf"^there are uncommitted changes \({re.escape(file)}\); commit them first$"
+        ):
+            record_as(monkeypatch, "beside")
+    else:
+        record_as(monkeypatch, "beside")
+    assert (project / "reports/studies/beside").exists() != counts
+
+
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a b", "ü", "a\n", "current", "README.md"])
 def test_names_that_no_study_can_have_are_refused(name, project, monkeypatch):
     before = contents(project)
@@ -284,6 +313,39 @@ def test_claims_are_judged_by_every_study(project, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["verdicts"])
     with pytest.raises(UserError, match=r"^contradicted: .*top1/widen/softkd_mse"):
         verdicts.main()
+
+
+def test_what_is_said_of_a_study_may_come_first_and_stays(project, monkeypatch):
+    about = project / "reports/studies/digits.4/README.md"
+    about.parent.mkdir()
+    about.write_text("What it is of.")
+    assert studies.read(about.parents[1]) == []
+    for arguments in (["digits.4"], ["digits.4", "--replace"]):
+        git(project, "add", "-A")
+        git(project, "commit", "-qm", "described")
+        record_as(monkeypatch, *arguments)
+        assert about.read_text() == "What it is of."
+        assert [study.name for study in studies.read(about.parents[1])] == ["digits.4"]
+
+
+def test_a_study_of_backbones_alone_is_listed_and_judged(project, monkeypatch):
+    """Without students its results lack tables, and the headline is of the study before."""
+    reports = project / "reports"
+    study(reports, "trained", top1=78.3)
+    study(reports, "untrained", top1=70.0)
+    results = reports / "studies/untrained/results"
+    for name in ("runs.csv", "comparison.csv", "differences.csv", "controls.csv", "curves.csv", "teacher.json"):
+        (results / name).unlink()
+    manifest = {"dataset": "imagenet", "classes": 1000, "val": {"images": 50_000}}
+    (reports / "studies/untrained/data.json").write_text(json.dumps(manifest))
+    recorded = studies.read(reports / "studies")
+    assert [one.has_students for one in recorded] == [True, False]
+    assert studies.latest(recorded).name == "trained"
+    _, row = tables.provenance(recorded, "studies")
+    assert row["teacher"] == "none; teacher" and "studies/untrained/results/backbones.csv" in str(row["files"])
+    claims = {claim["id"]: claim for claim in audited(monkeypatch)["claims"]}
+    assert claims["top1/widen/softkd_mse"]["run"] == "trained"
+    assert any("untrained: no student was trained" in claim["reason"] for claim in claims.values())
 
 
 def test_a_contradiction_is_never_outvoted():

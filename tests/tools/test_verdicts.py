@@ -44,8 +44,8 @@ def test_unknown_claims_and_audits_are_refused(call):
         call()
 
 
-def test_the_tracked_audit_contradicts_what_is_known(root, monkeypatch):
-    monkeypatch.chdir(root)
+def test_the_committed_audit_contradicts_what_is_known(committed, monkeypatch):
+    monkeypatch.chdir(committed)
     known = ["cost_params/widen/params", "consistent_parameters/widen/params"]
     known.append("consistent_distilled_baseline/top1/baseline")
     known += ["worded/shared_basis/teacher", "worded/feature_loss_gains/lift"]  # by study cifar100_small

@@ -22,7 +22,6 @@ from stages.core.runtime.distributed import World, joined, launch
 from stages.core.train import fitting, outputs
 from stages.paths import COST, PARAMS
 
-ROOT = Path(__file__).resolve().parents[2]
 STRATEGIES = ("baseline", "lift", "widen", "uniform", "half", "copy", "widen_linear")  # one of each kind
 # One of each class; the last has a projector where widths differ, and statistics of the teacher.
 OBJECTIVES = ("none", "mse", "softkd", "softkd_spectral", "balanced_mse")
@@ -48,7 +47,9 @@ def write_params(folder: Path, *, ema_decay: float | None, strategies: Mapping[i
         ema_decay: of the recipe.
         strategies: that each seed trains, every one with all of `OBJECTIVES`.
     """
-    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    from stages.tools.compose import composed  # workers need no Hydra
+
+    content = yaml.safe_load(composed())
     content["dataset"]["val_images"] = 20
     content["teacher"] |= {"weights": "random", "recipe": None}
     content["teacher"]["model_args"]["depth"] = 2
@@ -75,15 +76,14 @@ def write_params(folder: Path, *, ema_decay: float | None, strategies: Mapping[i
 
 def start(folder: Path) -> None:
     """Run in `folder` all stages that come before the training of students, and those of the teacher's features."""
-    from stages import extract, pca, prepare, rank, rotation, sep, svd, teach, weights  # workers need none of them
+    from stages import extract, pca, prepare, rotation, sep, svd, teach, truncation  # workers need none of them
 
     os.chdir(folder)
     stage(prepare.main)
     stage(teach.main)
-    stage(weights.main)
     for one in (extract, svd, pca, sep, rotation):
         stage(one.main, "--backbone", "teacher")
-    stage(rank.main)
+    stage(truncation.main, "--model", "teacher")
     write_json(COST / "metrics.json", {})  # counted on the paper's students, not on these
 
 
@@ -137,7 +137,8 @@ def analyse(folder: Path) -> None:
 
     os.chdir(folder)
     stage(encode.main)
-    stage(dynamics.main)
+    for of in ("teacher", "students"):
+        stage(dynamics.main, "--model", of)
     stage(summarize.main)
 
 

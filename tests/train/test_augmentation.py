@@ -12,6 +12,7 @@ from timm.data.auto_augment import NAME_TO_OP, AugmentOp
 from stages.core.base.errors import UserError
 from stages.core.config import params
 from stages.core.train.batches import posterize
+from stages.tools.compose import composed
 
 POLICIES = [
     "rand",
@@ -33,9 +34,9 @@ POLICIES = [
 
 
 @pytest.fixture
-def load(root, tmp_path):
+def load(tmp_path):
     """Load the default with another policy."""
-    given = yaml.safe_load((root / "params.yaml").read_text())
+    given = yaml.safe_load(composed())
 
     def load_changed(policy):
         changed = copy.deepcopy(given)

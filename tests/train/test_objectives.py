@@ -12,10 +12,11 @@ from stages.core.config.feature_losses import takes_any_width
 from stages.core.distillation.against_teacher import evaluate_against_teacher
 from stages.core.distillation.balancing import hadamard_matrix
 from stages.core.distillation.task import check_compatible, create_task
-from stages.core.losses.maps import feature_target
-from stages.core.models.students import forward_with_map
+from stages.core.losses.targets import feature_target
+from stages.core.models.maps import forward_with_map
 from stages.core.runtime.distributed import World, launch
 from stages.core.train.optimization import parameter_groups
+from stages.tools.compose import composed
 
 PAPER = ["none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral"]
 CONTROLS = ["projector", "frozen_projector", "orthogonal_projector", "normalized_mse", "gram", "relation"]
@@ -32,8 +33,9 @@ def labels():
 
 
 @pytest.fixture
-def definitions(root):
-    return params.load(root / "params.yaml").objective.definitions
+def definitions(tmp_path):
+    (tmp_path / "params.yaml").write_text(composed())
+    return params.load(tmp_path / "params.yaml").objective.definitions
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from stages.core.base.errors import UserError
 from stages.core.config.schema import Objective, Recipe
 from stages.core.distillation.lessons import teacher_precision
 from stages.core.distillation.task import check_compatible, create_task
-from stages.core.models.students import forward_with_map
+from stages.core.models.maps import forward_with_map
 from stages.core.runtime.distributed import World
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.fitting import decays_embeddings

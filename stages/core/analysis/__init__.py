@@ -11,9 +11,9 @@ __all__ = [
     "participation",
     "pca",
     "permutation",
-    "rank",
     "sep",
     "similarity",
     "subspaces",
     "svd",
+    "truncation",
 ]

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # EFBIG: beyond a limit on the size of files
@@ -98,6 +99,8 @@ def run(main: Callable[[], None]) -> None:
             stream.reconfigure(errors="backslashreplace")
     _name_user()
     try:
+        if find_spec("fcntl") is None:
+            raise UserError("this system has no POSIX file locks; use Linux or macOS, or WSL within Windows")
         with known_errors_reported():
             main()
             sys.stdout.flush()

@@ -3,6 +3,7 @@
 from typing import NamedTuple, Self
 
 TEACHER = "teacher"  # the teacher's name among the backbones, and in the `run` column of encoding.csv
+STUDENTS = "students"  # all trained students, among what the stage `dynamics` measures
 BASELINE = "baseline"  # the strategy that leaves the student's architecture unchanged
 LABELS_ONLY = "none"  # the objective that uses no teacher
 DIGITS = "digits"  # the embedded dataset, on which every student comes near 100 %

@@ -5,7 +5,6 @@ volume see each other's files, so the names of temporary files and claims carry 
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import socket
@@ -60,6 +59,8 @@ def try_lock(path: Path) -> IO[str] | None:
     Raises:
         UserError: the file system has no locks.
     """
+    import fcntl  # here: where a system has none, `errors.run` says so in one line
+
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from stages.core.base.names import TEACHER
-from stages.core.config.schema import Count, Name, Positive, Recipe, Section, Seed, Share
+from stages.core.config.schema import Count, Key, Name, Positive, Recipe, Section, Seed, Share
 
 # Architectures whose last map has embed_dim channels and one token per patch: no hierarchy, no convolutions.
 ISOTROPIC = r"cait_|(vit|deit3?)_\w*patch\d"
@@ -19,7 +19,7 @@ CAIT_DEPTH = r"cait_[a-z]+(\d+)_"  # CaiT's names tell how many blocks it has: c
 class ModelArgs(Section):
     """Arguments of a timm model; unset ones keep the architecture's default.
 
-    `widen_width`, `widen_blocks`, `widen_widths` and `widen_heads` are those of `stages.core.models.students.widen`:
+    `widen_width`, `widen_blocks`, `widen_widths` and `widen_heads` are those of `stages.core.models.widelast.widen`:
     the last block's width and the number of widened blocks, or the width of each widened block.
     """
 
@@ -139,8 +139,8 @@ class Student(Section):
     """The students of one scale: the arguments that all share, and one entry per strategy."""
 
     base: ModelArgs
-    ablations: list[Name]
-    strategies: Annotated[dict[Name, Strategy], Field(min_length=1)]
+    ablations: list[Key]
+    strategies: Annotated[dict[Key, Strategy], Field(min_length=1)]
 
     def model(self, strategy: str, teacher: Teacher) -> tuple[str, dict[str, Any]]:
         """The timm architecture of a strategy and its complete arguments.

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
+from stages.core.base.names import TEACHER
 from stages.core.config.models import ISOTROPIC, ModelArgs, Student, Teacher
 from stages.core.config.schema import Analysis, Dataset, Grid, Name, Objectives, Recipe, Section, Seed, Selection
 
@@ -33,6 +34,12 @@ class Params(Section):
     grid: Grid
     recipe: Recipe
     analysis: Analysis
+    plan: dict[str, list[str] | dict[str, Any]]  # composed; see `stages.plan`
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher is made: to be analysed, or for students."""
+        return TEACHER in self.analysis.backbones or bool(self.grid.runs)
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -49,6 +56,7 @@ class Params(Section):
             "seeds": self.seeds,
             "analysis.backbones": self.analysis.backbones,
             "analysis.layerwise": self.analysis.layerwise,
+            "analysis.classifiers": self.analysis.classifiers,
             "analysis.svd.thresholds": self.analysis.svd.thresholds,
             "analysis.pca.thresholds": self.analysis.pca.thresholds,
             "analysis.sep.thresholds": self.analysis.sep.thresholds,
@@ -56,6 +64,13 @@ class Params(Section):
         for key, values in repeatable.items():
             if len(set(values)) != len(values):
                 raise ValueError(f"{key}: {values} has the same value twice")
+        if TEACHER in self.student.strategies:
+            raise ValueError(f"student.strategies.{TEACHER}: metrics name the teacher so; choose another name")
+        for entries, place in {place: (entries, place) for _, entries, place in known.values()}.values():
+            spelled: dict[str, str] = {}
+            for name in entries:
+                if (other := spelled.setdefault(name.lower(), name)) != name:
+                    raise ValueError(f"{place}: {other} and {name} differ by case alone, as files cannot everywhere")
         for strategy, entry in self.student.strategies.items():
             if entry.of_teacher and strategy not in self.strategy.names:
                 continue  # the teacher's depth need not suit a student that is not trained
@@ -69,6 +84,8 @@ class Params(Section):
     def _grid(self) -> Self:
         """Require that `grid.runs`, which DVC reads, are the runs that the other keys choose."""
         blocks = self.grid.blocks
+        if not blocks and not self.grid.runs:
+            return self
         for key, names, known in (
             ("strategy.names", self.strategy.names, [name for block in blocks for name in block.strategies]),
             ("objective.names", self.objective.names, [name for block in blocks for name in block.objectives]),
@@ -95,8 +112,15 @@ class Params(Section):
 
         Sizes that params leave to the architecture are checked before training, by `stages.core.train.task`.
         """
+        fitted = self.has_teacher and self.teacher.weights == "fit"
+        if self.dataset.train_split is None and (self.grid.runs or fitted):
+            reason = "grid.runs trains students" if self.grid.runs else "teacher.weights is fit"
+            raise ValueError(f"dataset.train_split: null names no images to train on, but {reason}; set it")
+        if not self.has_teacher:
+            return self
         pixels, teacher = self.dataset.image_size, self.teacher.model_args
-        students = {name: ModelArgs(**self.student.model(name, self.teacher)[1]) for name in self.strategy.names}
+        trained = self.strategy.names if self.grid.runs else []
+        students = {name: ModelArgs(**self.student.model(name, self.teacher)[1]) for name in trained}
         sizes = {"teacher.model_args.img_size": teacher.img_size} | {
             self.student.key(strategy, "img_size"): student.img_size for strategy, student in students.items()
         }
@@ -160,11 +184,13 @@ def check(content: Any, path: Path) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as invalid:
-        faults = []
+        faults: dict[str, str] = {}  # by what is said once: of a name, which many places repeat, its first place
         for error in invalid.errors(include_url=False):
-            key = ".".join(str(part) for part in error["loc"])
-            faults.append(f"{key + ': ' if key else ''}{_reason(error)}{_shown(error) if key else ''}")
-        raise UserError(f"{path}: " + "; ".join(faults)) from None
+            key = ".".join(str(part) for part in error["loc"] if part != "[key]")
+            reason = f"{_reason(error)}{_shown(error) if key else ''}"
+            fault = f"{key + ': ' if key else ''}{reason}"
+            faults.setdefault(reason if reason.startswith("the name ") else fault, fault)
+        raise UserError(f"{path}: " + "; ".join(faults.values())) from None
 
 
 def _reason(error: Any) -> str:

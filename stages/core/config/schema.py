@@ -18,7 +18,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Percent = Annotated[int, Field(ge=1, le=99)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.]*$")]  # safe in a path and in a stage's name
+WORDS = {"true", "false", "yes", "no", "on", "off", "null", "nan", "inf"}  # that YAML or Hydra take for no text
+# Latin, Greek and Cyrillic: letters of the figures' font that are written from left to right.
+LETTER = r"[0-9A-Za-z\u00c0-\u024f\u0370-\u037d\u0386-\u03ff\u0400-\u04ff\u1e00-\u1ef9]"
+SIGNS = " _.,+-/&'()"  # that mean nothing to matplotlib, Markdown and HTML, an underscore within a word alone
+LABEL = 32  # characters of a dataset's name, which stands in one line on the smallest figure
+LONGEST = 64  # characters: two names, a seed and a digest make a folder's name, which may have 255
 HUB = "hfds/"  # a reader that begins so is a Hugging Face dataset
 Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
@@ -30,11 +35,55 @@ def _rising(bounds: list[float]) -> list[float]:
 
 
 def _reader(name: str) -> str:
-    if not re.fullmatch(rf"digits|folder|tar|{HUB}(\w[\w.-]*/)?\w[\w.-]*", name, re.ASCII):
-        raise ValueError(f"must be one of digits, folder, tar, {HUB}OWNER/NAME")
+    if not re.fullmatch(rf"digits|folder|tar|local|{HUB}(\w[\w.-]*/)?\w[\w.-]*", name, re.ASCII):
+        raise ValueError(f"must be one of digits, folder, tar, local, {HUB}OWNER/NAME")
     return name
 
 
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", name):
+        raise ValueError("must be of the characters A-Z, a-z, 0-9, _ and . alone, and not begin with .")
+    return name
+
+
+def _key(name: str) -> str:
+    """Check a name that is a key of params.yaml, a step of dotted keys, a part of runs' names and a legend's entry.
+
+    DVC and Hydra take a dot or a bracket for a step into a mapping, and YAML some digits for a number (1e3); run names
+    join names by hyphens; matplotlib leaves what begins with an underscore out of legends.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        sign = next((sign for sign in name if not re.match(r"[A-Za-z0-9_]", sign)), None)
+        reason = "does not begin with a letter" if sign is None else f"holds {sign!r}"
+        raise ValueError(
+            f"the name {reason}, which DVC, YAML, run names or legends read in their own way; "
+            "take a letter, then letters, digits and _"
+        )
+    if name.lower() in WORDS:
+        raise ValueError("YAML and Hydra do not take this name for text; choose another")
+    if len(name) > LONGEST:
+        raise ValueError(f"the name has more than {LONGEST} characters; shorten it")
+    return name
+
+
+def _label(name: str) -> str:
+    """Check a dataset's name, which figures, pages, tables and model cards show as it is."""
+    for sign in name:
+        if sign not in SIGNS and not (sign.isalnum() and re.match(LETTER, sign)):
+            raise ValueError(
+                f"holds {sign!r}, which figures and pages do not show as it is; "
+                f"take Latin, Greek or Cyrillic letters, digits, spaces and {SIGNS.strip()}"
+            )
+    if not re.match(LETTER, name) or name.endswith(" ") or re.search(rf"(?<!{LETTER})_|_(?!{LETTER})", name):
+        raise ValueError("must begin with a letter or digit, not end with a space, and have _ within words alone")
+    if len(name) > LABEL:
+        raise ValueError(f"has more than {LABEL} characters; shorten it")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name)]  # safe in a path and in a stage's name
+Key = Annotated[str, AfterValidator(_key)]  # of a strategy or an objective
+Label = Annotated[str, AfterValidator(_label)]
 Reader = Annotated[str, AfterValidator(_reader)]
 Policy = Annotated[str, AfterValidator(check_policy)]
 Interval = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_rising)]
@@ -51,9 +100,9 @@ class Dataset(Section):
 
     reader: Reader
     watch: list[Literal["images"]]  # [] if no images are outside the repository
-    label: str
+    label: Label
     classes: Annotated[int, Field(ge=2)]
-    train_split: Name
+    train_split: Name | None  # null where nothing is trained
     val_split: Name
     val_images: Count | None  # for the embedded dataset; other datasets come with their splits
     split_seed: Seed
@@ -74,6 +123,8 @@ class Dataset(Section):
             raise ValueError("std must be positive")
         if (self.reader == "digits") != (self.val_images is not None):
             raise ValueError("val_images must be set for the embedded dataset (digits), and null for others")
+        if self.train_split is None and (self.reader == "digits" or self.held_out is not None):
+            raise ValueError("train_split must be set for the embedded dataset (digits), and where held_out is")
         if self.held_out is not None and self.reader == "digits":
             raise ValueError("held_out must be null for the embedded dataset (digits), which has val_images")
         if len(self.watch) != (self.reader != "digits"):
@@ -245,8 +296,8 @@ class Selection(Section):
     """
 
     label: str
-    options: Annotated[dict[Name, list[Name]], Field(min_length=1)]
-    names: Annotated[list[Name], Field(min_length=1)]
+    options: Annotated[dict[Name, list[Key]], Field(min_length=1)]
+    names: Annotated[list[Key], Field(min_length=1)]
 
 
 SeedKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]*)$")]  # YAML's keys of a mapping for DVC are strings
@@ -256,8 +307,8 @@ RunName = Annotated[str, Field(pattern=r"^[^-]+-[^-]+-(0|[1-9][0-9]*)$")]
 class Block(Section):
     """Runs of every strategy with every objective and every seed."""
 
-    strategies: Annotated[list[Name], Field(min_length=1)]
-    objectives: Annotated[list[Name], Field(min_length=1)]
+    strategies: Annotated[list[Key], Field(min_length=1)]
+    objectives: Annotated[list[Key], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
 
 
@@ -267,8 +318,8 @@ class Grid(Section):
     `runs` lists the names of each seed's runs, for the items of DVC's stage `train`.
     """
 
-    blocks: Annotated[list[Block], Field(min_length=1)]
-    runs: Annotated[dict[SeedKey, Annotated[list[RunName], Field(min_length=1)]], Field(min_length=1)]
+    blocks: list[Block]
+    runs: dict[SeedKey, Annotated[list[RunName], Field(min_length=1)]]
 
     def listed(self) -> list[Run]:
         """The runs: the seeds of a setting one after the other, settings in the order in which they are listed."""
@@ -284,7 +335,7 @@ class Grid(Section):
 class Objectives(Selection):
     """Which objectives to train with, and what each one means."""
 
-    definitions: dict[Name, Objective]
+    definitions: dict[Key, Objective]
 
 
 class Levels(Section):
@@ -316,7 +367,7 @@ class Rotation(Section):
     seed: Seed
 
 
-class Rank(Section):
+class Truncation(Section):
     """Dims that accuracy needs: `points` counts of dimensions, and shares of the whole top-1, in percent."""
 
     points: Annotated[int, Field(ge=2)]
@@ -327,12 +378,14 @@ class Analysis(Section):
     """Which features are analysed, and how.
 
     A backbone is "teacher" or a timm name; `weights` applies to the timm models. `img_size` replaces a timm model's own
-    input size; it may name models that are not analysed. The backbones in `layerwise` are analysed block by block, the
-    others only in their last block.
+    input size. The backbones in `layerwise` are analysed block by block, the others only in their last block. Those in
+    `classifiers` have a head for the dataset's classes, so that top-1 is measured too. These three may name models that
+    are not analysed.
     """
 
     backbones: Annotated[list[Name], Field(min_length=1)]
     layerwise: list[Name]
+    classifiers: list[Name]
     weights: Literal["pretrained", "random"]
     img_size: dict[Name, Count]
     images_per_class: Count
@@ -340,13 +393,10 @@ class Analysis(Section):
     pca: Pca
     sep: Sep
     rotation: Rotation
-    rank: Rank
+    truncation: Truncation
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name in self.layerwise:
-            if name not in [TEACHER, *self.backbones]:
-                raise ValueError(f"layerwise: '{name}' is not one of backbones: {', '.join(self.backbones)}")
         if TEACHER in self.img_size:
             raise ValueError("img_size: set the teacher's by teacher.model_args.img_size")
         return self

@@ -1,5 +1,6 @@
 """Where the images of the dataset are, and which of them a stage reads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
 from stages.core.config.schema import HUB, Dataset
 from stages.core.data.hub import Hub, missing_extra
-from stages.core.data.image_list import ImageList
+from stages.core.data.image_list import ImageList, check_pixels
 from stages.core.data.layout import readable
 from stages.core.data.readers import Folders, Source
 from stages.core.data.splits import (
@@ -21,7 +22,7 @@ from stages.core.data.splits import (
     index_file,
     read_index,
 )
-from stages.core.data.tars import Tars
+from stages.core.data.tars import Tars, holds_archives
 from stages.core.runtime.machine import data_root, listings
 
 
@@ -61,11 +62,14 @@ def source(data: Dataset, prepared: Path) -> Source:
     if data.reader.startswith(HUB):
         return Hub(data.reader.removeprefix(HUB), root, data.columns)
     assert root is not None  # else unavailable
-    return Tars(root, listings()) if data.reader == "tar" else Folders(root)
+    archived = data.reader == "tar" or (data.reader == "local" and holds_archives(root, data.val_split))
+    return Tars(root, listings()) if archived else Folders(root)
 
 
 def survey(data: Dataset, prepared: Path) -> tuple[dict[str, Split], dict[str, Any]]:
     """List the images of "train" and "val", refuse splits that cannot be used, and describe them in a manifest.
+
+    Without a `train_split` there is "val" alone.
 
     Args:
         data: the dataset section of params.
@@ -74,9 +78,12 @@ def survey(data: Dataset, prepared: Path) -> tuple[dict[str, Split], dict[str, A
     Raises:
         UserError: the images cannot be reached, or cannot be trained on and validated on; the text says why.
     """
-    names = {"train": data.train_split, "val": data.val_split}
+    names = {key: name for key, name in (("train", data.train_split), ("val", data.val_split)) if name is not None}
     images = source(data, prepared)
-    if data.held_out is None:
+    if data.train_split is None:
+        splits = {"val": images.scan(data.val_split)}
+        check_classes(splits["val"], classes=data.classes)
+    elif data.held_out is None:
         splits = {key: images.scan(name) for key, name in names.items()}
         train, val = splits["train"], splits["val"]
         check_splits(train, val, classes=data.classes)
@@ -86,7 +93,7 @@ def survey(data: Dataset, prepared: Path) -> tuple[dict[str, Split], dict[str, A
         whole = images.scan(data.train_split)
         check_classes(whole, classes=data.classes)
         splits = dict(zip(names, hold_out(whole, data.held_out, data.split_seed), strict=True))
-    if data.unreadable == "stop":
+    if data.unreadable == "stop" and "train" in splits:
         check_sizes(splits["train"])
     check_sizes(splits["val"])  # an image that cannot be read stops validation, whatever the policy
     keys = {"classes", "train_split", "val_split", "val_images", "split_seed", "held_out"}
@@ -97,6 +104,29 @@ def survey(data: Dataset, prepared: Path) -> tuple[dict[str, Split], dict[str, A
     for key, split in splits.items():
         manifest[key] = describe(split, embedded_images(prepared) / names[key] if data.reader == "digits" else None)
     return splits, manifest
+
+
+def look_at_images(data: Dataset, splits: Mapping[str, Split], prepared: Path) -> list[str]:
+    """Refuse images whose pixels would be misread, as far as some of each split show, before any training.
+
+    Args:
+        data: the dataset section of params.
+        splits: what `survey` found, by "train" and "val".
+        prepared: the folder that `prepare` makes.
+
+    Returns:
+        Names of images that come out nearly black, and may be of fewer bits than their files say.
+
+    Raises:
+        UserError: see `stages.core.data.image_list.check_pixels`.
+    """
+    dark = []
+    for part, split in splits.items():
+        trained = part == "train" or data.held_out is not None
+        name = (data.train_split if trained else None) or data.val_split
+        images = source(data, prepared).open(name, list(split.files), split.classes)
+        dark += check_pixels(images, skip=part == "train" and data.unreadable == "skip")
+    return dark
 
 
 def image_list(data: Dataset, part: str, *, prepared: Path, manifest_file: Path) -> ImageList:

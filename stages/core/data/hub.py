@@ -4,7 +4,9 @@
 """
 
 import importlib.util
+import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,7 +16,7 @@ import numpy as np
 
 from stages.core.base.errors import UserError
 from stages.core.data.image_list import ImageList
-from stages.core.data.layout import UNUSABLE, cannot_read, readable
+from stages.core.data.layout import UNUSABLE, cannot_read, is_leftover, kind, readable
 from stages.core.data.splits import Split, checked, labels
 
 TIMM_COLUMNS = ("image", "label")
@@ -79,7 +81,8 @@ class Hub:
         listed = [f"{classes[row_labels[row]]}/{row}{'/' if files[row] else ''}{files[row]}" for row in order]
         with readable(place):
             sizes = [lengths[row] if lengths[row] is not None else Path(paths[row]).stat().st_size for row in order]
-        return checked(Split(tuple(classes), tuple(listed), tuple(sizes), NO_INODES, place))
+        left_out = self._left_out(paths)
+        return checked(Split(tuple(classes), tuple(listed), tuple(sizes), NO_INODES, place, left_out))
 
     def open(self, split: str, files: list[str], classes: Sequence[str]) -> ImageList:
         """The listed images of a split, to be read.
@@ -118,6 +121,17 @@ class Hub:
             held = ", ".join(name for name in reader.dataset.column_names if name != image)
             raise UserError(f"{self.name} has no column {label}, only {held}; set dataset.columns: [IMAGE, LABEL]")
         return reader
+
+    def _left_out(self, paths: Sequence[str | None]) -> Counter[str]:
+        """The files of a local copy in class folders that are no rows: `datasets` has a list of suffixes of its own."""
+        copy = self.root / self.name if self.root else None
+        rows = [Path(path) for path in paths if path and copy and copy in Path(path).parents]
+        if not rows or copy is None:
+            return Counter()
+        read = {row.suffix.lower() for row in rows}
+        inside = (path.relative_to(copy) for path in Path(os.path.commonpath(rows)).rglob("*") if path.is_file())
+        kept = (path for path in inside if path.stem != "metadata" and not any(map(is_leftover, path.parts)))
+        return Counter(kind(path.name) for path in kept if path.suffix.lower() not in read)
 
     @staticmethod
     def _column(reader: Any, name: str, form: str) -> Any:

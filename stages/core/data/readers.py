@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from stages.core.data.image_list import ImageList
-from stages.core.data.listing import scan
+from stages.core.data.layout import readable
+from stages.core.data.listing import locate, scan
 from stages.core.data.splits import Split, labels
 
 
@@ -22,7 +23,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Folders:
-    """Class folders ROOT/SPLIT/CLASS/…/IMAGE."""
+    """Class folders ROOT/SPLIT/CLASS/…/IMAGE, or ROOT/SPLIT/IMAGE with a list of classes."""
 
     root: Path
 
@@ -32,4 +33,10 @@ class Folders:
 
     def open(self, split: str, files: list[str], classes: Sequence[str]) -> ImageList:
         """The listed images of a split, to be read."""
-        return ImageList(self.root / split, files, labels(files, classes))
+        folder = self.root / split
+        if not folder.is_dir():
+            return ImageList(folder, files, labels(files, classes))  # each image that is read is named as missing
+        with readable(folder):
+            place = locate(folder)
+        paths = files if place.classes else [file.partition("/")[2] for file in files]
+        return ImageList(place.folder, paths, labels(files, classes))

@@ -7,7 +7,8 @@ the same files.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from stages.core.base.errors import UserError
-from stages.core.data.image_list import ImageList
-from stages.core.data.layout import is_usable, spelled, twins
+from stages.core.data.image_list import ImageList, spread
+from stages.core.data.layout import LEFTOVER, is_usable, spelled, twins
 
-COMPARED_AT_MOST = 1000  # pairs of images, when one split seems to be a copy of the other
+NAMED_AT_MOST = 3  # files in one message
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class Split:
         sizes: bytes of each file.
         inodes: device and inode of each file, [files, 2], links followed; of archives, theirs.
         place: what messages call the split.
-        passed_over: leftovers of file managers and tools, each outermost file or folder counted once.
+        left_out: how many files are no part of it, by suffix, and leftovers of file managers and tools, each outermost
+            file or folder counted once.
+        archives: what `inodes` are of, if not of the files.
     """
 
     classes: tuple[str, ...]
@@ -40,7 +43,13 @@ class Split:
     sizes: tuple[int, ...]
     inodes: np.ndarray = field(compare=False)
     place: str = field(compare=False, default="the split")
-    passed_over: int = 0
+    left_out: Mapping[str, int] = field(default_factory=Counter)
+    archives: tuple[str, ...] = field(compare=False, default=())
+
+    @property
+    def passed_over(self) -> int:
+        """How many leftovers were left out."""
+        return self.left_out.get(LEFTOVER, 0)
 
     def labels(self) -> list[int]:
         """The label of each file."""
@@ -102,11 +111,12 @@ def check_classes(split: Split, *, classes: int) -> None:
     """Refuse a split whose number of classes is not `classes`.
 
     Raises:
-        UserError: the text says both numbers.
+        UserError: the text says both numbers, and what was left out of the split.
     """
     if len(split.classes) != classes:
+        out = f" (left out of {split.place}: {left_out_text(split.left_out)})" if split.left_out else ""
         raise UserError(
-            f"the dataset has {len(split.classes)} classes, dataset.classes says {classes}; set it to match"
+            f"the dataset has {len(split.classes)} classes{out}, dataset.classes says {classes}; set it to match"
         )
 
 
@@ -120,12 +130,33 @@ def check_splits(train: Split, val: Split, *, classes: int) -> None:
         only = sorted(set(train.classes) ^ set(val.classes))
         alike = twins(only)
         mend = f"; {spelled(alike)} are one name in two Unicode forms: rename one (convmv --nfc)" if alike else ""
+        flat = [split.place for split in (train, val) if len(split.classes) == 1]
+        mend += f"; all images of {' and '.join(flat)} lie in one folder" if flat else ""
         raise UserError(f"train and validation have different classes: only one of them has {spelled(only[:8])}{mend}")
     check_classes(train, classes=classes)
-    alike_inodes = train.inodes[np.isin(train.inodes[:, 1], val.inodes[:, 1])]  # few: the rest need no set of tuples
-    shared = len({*map(tuple, alike_inodes.tolist())} & {*map(tuple, val.inodes.tolist())})
+    shared = _shared(train, val)
     if shared:
-        raise UserError(f"train and validation share {shared} files (the same file or linked); separate them")
+        pairs = ["; ".join(map(" and ".join, shared[:NAMED_AT_MOST])), *("…" for _ in shared[NAMED_AT_MOST:][:1])]
+        raise UserError(
+            f"train and validation share {len(shared)} files (the same file or linked): {'; '.join(pairs)}; separate "
+            "them"
+        )
+
+
+def _shared(train: Split, val: Split) -> list[tuple[str, str]]:
+    """The names in both splits of each file that they share, the first of several."""
+    inodes = train.inodes[np.isin(train.inodes[:, 1], val.inodes[:, 1])]  # few: the rest need no dictionary
+    wanted = {*map(tuple, inodes.tolist())}
+    names = []
+    for split in (train, val):
+        named: dict[tuple[int, ...], str] = {}
+        for position in np.flatnonzero(np.isin(split.inodes[:, 1], inodes[:, 1])).tolist():
+            inode = tuple(split.inodes[position].tolist())
+            file = split.archives[position] if split.archives else f"{split.place}/{split.files[position]}"
+            if inode in wanted:
+                named.setdefault(inode, file)
+        names.append(named)
+    return [(name, names[1][inode]) for inode, name in names[0].items() if inode in names[1]]
 
 
 def check_copies(train: ImageList, val: ImageList) -> None:
@@ -134,8 +165,7 @@ def check_copies(train: ImageList, val: ImageList) -> None:
     Raises:
         UserError: their contents agree too.
     """
-    compared = np.linspace(0, len(train.files) - 1, min(len(train.files), COMPARED_AT_MOST)).astype(int).tolist()
-    if all(train.content(index) == val.content(index) for index in compared):
+    if all(train.content(index) == val.content(index) for index in spread(len(train.files))):
         raise UserError("train and validation hold files of the same names and contents: one is a copy of the other")
 
 
@@ -163,7 +193,7 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
             split,
             files=tuple(split.files[index] for index in np.flatnonzero(chosen)),
             sizes=tuple(split.sizes[index] for index in np.flatnonzero(chosen)),
-            passed_over=0 if chosen is held else split.passed_over,
+            left_out=Counter() if chosen is held else split.left_out,
         )
         for chosen in (~held, held)
     )
@@ -187,7 +217,7 @@ def digest(split: Split, folder: Path | None = None) -> str:
 def describe(split: Split, folder: Path | None = None) -> dict[str, Any]:
     """A split's entry in the manifest: images, bytes, fewest and most images of a class, digest.
 
-    And how many leftovers were passed over, where there are any.
+    And what was left out, where there is any: leftovers, and other files by suffix.
     """
     counts = split.per_class().values()
     description = {
@@ -197,7 +227,15 @@ def describe(split: Split, folder: Path | None = None) -> dict[str, Any]:
         "digest_of": "paths and sizes" if folder is None else "paths, sizes and contents",
         "sha256": digest(split, folder),
     }
-    return description | ({"passed_over": split.passed_over} if split.passed_over else {})
+    others = {kind: count for kind, count in sorted(split.left_out.items()) if kind != LEFTOVER}
+    out = {"passed_over": split.passed_over, "left_out": others}
+    return description | {key: value for key, value in out.items() if value}
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """What was left out, for a message: the most frequent kind first."""
+    kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {kind}{'s' * (count > 1 and kind[0] != '.')}" for kind, count in kinds)
 
 
 def analysis_sample(split: Split, images_per_class: int) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,15 @@ from stages.core.data.image_list import ImageList
 from stages.core.data.layout import (
     COMPRESSED,
     EXTENSIONS,
+    LEFTOVER,
     cannot_read,
     in_class_folders,
+    is_image,
     is_leftover,
     is_usable,
+    kind,
+    label_list,
+    outside_classes,
     readable,
     stem,
 )
@@ -28,13 +34,13 @@ from stages.core.data.pool import in_processes
 from stages.core.data.splits import Split, checked, in_label_order, labels, lines
 from stages.core.runtime.machine import cores
 
-LISTING = 2  # the version of the cached listings' format
+LISTING = 3  # the version of the cached listings' format
 Place = tuple[int, int, int]  # of a file: the position of its archive, the offset there, the size in bytes
 
 
 @dataclass(frozen=True)
 class Tars:
-    """Tar archives: ROOT/SPLIT.tar, or all of ROOT/SPLIT/*.tar, of class folders or of one tar per class.
+    """Tar archives: ROOT/SPLIT.tar, or all of ROOT/SPLIT/*.tar, of class folders, one tar per class, or WebDataset's.
 
     The class of an image is its outermost folder, as of class folders (see `layout.in_class_folders`); a tar within a
     tar counts as a folder. Links are followed within their archive.
@@ -57,13 +63,14 @@ class Tars:
         """
         with readable(self.root / split):
             archives, beside = self._archives(split)
-            members, passed_over = self._members(split, archives)
+            members, left_out = self._members(split, archives)
             statuses = [path.stat() for path in archives]
         files = tuple(sorted(members))
         classes = in_label_order(list({file.partition("/")[0] for file in files}))
         sizes = tuple(members[file][2] for file in files)
         inodes = np.array([(status.st_dev, status.st_ino) for status in statuses], dtype=np.uint64)
-        return checked(Split(tuple(classes), files, sizes, inodes, str(self.root / split), beside + passed_over))
+        place, names = str(self.root / split), tuple(map(str, archives))
+        return checked(Split(tuple(classes), files, sizes, inodes, place, beside + left_out, names))
 
     def open(self, split: str, files: list[str], classes: Sequence[str]) -> ImageList:
         """The listed images of a split, to be read.
@@ -80,11 +87,11 @@ class Tars:
         places = [members[file] for file in files]
         return TarImages(self.root / split, files, labels(files, classes), archives, places)
 
-    def _archives(self, split: str) -> tuple[list[Path], int]:
-        """The archives of a split, and how many leftovers are beside them."""
+    def _archives(self, split: str) -> tuple[list[Path], Counter[str]]:
+        """The archives of a split, and what is beside them."""
         whole, folder = self.root / f"{split}.tar", self.root / split
         if whole.is_file():
-            return [whole], 0
+            return [whole], Counter()
         inside = sorted(folder.iterdir()) if folder.is_dir() else []
         used = [path for path in inside if not is_leftover(path.name)]
         archives = [path for path in used if path.suffix.lower() == ".tar"]
@@ -92,7 +99,18 @@ class Tars:
         if packed:
             raise _compressed(folder, packed)
         if archives:
-            return archives, len(inside) - len(used)
+            others = [path for path in used if path not in archives]
+            image = next((path for path in others if is_image(path.name)), None)
+            if image is not None:
+                raise outside_classes(f"{image} is")
+            folders = [path.name for path in others if path.is_dir()]
+            packed_too = {stem(path.name) for path in archives}
+            if not packed_too.issuperset(folders):
+                raise UserError(
+                    f"{folder} holds the folders {', '.join(folders[:8])} beside tar archives; pack or move them"
+                )
+            left_out = Counter("folder" if path.name in folders else kind(path.name) for path in others)
+            return archives, left_out + Counter({LEFTOVER: len(inside) - len(used)})
         beside = sorted(self.root.iterdir()) if self.root.is_dir() else []
         packed = [path.name for path in beside if path.name.startswith(f"{split}.") and COMPRESSED.search(path.name)]
         if packed:
@@ -105,9 +123,11 @@ class Tars:
             f"set dataset.train_split and dataset.val_split to match"
         )
 
-    def _members(self, split: str, archives: list[Path]) -> tuple[dict[str, Place], int]:
-        """Where each image is, by CLASS/…/FILE, and how many leftovers there are; from the cache while it holds."""
-        known = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in archives]
+    def _members(self, split: str, archives: list[Path]) -> tuple[dict[str, Place], Counter[str]]:
+        """Where each image is, by CLASS/…/FILE, and what was left out; from the cache while it holds."""
+        label_file = label_list(self.root / split)
+        read = [*archives, *([label_file] if label_file else [])]
+        known = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in read]
         paths = str([str(path.resolve()) for path in archives])
         listing = self.cache / f"{hashlib.sha256(paths.encode(errors='surrogateescape')).hexdigest()[:16]}.tsv"
         if listing.is_file():
@@ -119,39 +139,70 @@ class Tars:
             if isinstance(footer, dict) and (footer.get("listing"), footer.get("archives")) == (LISTING, known):
                 rows = (line.split("\t") for line in entries)
                 places = {name: (int(archive), int(offset), int(size)) for name, archive, offset, size in rows}
-                return places, footer["passed_over"]
-        members, passed_over = self._list(split, archives)
+                return places, Counter(footer["left_out"])
+        members, left_out = self._list(split, archives, label_file)
         entries = ["\t".join(map(str, (name, *place))) for name, place in members.items()]
-        footer = {"listing": LISTING, "archives": known, "passed_over": passed_over}
+        footer = {"listing": LISTING, "archives": known, "left_out": left_out}
         write_text(listing, "\n".join([*entries, json.dumps(footer)]) + "\n")
-        return members, passed_over
+        return members, left_out
 
-    def _list(self, split: str, archives: list[Path]) -> tuple[dict[str, Place], int]:
+    def _list(self, split: str, archives: list[Path], label_file: Path | None) -> tuple[dict[str, Place], Counter[str]]:
         """Go through archives, several at a time, with progress."""
         size_gb = sum(path.stat().st_size for path in archives) / 1e9
         print(f"listing {archives[0]}{', …' if len(archives) > 1 else ''} ({size_gb:.1f} GB), once", file=sys.stderr)
         whole = archives == [self.root / f"{split}.tar"]
         images: list[tuple[str, tuple[str, ...]]] = []
         places: list[Place] = []
-        passed_over = 0
+        left_out: Counter[str] = Counter()
+        shards: list[Path] = []
         listed = in_processes(list_archive, archives, min(cores(), len(archives)))
         progress = tqdm(listed, total=len(archives), unit="archive", disable=None)
-        for number, (archive, (found, leftovers)) in enumerate(zip(archives, progress, strict=True)):
-            for path, (offset, size) in found.items():
+        for number, (archive, listing) in enumerate(zip(archives, progress, strict=True)):
+            for path, (offset, size) in listing.images.items():
                 images.append(("" if whole else stem(archive.name), path))
                 places.append((number, offset, size))
-            passed_over += leftovers
+            left_out.update(listing.left_out)
+            shards.extend([archive] if listing.shard else [])
         if not images:
             raise UserError(f"{archives[0]} holds no image ({', '.join(sorted(EXTENSIONS))})")
+        _check_shards(archives, shards, images, left_out)
         members: dict[str, Place] = {}
-        for name, place in zip(in_class_folders(images, str(archives[0])), places, strict=True):
+        if shards:
+            named = ["/".join(path) for _, path in images]
+        else:
+            named = in_class_folders(images, str(archives[0]), self.root / split, label_file)
+        for name, place in zip(named, places, strict=True):
             archive = archives[place[0]]
             if not is_usable(name):
                 raise UserError(f"{archive} holds {name!r}, with a control or undecodable character; rename it")
             if name in members:
                 raise UserError(f"{archive} holds a second {name}; rename one")
             members[name] = place
-        return members, passed_over
+        return members, left_out
+
+
+def _check_shards(
+    archives: list[Path], shards: list[Path], images: list[tuple[str, tuple[str, ...]]], left_out: Counter[str]
+) -> None:
+    """Refuse WebDataset shards whose images have no class, which would pass for archives of one class each."""
+    if shards and len(shards) < len(archives):
+        plain = next(archive for archive in archives if archive not in shards)
+        raise UserError(f"{shards[0]} is a WebDataset shard, but {plain} has no .cls files; pack all archives alike")
+    flat = len(archives) > 1 and all(len(path) == 1 for _, path in images)
+    if flat and not shards and left_out[".json"] == len(images):
+        raise UserError(
+            f"{archives[0]} has a .json file for each image, as WebDataset shards have, but no .cls file of its class; "
+            "pack shards with KEY.cls beside KEY.jpg, or archives of one class each without .json files"
+        )
+
+
+def holds_archives(root: Path, split: str) -> bool:
+    """Whether a split is ROOT/SPLIT.tar or a folder of tar archives, and no folder of anything else."""
+    folder = root / split
+    with readable(folder):
+        if folder.is_dir():
+            return any(path.suffix.lower() == ".tar" for path in folder.iterdir())
+        return (root / f"{split}.tar").is_file()
 
 
 def _compressed(folder: Path, names: Sequence[str]) -> UserError:

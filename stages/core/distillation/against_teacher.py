@@ -6,9 +6,9 @@ import torch
 from timm.task.evaluator import ClassificationEvaluator
 from torch import Tensor, nn
 
-from stages.core.losses.maps import feature_target, has_target
+from stages.core.losses.targets import feature_target, has_target
+from stages.core.models.maps import forward_with_map
 from stages.core.models.normalization import renormalization
-from stages.core.models.students import forward_with_map
 from stages.core.runtime.distributed import World
 from stages.core.train.evaluation import FinalEvaluation, on_device
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.core.base.errors import UserError
-from stages.core.losses.maps import tokens_of
+from stages.core.losses.targets import tokens_of
 
 IMAGES = 2048  # training images that the statistics are taken from, evenly spaced in the list
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stages.core.losses import mse, spectral
-from stages.core.losses.maps import feature_target
+from stages.core.losses.targets import feature_target
 
 CHUNK = 64  # images at a time; affects memory, not results
 

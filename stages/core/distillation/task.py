@@ -18,10 +18,10 @@ from stages.core.base.errors import UserError
 from stages.core.distillation.balancing import BalancedTarget, token_moments
 from stages.core.distillation.projectors import make_projectors, projector_widths
 from stages.core.losses.by_name import FeatureLoss, feature_loss
-from stages.core.losses.maps import check_grids, check_width, feature_target, pool_channels
 from stages.core.losses.soft_labels import soft_label_loss
+from stages.core.losses.targets import check_grids, check_width, feature_target, pool_channels
+from stages.core.models.maps import block_index, forward_with_maps
 from stages.core.models.normalization import check_preprocessing, renormalization
-from stages.core.models.students import block_index, forward_with_maps
 from stages.core.train.tasks import labels_task
 from stages.core.train.teacher import LAST, FrozenTeacher, TeacherOutput, WithMaps
 

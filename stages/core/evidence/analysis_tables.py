@@ -23,6 +23,11 @@ def by_backbone(folder: Path, backbones: Sequence[str]) -> dict[str, Any]:
     return {backbone: read_json(folder / backbone / "metrics.json") for backbone in backbones}
 
 
+def by_name(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The JSON file of each name in a folder."""
+    return {name: read_json(folder / f"{name}.json") for name in names}
+
+
 def dims_table(svd: Path, pca: Path, backbones: Sequence[str]) -> pd.DataFrame:
     """Dims of each image's last block, in its own basis (svd) and in the shared one (pca): a row per threshold."""
     parts = []
@@ -91,15 +96,22 @@ def stage_dims_table(svd: Path, backbones: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def floor_table(svd: Path, pca: Path, encode: Path, backbones: Sequence[str]) -> pd.DataFrame:
+def floor_table(svd: Path, pca: Path, encode: Path | None, backbones: Sequence[str]) -> pd.DataFrame:
     """The least relative error of a rank-d approximation: of one fixed projector, and of one for each image.
 
-    The teacher's is of its tokens under the students' transform of images, so that it bounds what `encode` measures.
+    With students the teacher's is of its tokens under their transform of images, so that it bounds what `encode`
+    measures.
+
+    Args:
+        svd, pca: the folders of the stages of those names.
+        encode: that of the stage of that name; None without students.
+        backbones: the analysed ones.
     """
-    found = {TEACHER: read_npy(encode / "floors.npy")} | {
+    found = {} if encode is None else {TEACHER: read_npy(encode / "floors.npy")}
+    found |= {
         backbone: floors(read_npy(pca / backbone / "eigenvalues.npy"), read_npy(svd / backbone / "spectrum.npy"))
         for backbone in backbones
-        if backbone != TEACHER
+        if backbone not in found
     }
     parts = []
     for backbone, (fixed, per_image) in found.items():
@@ -122,6 +134,12 @@ def cka_table(encode: Path, runs: pd.DataFrame) -> pd.DataFrame:
         columns = {"block": blocks.ravel(), "teacher_block": teacher_blocks.ravel(), "cka": cka.ravel()}
         parts.append(pd.DataFrame(columns).assign(**{str(key): value for key, value in row.items()}))
     return pd.concat(parts)[["run", "strategy", "objective", "seed", "block", "teacher_block", "cka"]]
+
+
+def truncation_table(truncation: Path, models: Sequence[str]) -> pd.DataFrame:
+    """Top-1 of each model with its first `dims` dimensions kept, shared ones and each image's own."""
+    parts = [pd.read_csv(truncation / name / "curve.csv").assign(backbone=name) for name in models]
+    return pd.concat(parts)[["backbone", "dims", "shared", "own"]]
 
 
 def sep_table(sep: Path, backbones: Sequence[str]) -> pd.DataFrame:

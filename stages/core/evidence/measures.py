@@ -273,6 +273,8 @@ def _sep_distance(claim: Claim, results: Results) -> Measured | str:
 
 def _difference(results: Results, first: Sequence[str], second: Sequence[str]) -> Measured | str:
     """Top-1 of one setting minus another's, in points, with its adjusted interval."""
+    if not results.runs:
+        return "no student was trained"
     if not results.differences:
         return f"{results.folder}/differences.csv is missing"
     names = [setting_name(*setting) for setting in (first, second)]

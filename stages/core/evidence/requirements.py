@@ -67,7 +67,8 @@ def _not_imagenet(claim: Claim, results: Results) -> str | None:
     data, published = results.data, claim.paper["data"]
     if data["dataset"] != "imagenet":
         return f"this run uses {data['dataset']}, the claim is about ImageNet-1K"
-    found = {"classes": data["classes"]} | {f"{part}_images": data[part]["images"] for part in ("train", "val")}
+    parts = ("train", "val")  # without training the manifest has no training images
+    found = {"classes": data["classes"]} | {f"{part}_images": data.get(part, {"images": 0})["images"] for part in parts}
     other = [f"{key} {found[key]:,} instead of {count:,}" for key, count in published.items() if found[key] != count]
     return f"this run's imagenet is not ImageNet-1K: {', '.join(other)}" if other else None
 

@@ -23,9 +23,9 @@ class Results:
     Attributes:
         data: the manifest of its images.
         analyses: the contents of svd.json, pca.json and sep.json by "svd", "pca" and "sep".
-        runs: one mapping per row of runs.csv.
+        runs: one mapping per row of runs.csv; empty without students.
         cost: architecture, parameters and FLOPs of the paper's students by strategy.
-        teacher: the teacher's metrics.
+        teacher: the teacher's metrics; empty without one.
         differences: one mapping per row of differences.csv.
         curves: one mapping per row of curves.csv: a run's validation metrics after an epoch, counted from 0.
         folder: where these results lie.
@@ -56,18 +56,20 @@ def read_results(folder: Path, manifest: Path) -> Results:
     """What `summarize` wrote in a folder, with the runs' numbers as numbers.
 
     Raises:
-        UserError: runs.csv is missing.
+        UserError: svd.json is missing.
     """
-    if not (folder / "runs.csv").is_file():
-        raise UserError(f"{folder / 'runs.csv'} is missing; run `dvc repro summarize` to make it")
-    # Studies recorded before these files existed lack them.
-    differences, curves = folder / "differences.csv", folder / "curves.csv"
+    if not (folder / "svd.json").is_file():
+        raise UserError(f"{folder / 'svd.json'} is missing; run `dvc repro summarize` to make it")
+    # A run without students lacks these, one without a teacher the last, and studies recorded before they existed.
+    runs, differences, curves, teacher = (
+        folder / name for name in ("runs.csv", "differences.csv", "curves.csv", "teacher.json")
+    )
     return Results(
         data=read_json(manifest),
         analyses={name: read_json(folder / f"{name}.json") for name in ("svd", "pca", "sep")},
-        runs=read_runs(folder / "runs.csv"),
+        runs=read_runs(runs) if runs.is_file() else [],
         cost=read_json(folder / "cost.json"),
-        teacher=read_json(folder / "teacher.json"),
+        teacher=read_json(teacher) if teacher.is_file() else {},
         differences=_read_rows(differences, dict.fromkeys(DIFFERENCE_NUMBERS, float), str, math.nan)
         if differences.is_file()
         else [],

@@ -15,6 +15,7 @@ from stages.core.base.errors import UserError
 from stages.core.base.files import atomic_folder, read_json, write_json
 
 RECORD = "record.json"
+ABOUT = "README.md"  # what people write of a study: it may be there before the study is recorded, and stays
 CONTENT = ("params.yaml", "dvc.lock", "metrics.json", "results", "figures", "audit.json", "data.json")
 CURRENT = "current"  # the name of the current run in verdicts
 OF_THE_LAST_STUDY = "headline*"  # figures that are not of the run which drew them
@@ -44,10 +45,16 @@ class Study:
         """The manifest of its images."""
         return self.folder / "data.json"
 
+    @property
+    def has_students(self) -> bool:
+        """Whether students were trained; else backbones alone were analysed."""
+        return (self.results / "runs.csv").is_file()
+
 
 def latest(recorded: Sequence[Study]) -> Study | None:
-    """The study that was recorded last; None where there is none."""
-    return max(recorded, key=lambda study: (study.record["date"], study.name), default=None)
+    """Of the studies with students the one that was recorded last; None where there is none."""
+    trained = (study for study in recorded if study.has_students)
+    return max(trained, key=lambda study: (study.record["date"], study.name), default=None)
 
 
 def place(root: Path, name: str, *, replace: bool) -> Path:
@@ -64,9 +71,9 @@ def place(root: Path, name: str, *, replace: bool) -> Path:
     if name == CURRENT or name.startswith("."):
         raise UserError(f"a study cannot be called {name}; choose another name")
     folder = root / name
-    if folder.exists() and not (folder / RECORD).is_file():
+    if folder.exists() and not (folder / RECORD).is_file() and not _described(folder):
         raise UserError(f"{folder} is not a study; choose another name")
-    if folder.exists() and not replace:
+    if (folder / RECORD).is_file() and not replace:
         raise UserError(f"{folder} is recorded already; choose another name, or replace it with --replace")
     return folder
 
@@ -93,6 +100,8 @@ def freeze(sources: Mapping[str, Path], record: Mapping[str, Any], folder: Path)
                 shutil.copytree(sources[name], temporary / name, ignore=shutil.ignore_patterns(OF_THE_LAST_STUDY))
             else:
                 shutil.copyfile(sources[name], temporary / name)
+        if (folder / ABOUT).is_file():
+            shutil.copyfile(folder / ABOUT, temporary / ABOUT)
         write_json(temporary / RECORD, record)
 
 
@@ -105,7 +114,7 @@ def read(root: Path) -> list[Study]:
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     found = []
     for folder in folders:
-        if folder.name.startswith("."):  # a recording that was interrupted
+        if folder.name.startswith(".") or _described(folder):  # a recording that was interrupted, or is to come
             continue
         missing = [name for name in (RECORD, *CONTENT) if not (folder / name).exists()]
         if missing:
@@ -115,3 +124,8 @@ def read(root: Path) -> list[Study]:
             )
         found.append(Study(folder.name, folder, read_json(folder / RECORD)))
     return found
+
+
+def _described(folder: Path) -> bool:
+    """Whether a folder holds only what people say of a study that is to be recorded."""
+    return folder.is_dir() and [path.name for path in folder.iterdir()] == [ABOUT]

@@ -9,4 +9,4 @@ together.
 A file is imported when an objective names it, so that a run depends on its own loss alone.
 """
 
-__all__ = ["by_name", "maps", "mse", "soft_labels", "spectral"]
+__all__ = ["by_name", "mse", "soft_labels", "spectral", "targets"]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.core.losses.maps import tokens_of
+from stages.core.losses.targets import tokens_of
 from stages.core.runtime.distributed import mean_over_processes
 
 WHOLE_BATCH = True

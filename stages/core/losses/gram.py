@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.core.losses.maps import token_cosines
+from stages.core.losses.targets import token_cosines
 
 ANY_WIDTH = True
 

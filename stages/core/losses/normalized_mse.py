@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.core.losses.maps import tokens_of
+from stages.core.losses.targets import tokens_of
 
 
 def loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:

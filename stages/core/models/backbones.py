@@ -1,10 +1,12 @@
 """Teachers and backbones of any timm name: with weights from the user's folder, from the hub, or random.
 
 Weights are searched for in a folder of the user, as NAME.safetensors, NAME.pth, NAME.bin, or a folder NAME/
-with one such file and perhaps timm's config.json; then in the hub's cache; then on the hub. Only tensors are
-loaded: a checkpoint that holds anything else is refused.
+with one such file, whole or as shards with their index, and perhaps timm's config.json; then in the hub's cache;
+then on the hub. Only tensors are loaded: a checkpoint that holds anything else is refused.
 """
 
+import hashlib
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -16,7 +18,7 @@ import torch
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError
 from timm.data import ImageNetInfo, resolve_input_data_config
-from timm.models import resolve_model_input_args
+from timm.models import get_deprecated_models, load_state_dict, resolve_model_input_args
 from torch import nn
 
 from stages.core.base.errors import UserError
@@ -26,6 +28,7 @@ from stages.core.models.talking_heads import batch_talking_heads
 
 SUFFIXES = (".safetensors", ".pth", ".bin")  # in the order in which they are tried
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"  # ends the name of the file that lists the shards of another
 HUB_TIMEOUT_S = 10
 # What timm and torch raise for a file that is damaged, unsafe, or belongs to another model.
 LOADING_ERRORS = (
@@ -50,7 +53,7 @@ class Provenance:
         architecture: the timm name, with its tag if it had one.
         weights: "fit", "pretrained" or "random".
         source: the user's file, the hub repository and commit, or the address; None for weights made here.
-        sha256: of the weights' file, where it is known.
+        sha256: of the weights' file, where it is known; of one in shards, over those of its index and its shards.
     """
 
     architecture: str
@@ -102,37 +105,67 @@ def pretrained(
             where to put it; or they do not fit the model.
     """
     check_name(name)
-    own = None if folder is None else _users_file(name, folder)
-    if own is not None and folder is not None:
-        path, source, opened = own, f"WEIGHTS/{own.relative_to(folder).as_posix()}", name
-        if path.parent != folder and (path.parent / "config.json").is_file():
-            _check_architecture(name, path.parent / "config.json")
-            opened = f"local-dir:{path.parent}"
-    else:
-        found = _from_hub(name, folder)
-        if found is None:
-            return _from_address(name, arguments, folder, img_size)
-        path, opened = found, name
-        source = f"{timm.get_pretrained_cfg(name).hf_hub_id}@{path.parent.name}"
+    found = _file(name, folder)
+    if found is None:
+        return _from_address(name, arguments, folder, img_size)
+    path, source = found
+    config = _users_config(name, folder)
+    opened = name if config is None else f"local-dir:{config.parent}"
+    shards = _shards(path)
     try:
-        model = _create(
-            opened,
-            arguments,
-            img_size,
-            pretrained=True,
-            pretrained_cfg_overlay={"file": str(path), "source": "", "custom_load": False},
-        )
+        given: dict[str, Any] = {"file": str(path)}
+        if shards:
+            given = {"state_dict": dict(ChainMap(*(load_state_dict(str(shard)) for shard in shards)))}
+        overlay = {**given, "source": "", "custom_load": False}
+        model = _create(opened, arguments, img_size, pretrained=True, pretrained_cfg_overlay=overlay)
     except LOADING_ERRORS as error:
         shown = _shown(arguments, img_size)
         raise UserError(f"{path} does not hold the weights of {name} with {shown}: {_line(error)}") from None
-    return model, Provenance(name, "pretrained", source, sha256(path))
+    return model, Provenance(name, "pretrained", source, _digest(path))
+
+
+def located(name: str, *, folder: Path | None) -> Provenance:
+    """Where the weights are that `pretrained` loads, without loading them; from the hub they are downloaded.
+
+    Args:
+        name: a timm name, with or without a tag.
+        folder: where the user keeps weights, or None.
+
+    Raises:
+        UserError: timm has no such model, or the weights are not available; as `pretrained` says it.
+    """
+    check_name(name)
+    found = _file(name, folder)
+    if found is None:  # timm downloads them when it makes the model
+        return Provenance(name, "pretrained", _address(name, folder))
+    return Provenance(name, "pretrained", found[1], _digest(found[0]))
+
+
+def check_classes(name: str, classes: int, *, folder: Path | None) -> None:
+    """Refuse a model whose pretrained head does not have `classes` outputs.
+
+    Args:
+        name: a timm name, with or without a tag.
+        classes: of the dataset.
+        folder: where the user keeps weights, or None.
+
+    Raises:
+        UserError: the text says how many there are.
+    """
+    config = _users_config(name, folder)
+    outputs = read_json(config).get("num_classes") if config else timm.get_pretrained_cfg(name).num_classes
+    if outputs != classes:
+        raise UserError(
+            f"analysis.classifiers: the head of {name} has {outputs or 'no'} outputs, but dataset.classes is "
+            f"{classes}; leave it out"
+        )
 
 
 def check_imagenet_order(class_names: Sequence[str]) -> None:
     """Refuse classes that are not ImageNet-1K's in the order of pretrained heads.
 
-    Each may be named by its WordNet id (n01440764), by its words ("tench, Tinca tinca", or "tench"), or by its index
-    with leading zeros.
+    Each may be named by its WordNet id (n01440764), by its words ("tench, Tinca tinca", or "tench"), after its index
+    too ("0 tench", as in datasets of the hub), or by its index with leading zeros; or all by their indices without.
 
     Args:
         class_names: in the order of the dataset's labels.
@@ -140,10 +173,13 @@ def check_imagenet_order(class_names: Sequence[str]) -> None:
     Raises:
         UserError: the text names the first class that differs.
     """
+    if list(class_names) == [str(index) for index in range(len(class_names))]:
+        return
     info = ImageNetInfo()
     for index, name in enumerate(class_names):
         synset, words = info.index_to_label_name(index), info.index_to_description(index)
-        if name.casefold() not in {synset, words.casefold(), words.split(",")[0].casefold(), f"{index:03d}"}:
+        known = {synset, words.casefold(), words.split(",")[0].casefold(), f"{index:03d}"}
+        if name.casefold().removeprefix(f"{index} ") not in known:
             raise UserError(
                 f"class {index} of the images is {name}, but that of a model pretrained on ImageNet-1K is {synset} "
                 f"({words}); name the class folders by their WordNet ids, so that they sort in ImageNet's order"
@@ -157,6 +193,12 @@ def check_name(name: str) -> None:
         UserError: the text names the most similar ones.
     """
     architecture, _, tag = name.partition(".")
+    renamed = get_deprecated_models()
+    if architecture in renamed:
+        now = renamed[architecture]
+        raise UserError(
+            f"timm has renamed {architecture} to {now}; write that" if now else f"timm has removed {architecture}"
+        )
     if not timm.is_model(architecture):
         near = get_close_matches(architecture, timm.list_models(), 3)
         similar = f"; similar ones are {', '.join(near)}" if near else ""
@@ -167,14 +209,39 @@ def check_name(name: str) -> None:
         raise UserError(f"timm has no weights {tag} for {architecture}; it has {', '.join(tags) or 'none'}")
 
 
+def _digest(path: Path) -> str:
+    """SHA-256 of a file of weights; of an index and its shards that of all their digests."""
+    shards = _shards(path)
+    return hashlib.sha256("".join(map(sha256, [path, *shards])).encode()).hexdigest() if shards else sha256(path)
+
+
 def _create(name: str, arguments: Mapping[str, Any], img_size: int | None, **options: Any) -> nn.Module:
     img_size = img_size or arguments.get("img_size")
     size = {} if img_size is None else {"img_size": img_size}
     model = timm.create_model(**resolve_model_input_args(name, size, **arguments), **options)
     batch_talking_heads(model)
     # timm keeps the input size of the checkpoint there; what reads images needs that of this model
-    model.pretrained_cfg = model.default_cfg = model.pretrained_cfg | resolve_input_data_config(model, size)
+    config = {key: value for key, value in model.pretrained_cfg.items() if key != "state_dict"}
+    model.pretrained_cfg = model.default_cfg = config | resolve_input_data_config(model, size)
     return model.eval()
+
+
+def _file(name: str, folder: Path | None) -> tuple[Path, str] | None:
+    """The file of a model's weights and where it is from; None for weights that timm downloads from a plain address."""
+    own = None if folder is None else _users_file(name, folder)
+    if own is not None and folder is not None:
+        return own, f"WEIGHTS/{own.relative_to(folder).as_posix()}"
+    found = _from_hub(name, folder)
+    return None if found is None else (found, f"{timm.get_pretrained_cfg(name).hf_hub_id}@{found.parent.name}")
+
+
+def _users_config(name: str, folder: Path | None) -> Path | None:
+    """timm's config.json beside the user's own weights of a model, where there is one; it must be of that model."""
+    own = None if folder is None else _users_file(name, folder)
+    if own is None or own.parent == folder or not (own.parent / "config.json").is_file():
+        return None
+    _check_architecture(name, own.parent / "config.json")
+    return own.parent / "config.json"
 
 
 def _users_file(name: str, folder: Path) -> Path | None:
@@ -189,12 +256,37 @@ def _users_file(name: str, folder: Path) -> Path | None:
     for suffix in SUFFIXES:
         files = sorted(inside.glob(f"*{suffix}"))
         usual = [file for file in files if file.name in HUB_FILES]
-        if len(usual or files) == 1:
-            return (usual or files)[0]
+        indices = sorted(inside.glob(f"*{suffix}{INDEX}"))
+        for found in (usual, indices, files):
+            if len(found) == 1:
+                return found[0]
+        if any("-of-" in file.name for file in files):
+            raise UserError(f"{inside} holds shards of weights without their index; put *{suffix}{INDEX} there, too")
         if files:
             names = ", ".join(file.name for file in files)
             raise UserError(f"{inside} holds {names}: keep only the one to load")
     raise UserError(f"{inside} holds no weights; put a file {', '.join(f'*{suffix}' for suffix in SUFFIXES)} there")
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files that an index names, in the order of their names; none if `path` is no index.
+
+    Raises:
+        UserError: the index is damaged, or a shard is not beside it.
+    """
+    if not path.name.endswith(INDEX):
+        return []
+    content = read_json(path)
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise UserError(f"{path} is no index of weights; download it anew")
+    shards = [path.parent / Path(name).name for name in sorted({*named.values()})]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise UserError(
+            f"{path} names {', '.join(missing[:8])}, not there; download what is missing into {path.parent}"
+        )
+    return shards
 
 
 def _check_architecture(name: str, config: Path) -> None:
@@ -229,15 +321,20 @@ def _from_address(
     name: str, arguments: Mapping[str, Any], folder: Path | None, img_size: int | None
 ) -> tuple[nn.Module, Provenance]:
     """Weights that timm downloads from a plain address."""
-    config = timm.get_pretrained_cfg(name)
-    address = config.url if config else None
-    if not address:
-        raise UserError(f"timm has no weights for {name}; put yours at {_place(name, folder, SUFFIXES[0])}")
+    address = _address(name, folder)
     try:
         model = _create(name, arguments, img_size, pretrained=True)
     except LOADING_ERRORS as error:
         raise _missing(name, folder, address, error) from None
     return model, Provenance(name, "pretrained", address)
+
+
+def _address(name: str, folder: Path | None) -> str:
+    config = timm.get_pretrained_cfg(name)
+    address: str | None = config.url if config else None
+    if not address:
+        raise UserError(f"timm has no weights for {name}; put yours at {_place(name, folder, SUFFIXES[0])}")
+    return address
 
 
 def _missing(name: str, folder: Path | None, address: str, error: Exception) -> UserError:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from stages.core.report.markup import Link, Prose, fill, picture, table
 from stages.core.report.notebooks import read_table
 from stages.core.report.pages import Page, write_page
 from stages.core.report.tables import audit as audit_tables
-from stages.core.report.tables import distillation, encoding
+from stages.core.report.tables import distillation, encoding, representation
 from stages.core.report.tables import studies as study_tables
 
 TITLE = "What was reproduced, and what was found"
@@ -69,11 +69,41 @@ class Card:
     module: str
 
 
+@dataclass(frozen=True)
+class Students:
+    """The students of a run: runs.csv, comparison.csv and differences.csv."""
+
+    runs: pd.DataFrame
+    compared: pd.DataFrame
+    differences: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What was run.
+
+    Attributes:
+        data: the manifest of the images.
+        teacher: its metrics; empty without one.
+        backbones: backbones.csv with the published figures beside the measured ones.
+        students: None without any.
+        weights: of the backbones that are timm's, where their weights are from, or why they are missing.
+    """
+
+    data: Mapping[str, Any]
+    teacher: Mapping[str, Any]
+    backbones: pd.DataFrame
+    students: Students | None
+    weights: Mapping[str, Mapping[str, str]]
+
+
 HEADLINE = Card("headline", "The result", "differences.csv", "headline")
-CARDS = (
-    Card(f"{TEACHER}-svd_vs_pca", "One image is of low rank; are all of them together?", "energy.csv", "energy"),
+MEASURED = Card("backbones", "The paper's figures beside the measured ones", "backbones.csv", "dims")
+CARDS = (  # {} is the backbone that the page shows
+    Card("{}-svd_vs_pca", "One image is of low rank; are all of them together?", "energy.csv", "energy"),
     Card("floor", "What a student of a given width can reach", "floor.csv", "encoding"),
-    Card(f"{TEACHER}-sep", "How a token spreads its energy, beside null models", "sep_curves.csv", "sep"),
+    Card("{}-sep", "How a token spreads its energy, beside null models", "sep_curves.csv", "sep"),
+    Card("{}-truncation", "How many dims accuracy needs", "truncation.csv", "truncation"),
     Card("accuracy", "Top-1 by strategy and objective", "runs.csv", "distillation"),
     Card("differences", "Which differences are shown", "differences.csv", "comparison"),
     Card("cost", "What a student costs", "runs.csv", "cost"),
@@ -91,39 +121,32 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
     """
     prose = Prose()
     root = Path(os.path.relpath(Path(), out.parent)).as_posix()
-    audit, data, teacher = (read_json(path) for path in (places.audit, places.data, places.results / "teacher.json"))
-    runs, compared, differences = (
-        read_table(places.results / f"{name}.csv") for name in ("runs", "comparison", "differences")
-    )
-    recorded = studies.read(places.studies)
+    audit, ran, recorded = read_json(places.audit), _read(places), studies.read(places.studies)
     contradicted = [claim for claim in audit["claims"] if claim["verdict"] == audit_tables.CONTRADICTED]
     body = fill(
         "dashboard.html",
         heading=prose.heading,
         title=TITLE,
         paper=PAPER,
-        summary=_summary(data, teacher, runs),
-        tiles=_tiles(places, runs, differences),
-        headline=[_card(HEADLINE, drawn, places, root, headline.source(places.results, places.data, recorded)[0])]
-        if HEADLINE.figure in drawn
-        else [],
-        cards=[_card(card, drawn, places, root) for card in CARDS if card.figure in drawn],
+        summary=_summary(ran),
+        absent={name: of["missing"] for name, of in ran.weights.items() if "missing" in of},
+        tiles=_tiles(ran),
+        headline=_headline(drawn, places, root, recorded),
+        cards=[_card(card, drawn, places, root) for card in _cards(_shown(ran.backbones)) if card.figure in drawn],
         verdicts=f"{_counted(audit['counts'])}. {audit_tables.against_itself(audit)}",
         families=table(audit_tables.families(audit, read_published(places.reference), "audit.html"), cards=True),
         contradicted=contradicted and table(audit_tables.register(contradicted), cards=True),
-        students=f"Mean ± standard deviation over seeds; the teacher reaches {teacher['top1']:.2f} % top-1."
-        if teacher.get("top1") is not None
-        else "Mean ± standard deviation over seeds.",
-        comparisons=[{"name": name, "html": table(one)} for name, one in distillation.by_strategy(compared).items()],
-        differences=summary_sentence(differences),
+        backbones=table(representation.backbones(ran.backbones)) if ran.students is None else None,
+        students=ran.students and _students(ran, ran.students),
         studies=recorded and table(study_tables.provenance(recorded, f"{root}/{places.studies.as_posix()}")),
         studies_top1=recorded
         and table(
             study_tables.studies_top1(
-                {"this run": compared} | {one.name: read_table(one.results / "comparison.csv") for one in recorded}
+                ({"this run": ran.students.compared} if ran.students else {})
+                | {one.name: read_table(one.results / "comparison.csv") for one in recorded if one.has_students}
             )
         ),
-        run=_run(data, teacher, runs),
+        run=_run(ran),
         files=[
             {"text": name, "target": f"{root}/{name}", "about": prose.inline(about)}
             for name, about in places.files.items()
@@ -136,10 +159,26 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
     write_page(out, "Overview", body, prose.headings, pages)
 
 
-def _summary(data: Mapping[str, Any], teacher: Mapping[str, Any], runs: pd.DataFrame) -> str:
+def _read(places: Places) -> Ran:
+    results = places.results
+    teacher, weights = (
+        read_json(file) if (file := results / f"{name}.json").is_file() else {} for name in ("teacher", "weights")
+    )
+    students = None
+    if (results / "runs.csv").is_file():
+        students = Students(*(read_table(results / f"{name}.csv") for name in ("runs", "comparison", "differences")))
+    rows = representation.with_published(read_table(results / "backbones.csv"), read_published(places.reference))
+    return Ran(read_json(places.data), teacher, rows, students, weights)
+
+
+def _summary(ran: Ran) -> str:
+    if ran.students is None:
+        images = f"{ran.backbones['images'].iloc[0]:,} images"
+        return f"{ran.data['dataset']}, {_number(len(ran.backbones), 'backbone')} on {images}, no students"
     kinds = (("student", "strategy"), ("objective", "objective"), ("seed", "seed"))
-    counts = (_number(runs[column].nunique(), noun) for noun, column in kinds)
-    return f"{data['dataset']}, teacher {teacher['architecture']} ({_weights(teacher)}), {' × '.join(counts)}"
+    counts = (_number(ran.students.runs[column].nunique(), noun) for noun, column in kinds)
+    teacher = ran.teacher
+    return f"{ran.data['dataset']}, teacher {teacher['architecture']} ({_weights(teacher)}), {' × '.join(counts)}"
 
 
 def _number(count: int, noun: str) -> str:
@@ -154,12 +193,24 @@ def _counted(counts: Mapping[str, int]) -> str:
     return f"{sum(counts.values())} published claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
 
 
-def _tiles(places: Places, runs: pd.DataFrame, differences: pd.DataFrame) -> list[dict[str, str]]:
+def _students(ran: Ran, students: Students) -> dict[str, Any]:
+    """What the page shows of the students."""
+    reached = ran.teacher.get("top1")
+    return {
+        "lead": "Mean ± standard deviation over seeds"
+        + ("." if reached is None else f"; the teacher reaches {reached:.2f} % top-1."),
+        "comparisons": [
+            {"name": name, "html": table(one)} for name, one in distillation.by_strategy(students.compared).items()
+        ],
+        "differences": summary_sentence(students.differences),
+    }
+
+
+def _tiles(ran: Ran) -> list[dict[str, str]]:
     """The few numbers that the page opens with, each with the section that explains it."""
     tiles = []
-    backbones = read_table(places.results / "backbones.csv").set_index("backbone")
-    if TEACHER in backbones.index:
-        of = backbones.loc[TEACHER]
+    of = ran.backbones.set_index("backbone").loc[_shown(ran.backbones)]
+    if ran.students or len(ran.backbones) == 1:
         for kind, text, section in (
             (
                 "svd",
@@ -177,6 +228,9 @@ def _tiles(places: Places, runs: pd.DataFrame, differences: pd.DataFrame) -> lis
                     "link": f"representation.html#{section}",
                 }
             )
+    if ran.students is None:
+        return tiles
+    runs, differences = ran.students.runs, ran.students.differences
     narrowest = int(runs["width"].min())
     tiles.append(
         {
@@ -187,16 +241,35 @@ def _tiles(places: Places, runs: pd.DataFrame, differences: pd.DataFrame) -> lis
         }
     )
     if len(differences):
-        shown = int((differences["verdict"] != NOT_SHOWN).sum())
+        shown_differences = int((differences["verdict"] != NOT_SHOWN).sum())
         tiles.append(
             {
-                "value": str(shown),
+                "value": str(shown_differences),
                 "of": f"of {len(differences)}",
                 "text": "differences in top-1 between students are shown",
                 "link": "distillation.html#differences",
             }
         )
     return tiles
+
+
+def _shown(backbones: pd.DataFrame) -> str:
+    """The backbone that the page shows: the teacher, or else the first."""
+    names = backbones["backbone"].tolist()
+    return TEACHER if TEACHER in names else names[0]
+
+
+def _headline(
+    drawn: Mapping[str, Drawn], places: Places, root: str, recorded: Sequence[studies.Study]
+) -> list[dict[str, Any]]:
+    """The figure that the page opens with: without students the backbones beside the published figures."""
+    if HEADLINE.figure in drawn:
+        return [_card(HEADLINE, drawn, places, root, headline.source(places.results, places.data, recorded)[0])]
+    return [_card(MEASURED, drawn, places, root)] if MEASURED.figure in drawn else []
+
+
+def _cards(backbone: str) -> list[Card]:
+    return [replace(card, figure=card.figure.format(backbone)) for card in CARDS]
 
 
 def _card(
@@ -217,21 +290,34 @@ def _card(
     }
 
 
-def _run(data: Mapping[str, Any], teacher: Mapping[str, Any], runs: pd.DataFrame) -> list[tuple[str, Any]]:
+def _run(ran: Ran) -> list[tuple[str, Any]]:
     """What was run, as terms and texts."""
-    reached = "" if teacher.get("top1") is None else f", {teacher['top1']:.2f} % top-1"
+    data, teacher = ran.data, ran.teacher
+    to_train = f"{data['train']['images']:,} images to train on, " if "train" in data else ""
+    rows: list[tuple[str, Any]] = [
+        (
+            "Dataset",
+            f"{data['dataset']}: {data['classes']:,} classes, {to_train}{data['val']['images']:,} to validate on",
+        ),
+        ("Backbones", f"{_joined(ran.backbones['timm'])}; {_joined(ran.backbones['images'])} images"),
+    ]
+    found = [f"{of['source']}, SHA-256 {of['sha256']}" for of in ran.weights.values() if of.get("sha256")]
+    if found:
+        rows.append(("Weights", Markup("<br>").join(found)))
+    if teacher:
+        reached = "" if teacher.get("top1") is None else f", {teacher['top1']:.2f} % top-1"
+        wide = "" if ran.students is None else f", {_joined(ran.students.runs['teacher_width'])} wide"
+        rows.append(("Teacher", f"{teacher['architecture']}, {_weights(teacher)}{wide}{reached}"))
+    if ran.students is None:
+        return rows
+    runs = ran.students.runs
     students = [
         f"{strategy}: {of['architecture'].iloc[0]}, {_joined(of['width'])} wide, "
         f"{of['parameters'].iloc[0]:,} parameters"
         for strategy, of in runs.groupby("strategy", sort=False)
     ]
     return [
-        (
-            "Dataset",
-            f"{data['dataset']}: {data['classes']:,} classes, {data['train']['images']:,} images to train on, "
-            f"{data['val']['images']:,} to validate on",
-        ),
-        ("Teacher", f"{teacher['architecture']}, {_weights(teacher)}, {_joined(runs['teacher_width'])} wide{reached}"),
+        *rows,
         ("Students", Markup("<br>").join(students)),
         ("Objectives", _joined(runs["objective"])),
         ("Seeds", _joined(runs["seed"])),

@@ -46,14 +46,14 @@ def backbones(data: Mapping[str, Any], of: Mapping[str, Mapping[str, Any]]) -> s
     return f"{data['dataset']} · {first['images']:,} images · {count(of, 'backbone')}"
 
 
-def teacher(data: Mapping[str, Any], of: Mapping[str, Any]) -> str:
-    """Of figures of the teacher on the validation images.
+def validated(data: Mapping[str, Any], of: Mapping[str, Any]) -> str:
+    """Of figures of one backbone on the validation images.
 
     Args:
         data: as in `students`.
-        of: rank.json or teacher.json.
+        of: the backbone's part of truncation.json.
     """
-    return f"{data['dataset']} · {data['val']['images']:,} validation images · {_model({'backbone': 'teacher', **of})}"
+    return f"{data['dataset']} · {data['val']['images']:,} validation images · {_model(of)}"
 
 
 def seeds(runs: pd.DataFrame) -> str:

@@ -1,5 +1,6 @@
 """One style for every figure: readable by the colour-blind and in grey; equal figures give equal files."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ LINES: tuple[Any, ...] = (
 )
 GREY = "#595959"
 FACE = "face"  # the gid of the line that says what a figure is of
-FACE_HEIGHT = 0.24  # inches
+FACE_HEIGHT = 0.24  # inches of each of its lines
 CHARACTER = 0.085  # inches that a character of small text takes, or less
 # These strategies look the same in every figure, whichever others are present.
 KNOWN = (
@@ -206,23 +207,32 @@ def _apart(centres: Sequence[float], boxes: Sequence[Bbox]) -> list[float]:
 
 
 def sign(figure: Figure, face: str) -> None:
-    """Write on a strip below the figure, which `save` adds, what it is of: dataset, model, images or seeds."""
-    below = -FACE_HEIGHT / 2 / figure.get_figheight()
+    """Write on a strip below the figure, which `save` adds, what it is of: dataset, model, images or seeds.
+
+    What is too long for one line takes more.
+    """
+    lines = textwrap.wrap(face, int(figure.get_figwidth() / CHARACTER), break_on_hyphens=False)
+    below = -FACE_HEIGHT * len(lines) / 2 / figure.get_figheight()
     dark = to_hex(figure.get_facecolor()) == DARK.background.lower()
     style: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": "small", "gid": FACE}
-    text = figure.text(0.99, below, face, color=(DARK if dark else LIGHT).grey, **style)
+    text = figure.text(0.99, below, "\n".join(lines), color=(DARK if dark else LIGHT).grey, **style)
     text.set_in_layout(False)
 
 
 def face_of(figure: Figure) -> str | None:
     """What `sign` wrote."""
-    return next((text.get_text() for text in figure.texts if text.get_gid() == FACE), None)
+    lines = _face_lines(figure)
+    return " ".join(lines) if lines else None
+
+
+def _face_lines(figure: Figure) -> list[str]:
+    return next((text.get_text().split("\n") for text in figure.texts if text.get_gid() == FACE), [])
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write `figure` as folder/NAME.svg and folder/NAME.png; equal figures give equal bytes."""
     metadata: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
-    strip = FACE_HEIGHT if face_of(figure) else 0.0
+    strip = FACE_HEIGHT * len(_face_lines(figure))
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # what is laid out stays, legends too, when the strip is added below
     for legend in figure.legends:

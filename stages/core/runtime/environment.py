@@ -3,6 +3,7 @@
 They are never part of params.yaml and change no result beyond rounding. An empty variable counts as unset.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,9 @@ from stages.core.base.errors import UserError
 
 
 def _expanded(folder: Path) -> Path:
+    """The folder, a relative one taken from the project: `dvc exp run --temp` runs stages in a folder of its own."""
     try:
-        return folder.expanduser()
+        return Path(os.environ.get("DVC_ROOT", ""), folder.expanduser())
     except RuntimeError:  # the user id has no entry in the system's list of users, and HOME is unset
         raise ValueError("the home folder is not known") from None
 

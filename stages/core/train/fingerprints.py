@@ -14,7 +14,8 @@ from stages.core.base.files import sha256
 PACKAGE = Path(__file__).resolve().parents[2]  # `stages`
 LIBRARIES = ("torch", "torchvision", "timm")
 TRAINS = ("stages.core.train.fitting", "stages.core.models.folders")  # every model: how it is made, and trained
-NOT_TRAINING = (  # an edit changes no weight
+NOT_TRAINING = (  # an edit changes no weight; `students` imports every strategy, and a run names its own
+    "stages.core.models.students",
     *(f"stages.core.config.{name}" for name in ("models", "params", "schema")),  # the values are in a run's identity
     *("stages.core.models.cards", "stages.core.models.cost", "stages.core.train.outputs", "stages.core.train.progress"),
 )

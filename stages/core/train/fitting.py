@@ -16,7 +16,6 @@ from stages.core.data.image_list import ImageList
 from stages.core.data.loader import waited_s
 from stages.core.data.unreadable import SkippingImages
 from stages.core.models.cost import flops
-from stages.core.models.students import ALTERED
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.runtime.stopping import stops_deferred
@@ -46,7 +45,7 @@ def model_options(data: Dataset, recipe: Recipe) -> dict[str, Any]:
 
 def decays_embeddings(recipe: Recipe, model: nn.Module) -> bool:
     """Whether a recipe decays the position embedding and the class token of a model."""
-    return recipe.decay_embeddings == "lift_and_widen" and isinstance(model, ALTERED)
+    return recipe.decay_embeddings == "lift_and_widen" and getattr(model, "decays_all_in_release", False)
 
 
 def training_batches(

@@ -8,7 +8,7 @@ import torch
 from timm.task import DistillationTeacher, TrainingTask
 from torch import Tensor, nn
 
-from stages.core.models.students import forward_with_maps
+from stages.core.models.maps import forward_with_maps
 
 LAST = ("last",)
 

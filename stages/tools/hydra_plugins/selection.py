@@ -1,15 +1,20 @@
-"""Resolvers of stages/conf: join options of a group, so that `strategy=[lift,widen]` trains both; list runs.
+"""Resolvers of stages/conf: join options of a group, so that `strategy=[lift,widen]` trains both; list and plan runs.
 
 Hydra merges a list of options into one mapping, in which later keys replace earlier ones. So each option writes what
 it selects under a key of its own, and these resolvers join them. Hydra finds this module as a plugin: under
 `hydra.plugins_path` of .dvc/config for `dvc exp run`, by import for `python -m stages.tools.compose`.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # the stages beside this file, whichever are installed
+from stages.plan import planned
 
 
 def selected(options: Mapping[str, Sequence[str]]) -> ListConfig:
@@ -47,6 +52,13 @@ def runs(blocks: Sequence[Mapping[str, Any]], strategies: Sequence[str], objecti
     return DictConfig({seed: names for seed, names in named.items() if names})
 
 
+def plan(analysis: Mapping[str, Any], runs: Mapping[str, Any]) -> DictConfig:
+    """The stages of a run; see `stages.plan`."""
+    backbones, layerwise, classifiers = ([*_listed(analysis[key])] for key in ("backbones", "layerwise", "classifiers"))
+    return DictConfig(planned(backbones, layerwise, classifiers, list(runs)))
+
+
+OmegaConf.register_new_resolver("plan", plan, replace=True)
 OmegaConf.register_new_resolver("selected", selected, replace=True)
 OmegaConf.register_new_resolver("runs", runs, replace=True)
 OmegaConf.register_new_resolver("label", label, replace=True)

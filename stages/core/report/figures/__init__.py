@@ -14,10 +14,10 @@ from stages.core.report.figures import (
     headline,
     layers,
     published,
-    rank,
     rotation,
     sep,
     tokens,
+    truncation,
 )
 
 __all__ = [
@@ -31,8 +31,8 @@ __all__ = [
     "headline",
     "layers",
     "published",
-    "rank",
     "rotation",
     "sep",
     "tokens",
+    "truncation",
 ]

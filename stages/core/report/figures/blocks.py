@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from stages.core.base.names import TEACHER
-from stages.core.report.style import looks, new_figure
+from stages.core.report.style import count, look, looks, new_figure
 
 PANELS = {
     "frequency_intensity": ("Frequency intensity", "mean |DFT over channels| / C"),
@@ -19,6 +19,11 @@ PANELS = {
     "activation": ("Activations", "mean absolute value"),
     "gradient": ("Gradients", "mean |d true class's logit|"),
 }
+READING = (
+    "Depth is the block's number over the number of blocks. Entropy counts a token's channels in 100 bins between the "
+    "least and the greatest value of all of the model's blocks. Gradients, on a logarithmic axis, are of the true "
+    "class's logit by the block's output."
+)
 COLUMNS, MOST_COLUMNS = 3, 4  # of the heat maps
 LABELLED = 64  # cells of a heat map, up to which each shows its value
 
@@ -29,7 +34,7 @@ def dynamics(blocks: pd.DataFrame) -> tuple[Figure, str]:
     Args:
         blocks: blocks.csv.
     """
-    teacher, runs = blocks[blocks["strategy"] == TEACHER], blocks[blocks["strategy"] != TEACHER]
+    teacher, runs = blocks[blocks["strategy"] == TEACHER], blocks[blocks["objective"].notna()]
     objectives = list(dict.fromkeys(runs["objective"]))
     figure = new_figure(11, 2.8 * len(objectives) + 1)
     grid = figure.subplots(len(objectives), len(PANELS), squeeze=False, sharey="col")
@@ -57,12 +62,44 @@ def dynamics(blocks: pd.DataFrame) -> tuple[Figure, str]:
     caption = (
         f"Every block's tokens (class tokens included) of the teacher ({len(teacher)} blocks) and of the students, "
         f"means over {seeds} {'seed' if seeds == 1 else 'seeds'} (faint: each seed); a row for each objective. A "
-        "student that encodes from block to block as its teacher does has a line of the black one's shape. Depth is "
-        "the block's "
-        "number over the number of blocks. Entropy counts a token's channels in 100 bins between the least and the "
-        "greatest value of all of the model's blocks. Gradients, on a logarithmic axis, are of the true class's logit "
-        f"by the block's output. At the teacher's last block: intensity {last['frequency_intensity']:.3g}, entropy "
+        f"student that encodes from block to block as its teacher does has a line of the black one's shape. {READING} "
+        f"At the teacher's last block: intensity {last['frequency_intensity']:.3g}, entropy "
         f"{last['token_entropy']:.3g} bits, activation {last['activation']:.3g}, gradient {last['gradient']:.3g}."
+    )
+    return figure, caption
+
+
+def of_backbones(blocks: pd.DataFrame) -> tuple[Figure, str]:
+    """The four measures by depth of the models that were not trained here, or of the teacher.
+
+    Args:
+        blocks: blocks.csv.
+    """
+    models = blocks[blocks["objective"].isna()]
+    figure = new_figure(11, 4 + 0.25 * (models["run"].nunique() // 3))
+    panels = figure.subplots(1, len(PANELS))
+    handles, ends = {}, []
+    for position, (name, rows) in enumerate(models.groupby("run", sort=False)):
+        drawn = look(position)
+        for panel, measure in zip(panels, PANELS, strict=True):
+            (handles[name],) = panel.plot(
+                _depth(rows), rows[measure], color=drawn.color, marker=drawn.marker, ms=4, ls=drawn.linestyle
+            )
+        last = rows.iloc[-1]
+        ends.append(
+            f"`{name}` intensity {last['frequency_intensity']:.3g}, entropy {last['token_entropy']:.3g} bits, "
+            f"activation {last['activation']:.3g}, gradient {last['gradient']:.3g}"
+        )
+    for panel, (measure, (title, label)) in zip(panels, PANELS.items(), strict=True):
+        _scale(panel, measure)
+        panel.set_title(title)
+        panel.set_ylabel(label, fontsize="small")
+        panel.set_xlabel("depth, share of the blocks", fontsize="small")
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(3, len(handles)))
+    figure.suptitle("Block by block, on the analysis sample")
+    caption = (
+        f"Every block's tokens (class tokens included) of {count(ends, 'model')}. {READING} At the last block: "
+        f"{'; '.join(ends)}."
     )
     return figure, caption
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from stages.core.base.names import TEACHER
-
 
 def with_published(rows: pd.DataFrame, paper: Mapping[str, Any]) -> pd.DataFrame:
     """backbones.csv with the paper's name and training of each backbone, and its published numbers.
@@ -100,33 +98,17 @@ def _is_model(of: Mapping[str, Any], row: Any) -> bool:
     return (of["timm"], of["D"], of.get("img_size", 224)) == (row.timm, row.D, row.img_size)
 
 
-def teacher_energy_dims(svd: Mapping[str, Any], pca: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Dims of the energy of the teacher's tokens by basis and threshold; empty where it was not analysed.
+def dims_needed(of: Mapping[str, Any]) -> pd.DataFrame:
+    """Dims that keep a share of a model's top-1, beside dims that hold that share of the same tokens' energy.
 
     Args:
-        svd: svd.json.
-        pca: pca.json.
-
-    Returns:
-        "own": mean over images of the dims of one image's own basis; "shared": dims that all images need together.
+        of: the model's part of truncation.json; it was measured.
     """
-    if TEACHER not in svd or TEACHER not in pca:
-        return {}
-    return {"own": svd[TEACHER]["dims_mean"], "shared": pca[TEACHER]["dims_global"]}
-
-
-def dims_needed(rank: Mapping[str, Any], energy: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """Dims that keep a share of the teacher's top-1, beside dims that hold that share of the energy.
-
-    Args:
-        rank: rank.json, of a teacher that was measured.
-        energy: as `teacher_energy_dims` gives it.
-    """
-    shares = [str(share) for share in rank["shares"]]
+    shares = [str(share) for share in of["shares"]]
     columns = {"share, %": shares}
-    for basis in rank["bases"]:
-        columns[f"top-1, {basis} basis"] = [_dims(rank["bases"][basis]["dims"][share]) for share in shares]
-        columns[f"energy, {basis} basis"] = [_dims(energy.get(basis, {}).get(share)) for share in shares]
+    for basis in of["bases"]:
+        columns[f"top-1, {basis} basis"] = [_dims(of["bases"][basis]["dims"][share]) for share in shares]
+        columns[f"energy, {basis} basis"] = [_dims(of["energy"][basis][share]) for share in shares]
     return pd.DataFrame(columns)
 
 

@@ -12,16 +12,14 @@ from stages.core.report.tables.distillation import with_std
 
 
 def studies(recorded: Sequence[Study]) -> list[dict[str, Any]]:
-    """Data, teacher, hardware and date of each recorded study."""
+    """Data, teacher (or backbones), hardware and date of each recorded study."""
     rows = []
     for study in recorded:
-        teacher = read_json(study.results / "teacher.json")
         rows.append(
             {
                 "study": study.name,
                 "dataset": read_json(study.data)["dataset"],
-                "teacher": f"{teacher['architecture']}"
-                + ("" if teacher.get("top1") is None else f", {teacher['top1']:.2f} %"),
+                "teacher": _teacher(study),
                 "hardware": _machines(study.record),
                 "date": study.record["date"],
             }
@@ -37,7 +35,6 @@ def provenance(recorded: Sequence[Study], folder: str) -> list[dict[str, Any]]:
         folder: of all studies, from the page that shows the table.
     """
     shown = ("python", "torch", "timm", "cuda")
-    files = ("params.yaml", "metrics.json", "results/runs.csv", "record.json")
     return [
         row
         | {
@@ -46,10 +43,16 @@ def provenance(recorded: Sequence[Study], folder: str) -> list[dict[str, Any]]:
                 ", ".join(f"{name} {machine['versions'][name]}" for name in shown if machine["versions"].get(name))
                 for machine in (study.record, *filter(None, [study.record.get("trained_on")]))
             ),
-            "files": [Link(file.rpartition("/")[2], f"{folder}/{study.name}/{file}") for file in files],
+            "files": [Link(file.rpartition("/")[2], f"{folder}/{study.name}/{file}") for file in _files(study)],
         }
         for row, study in zip(studies(recorded), recorded, strict=True)
     ]
+
+
+def _files(study: Study) -> list[str]:
+    """The files of a study that a table leads to."""
+    results = "results/runs.csv" if study.has_students else "results/backbones.csv"
+    return ["params.yaml", "metrics.json", results, "record.json"]
 
 
 def studies_top1(comparisons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -66,6 +69,15 @@ def studies_top1(comparisons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(
         [{"study": study, "strategy": strategy, **reached} for (study, strategy), reached in rows.items()]
     )
+
+
+def _teacher(study: Study) -> str:
+    """The teacher and its top-1; of a study without one the backbones that it analysed."""
+    file = study.results / "teacher.json"
+    if not file.is_file():
+        return f"none; {', '.join(read_json(study.results / 'svd.json'))}"
+    teacher = read_json(file)
+    return f"{teacher['architecture']}" + ("" if teacher.get("top1") is None else f", {teacher['top1']:.2f} %")
 
 
 def _machines(record: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ top-1 is measured for each d ("Estimating the Effective Rank of Vision Transform
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
+from stages.core.analysis import energy
 from stages.core.base.errors import UserError
 from stages.core.models.blocks import Cut, layout
 
@@ -43,11 +45,38 @@ def last_read_block(model: Any, images: Tensor) -> int:
     raise UserError(f"{type(model).__name__}: the logits depend on the patch tokens of no block")
 
 
-@torch.no_grad()
-def shared_directions(model: Any, batches: Iterable[Any], device: torch.device, block: int) -> Tensor:
-    """The principal directions of a block's patch tokens over all images, not centred, [channels, channels].
+@dataclass(frozen=True)
+class Directions:
+    """The shared basis of a block's patch tokens X, and the energies in it and in each image's own, all in float64.
 
-    Columns by falling eigenvalue of C = (1/T) Σ XᵢᵀXᵢ, in float64 (paper, dataset PCA).
+    Attributes:
+        shared: the principal directions over all images, not centred (paper, dataset PCA), one a column by falling
+            eigenvalue of Σ XᵢᵀXᵢ, [channels, channels].
+        of_all: those eigenvalues, [channels].
+        of_images: each image's squared singular values, largest first, [images, min(tokens, channels)].
+    """
+
+    shared: Tensor
+    of_all: np.ndarray
+    of_images: np.ndarray
+
+    def energy_dims(self, levels: Sequence[int]) -> dict[str, dict[str, float]]:
+        """Dims that hold shares of the energy, by basis: of all images together, and an image's own, mean over images.
+
+        Args:
+            levels: percents.
+        """
+        all_dims = energy.dims(energy.shares(self.of_all), levels).astype(float)
+        own_dims = energy.dims(energy.shares(self.of_images), levels).mean(axis=0)
+        return {
+            basis: {str(level): round(float(found), 6) for level, found in zip(levels, dims, strict=True)}
+            for basis, dims in zip(BASES, (all_dims, own_dims), strict=True)
+        }
+
+
+@torch.no_grad()
+def directions(model: Any, batches: Iterable[Any], device: torch.device, block: int) -> Directions:
+    """The shared basis of a block's patch tokens over all images, and the energies along it and along their own.
 
     Args:
         model: on `device`, in evaluation mode.
@@ -56,13 +85,16 @@ def shared_directions(model: Any, batches: Iterable[Any], device: torch.device, 
         block: counted from 0.
     """
     moment: Tensor | None = None
+    of_images = []
     for images, _ in batches:
         images = images.to(device)
-        patches = layout(model, images, block).patches(Cut(model, block).tokens(images)).double().flatten(0, 1)
-        own = patches.T @ patches
-        moment = own if moment is None else moment + own
+        patches = layout(model, images, block).patches(Cut(model, block).tokens(images)).double()
+        of_images.append(torch.linalg.svdvals(patches).square().cpu().numpy())
+        tokens = patches.flatten(0, 1)
+        moment = tokens.T @ tokens if moment is None else moment + tokens.T @ tokens
     assert moment is not None  # `batches` are of one image at least
-    return torch.linalg.eigh(moment)[1].flip(1)
+    of_all, shared = torch.linalg.eigh(moment)
+    return Directions(shared.flip(1), of_all.flip(0).cpu().numpy(), np.concatenate(of_images))
 
 
 def grid(dims: int, points: int) -> list[int]:
