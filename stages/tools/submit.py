@@ -57,6 +57,7 @@ class Training:
             signal.signal(signal.SIGTERM, lambda *_: self.process.terminate())
         status = self.process.wait()
         if status == os.EX_TEMPFAIL and job.cluster == "slurm":  # which ends this process, too, or queues the job again
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit passes over it
             time.sleep(KILL_S)
         if status:
             sys.exit(status if status > 0 else f"ended by {signal.Signals(-status).name}")

@@ -89,8 +89,9 @@ def cluster(monkeypatch):
                 subprocess.run(command, check=True, capture_output=True)
             until(lambda: "idle" in output("sinfo", "--noheader", "--format=%T"))
             yield
+            output("scancel", "--me")
+            until(lambda: not output("squeue", "--noheader"))
         finally:
-            subprocess.run(["scancel", "--me"], check=False, timeout=60)
             for daemon in ("slurmd", "slurmctld", "munged"):
                 ended(folder / f"{daemon}.pid")
 
