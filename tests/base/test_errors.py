@@ -66,6 +66,19 @@ def test_what_was_asked_to_stop_has_an_exit_status_of_its_own(capfd):
     assert capfd.readouterr().err == "stopped by SIGUSR1; the same command resumes at step 7\n"
 
 
+def test_what_was_asked_to_stop_says_so_even_to_nobody():
+    program = "print('a line'); raise StoppedError('stopped')"
+    text = f"from stages.core.base.errors import *\ndef main():\n    {program}\nrun(main)"
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+        ended = subprocess.run([sys.executable, "-c", text], env=buffered, stdout=writer, stderr=writer)
+        assert ended.returncode == 75
+    finally:
+        os.close(writer)
+
+
 def test_what_torch_cannot_compile_is_one_line():
     from torch._dynamo.exc import TorchDynamoException
 

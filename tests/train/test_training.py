@@ -483,6 +483,19 @@ def test_a_signal_that_is_ignored_from_the_start_stays_so():
     assert stopped_block(signal.SIGHUP, first=under_nohup) == (["held", "done"], "", 0)
 
 
+def test_a_reader_that_is_gone_ends_no_training():
+    program = "from stages.core.train.progress import Progress\nfrom stages.core.runtime.distributed import World\n"
+    program += "progress = Progress(['lift'], done=0, epochs=2, world=World(0, 1, __import__('torch').device('cpu')))\n"
+    program += "input()\nfor epoch in progress:\n"
+    program += "    progress.finished('lift', {'epoch': epoch, 'train_loss': 1.0, 'top1': 50.0})\n"
+    program += "import sys\nprint(epoch, file=sys.stderr)\n__import__('os')._exit(0)"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) as process:
+        assert process.stdout.readline() == "lift on cpu: 2 epochs\n"
+        process.stdout.close()
+        assert process.communicate("go on\n")[1] == "1\n"
+
+
 @pytest.fixture
 def checkpoints(tmp_path):
     """An open folder of a run that saved 1, then 2."""

@@ -107,14 +107,24 @@ def run(main: Callable[[], None]) -> None:
     except StoppedError as stopped:
         with suppress(OSError):  # the terminal may be gone
             print(stopped, file=sys.stderr, flush=True)
+        _discard_what_cannot_be_printed()
         sys.exit(os.EX_TEMPFAIL)
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_what_cannot_be_printed()
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _discard_what_cannot_be_printed() -> None:
+    """Drop output to a reader or terminal that is gone; Python's own try, at its end, would change the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _name_user() -> None:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from tqdm import tqdm
@@ -14,7 +15,7 @@ class Progress:
     """Iterates over the epochs that are left, and shows how far a training is.
 
     Without a terminal there is a line per run and epoch, or for the last epoch alone where `CI` is set. Only the
-    process that writes shows anything.
+    process that writes shows anything. That nobody reads it any more ends no training.
 
     Args:
         runs: the names of the runs that are trained side by side.
@@ -54,4 +55,5 @@ class Progress:
         self.bar.set_postfix(loss=loss, top1=top1)
         epoch = int(metrics["epoch"]) + 1
         if self.prints and (epoch == self.epochs or not os.environ.get("CI")):
-            print(f"{run}: epoch {epoch}/{self.epochs}, training loss {loss}, top-1 {top1}", flush=True)
+            with suppress(OSError):
+                print(f"{run}: epoch {epoch}/{self.epochs}, training loss {loss}, top-1 {top1}", flush=True)
