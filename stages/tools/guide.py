@@ -21,7 +21,8 @@ from timm.models.vision_transformer import VisionTransformer
 from stages.core.analysis.energy import dims
 from stages.core.base.errors import UserError, run
 from stages.core.models.cost import flops, parameters
-from stages.core.models.students import lift, widen
+from stages.core.models.lift import lift
+from stages.core.models.widelast import widen
 from stages.paths import RESULTS
 
 LEVELS = (80, 90, 95, 99)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.core.models.students import LiftedVisionTransformer, forward_with_map
+from stages.core.models.lift import LiftedVisionTransformer
+from stages.core.models.students import forward_with_map
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ CAIT_DEPTH = r"cait_[a-z]+(\d+)_"  # CaiT's names tell how many blocks it has: c
 class ModelArgs(Section):
     """Arguments of a timm model; unset ones keep the architecture's default.
 
-    `widen_width`, `widen_blocks`, `widen_widths` and `widen_heads` are those of `stages.core.models.students.widen`:
+    `widen_width`, `widen_blocks`, `widen_widths` and `widen_heads` are those of `stages.core.models.widelast.widen`:
     the last block's width and the number of widened blocks, or the width of each widened block.
     """
 
