@@ -7,6 +7,7 @@ architecture with other arguments (`img_size`, `embed_dim`, `depth`, …).
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -74,10 +75,7 @@ class LiftedVisionTransformer(VisionTransformer):
         if return_prefix_tokens or kwargs.pop("output_dict", False):
             raise ValueError("a lifted model has no prefix tokens after its projector, and returns no dictionary")
         last = len(self.blocks) - 1
-        wanted = range(last + 1) if indices is None else indices
-        if isinstance(wanted, int):
-            wanted = range(last + 1 - wanted, last + 1)
-        wanted = sorted({index % (last + 1) for index in wanted})
+        wanted = sorted(set(feature_take_indices(last + 1, indices)[0]))
         take = wanted if intermediates_only or last in wanted else [*wanted, last]
         maps = super().forward_intermediates(
             x, take, stop_early=stop_early, output_fmt="NLC", intermediates_only=True, **kwargs
@@ -91,6 +89,17 @@ class LiftedVisionTransformer(VisionTransformer):
             height, width = self.patch_embed.dynamic_feat_size(x.shape[-2:])
             maps = [tokens.transpose(1, 2).unflatten(2, (height, width)).contiguous() for tokens in maps]
         return maps if intermediates_only else (lifted, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """As timm's; the projector and the head belong to the last block, and go with it."""
+        depth = len(self.blocks)
+        kept = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if len(self.blocks) < depth:
+            self.lift_proj = self.lift_norm = nn.Identity()  # type: ignore[assignment]
+            self.reset_classifier(0, "")
+        return kept
 
 
 def lift(model: VisionTransformer, width: int) -> LiftedVisionTransformer:

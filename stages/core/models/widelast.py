@@ -11,6 +11,7 @@ from typing import Any
 
 from timm.layers import DropPath, LayerScale
 from timm.models import generate_default_cfgs, named_apply, register_model
+from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import Attention, Block, Mlp, VisionTransformer, get_init_weights_vit
 from torch import Tensor, nn
 
@@ -59,6 +60,34 @@ class WidenedVisionTransformer(VisionTransformer):
         if not self.weight_init_mode and self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
+    def forward_intermediates(  # type: ignore[no-untyped-def]
+        self, x: Tensor, indices=None, return_prefix_tokens: bool = False, norm: bool = False, *args: Any, **kwargs: Any
+    ):
+        """As timm's.
+
+        Raises:
+            ValueError: the final norm is to be applied to a block of another width.
+        """
+        for index in feature_take_indices(len(self.blocks), indices)[0] if norm else ():
+            width = self.feature_info[index]["num_chs"]
+            if width != self.embed_dim:
+                raise ValueError(
+                    f"block {index} has {width} channels, the final norm {self.embed_dim}; do without the norm"
+                )
+        return super().forward_intermediates(x, indices, return_prefix_tokens, norm, *args, **kwargs)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """As timm's; norm and head, of the last block's width, go with it where the block before has another."""
+        kept = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        width = self.feature_info[len(self.blocks) - 1]["num_chs"]
+        if width != self.embed_dim:
+            self.embed_dim = self.num_features = self.head_hidden_size = width
+            self.norm = self.fc_norm = nn.Identity()
+            self.reset_classifier(0, "")
+        return kept
+
 
 def widen(
     model: VisionTransformer,
@@ -95,6 +124,8 @@ def widen(
     steps = _equal_steps(model, width, blocks) if width is not None else list(widths or ())
     if not 1 <= len(steps) <= len(model.blocks):
         raise ValueError(f"cannot widen {len(steps)} of {len(model.blocks)} blocks")
+    if type(model) is VisionTransformer:
+        model.__class__ = WidenedVisionTransformer
     before = model.embed_dim
     for index, after in enumerate(steps, len(model.blocks) - len(steps)):
         model.blocks[index] = _widened(model.blocks[index], before, after, heads)
