@@ -5,6 +5,7 @@ import numpy as np
 from stages import arguments, messages
 from stages.core.analysis import svd
 from stages.core.analysis.energy import profile, statistics, statistics_of
+from stages.core.analysis.intervals import percentile_of_another_sample
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, read_json, write_json
@@ -17,7 +18,8 @@ def main() -> None:
     """Write dims per image and block; of the last block also ranks, energy curves and the mean spectrum."""
     analysis = params.load(PARAMS).analysis
     backbone = arguments.backbone(__doc__, analysis.backbones)
-    thresholds = analysis.svd.thresholds
+    settings = analysis.svd
+    thresholds = settings.thresholds
     stage = f"svd {backbone}"
     messages.begin(stage, "the dims that each image's tokens need, each image in a basis of its own")
     shapes = read_json(EXTRACT / backbone / RECORD)["blocks"]
@@ -30,6 +32,7 @@ def main() -> None:
         **describe(EXTRACT / backbone),
         "thresholds": thresholds,
         **statistics(last.dims, thresholds),
+        "another_sample": percentile_of_another_sample(last.dims, thresholds, settings.resamples, settings.seed),
         "rank": statistics_of(ranks),
         "blocks": [
             {**shape, **statistics(found.dims, thresholds)} for shape, found in zip(shapes, profiles, strict=True)
