@@ -15,6 +15,7 @@ from stages.core.base.names import TEACHER
 from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
 from stages.core.evidence.register import read_published
+from stages.core.evidence.scales import sentence
 from stages.core.evidence.statistics import NOT_SHOWN
 from stages.core.report.figures import headline
 from stages.core.report.markup import Link, Prose, fill, picture, table
@@ -96,7 +97,6 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
         read_table(places.results / f"{name}.csv") for name in ("runs", "comparison", "differences")
     )
     recorded = studies.read(places.studies)
-    contradicted = [claim for claim in audit["claims"] if claim["verdict"] == audit_tables.CONTRADICTED]
     body = fill(
         "dashboard.html",
         heading=prose.heading,
@@ -109,8 +109,12 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
         else [],
         cards=[_card(card, drawn, places, root) for card in CARDS if card.figure in drawn],
         verdicts=f"{_counted(audit['counts'])}. {audit_tables.against_itself(audit)}",
+        asked=table(audit_tables.asked_here(audit), cards=True),
         families=table(audit_tables.families(audit, read_published(places.reference), "audit.html"), cards=True),
-        contradicted=contradicted and table(audit_tables.register(contradicted), cards=True),
+        failed={
+            verdict: table(audit_tables.register(claims), cards=True)
+            for verdict, claims in audit_tables.failed(audit).items()
+        },
         students=f"Mean ± standard deviation over seeds; the teacher reaches {teacher['top1']:.2f} % top-1."
         if teacher.get("top1") is not None
         else "Mean ± standard deviation over seeds.",
@@ -150,8 +154,9 @@ def _weights(teacher: Mapping[str, Any]) -> str:
     return {"fit": "fitted here", "random": "random weights"}.get(teacher["weights"], teacher["weights"])
 
 
-def _counted(counts: Mapping[str, int]) -> str:
-    return f"{sum(counts.values())} published claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+def _counted(counts: Mapping[str, Any]) -> str:
+    total = sum(sum(of.values()) if isinstance(of, Mapping) else of for of in counts.values())
+    return f"{total} published claims: {sentence(counts)}"
 
 
 def _tiles(places: Places, runs: pd.DataFrame, differences: pd.DataFrame) -> list[dict[str, str]]:
