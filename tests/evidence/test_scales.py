@@ -309,12 +309,12 @@ def test_an_accuracy_of_other_training_is_open_to_words_alone():
 def test_the_authors_weights_are_told_apart(top1, word):
     claim = CLAIMS["headline_top1/top1/lift"]
     empty = Results({"dataset": "digits"}, {name: {} for name in ("svd", "pca", "sep")}, [], {}, {})
-    record = {"top1": top1, "images": 50_000, "precision": "float32", "source": "lift.pth (SHA-256 0123…)"}
+    record = {"top1": top1, "images": 50_000, "precision": "float32", "source": "lift.pth", "sha256": "0123" * 16}
     verdict = judge_all(claim, {"current": empty}, {"lift": record})
     assert (verdict["where"], verdict["verdict"]) == (WEIGHTS, WORDS[WEIGHTS][word])
     assert (verdict["run"], verdict["measured"], verdict["expected"]) == (WEIGHTS, top1, "77.53 ± 0.05")
     assert verdict["evidence"]["metric"] == "reports/reference/released.json: lift.top1"
-    assert verdict["reason"].endswith("without training; weights lift.pth (SHA-256 0123…)")
+    assert verdict["reason"].endswith("without training; weights lift.pth (SHA-256 012301230123…)")
     others = ("headline_top1/top1/widen", "top1/lift/softkd_spectral", "lift_width/384")
     for name in others:
         assert judge_all(CLAIMS[name], {"current": empty}, {"lift": record})["where"] is None

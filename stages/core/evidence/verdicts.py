@@ -178,6 +178,8 @@ def _by_weights(claim: Claim, released: Mapping[str, Mapping[str, Any]]) -> dict
         return {}
     judged = replace(claim, tolerance=claim.by_weights)
     side, allowed = _side(of["top1"], judged, _tolerance(judged)), _tolerance(judged)
+    difference = f"differ by {of['top1'] - judged.figure:+.2f}, {'beyond' if side else 'within'} {allowed:g}"
+    weights = f"weights {of['source']} (SHA-256 {of['sha256'][:12]}…)"
     verdict = {
         **_asked(claim, WEIGHTS),
         "expected": expected(judged),
@@ -185,8 +187,8 @@ def _by_weights(claim: Claim, released: Mapping[str, Mapping[str, Any]]) -> dict
         "interval": None,
         "tolerance": allowed,
         "verdict": WORDS[WEIGHTS].fails if side else WORDS[WEIGHTS].holds,
-        "reason": f"their weights differ by {of['top1'] - judged.figure:+.2f}, {'beyond' if side else 'within'} "
-        f"{allowed:g}, on {of['images']:,} images in {of['precision']}, without training; weights {of['source']}",
+        "reason": f"their weights {difference}, on {of['images']:,} images in {of['precision']}, without training; "
+        f"{weights}",
         "evidence": {"metric": f"{RELEASED}: {claim.path[-1]}.top1", "figure": None},
     }
     return {WEIGHTS: verdict}

@@ -112,8 +112,8 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
         asked=table(audit_tables.asked_here(audit), cards=True),
         families=table(audit_tables.families(audit, read_published(places.reference), "audit.html"), cards=True),
         failed={
-            verdict: table(audit_tables.register(claims), cards=True)
-            for verdict, claims in audit_tables.failed(audit).items()
+            heading: table(audit_tables.register(claims), cards=True)
+            for heading, claims in audit_tables.failed(audit).items()
         },
         students=f"Mean ± standard deviation over seeds; the teacher reaches {teacher['top1']:.2f} % top-1."
         if teacher.get("top1") is not None

@@ -13,7 +13,7 @@ from stages.core.report.tables.findings import claimed, measured
 
 ROOT = "../.."  # of the project, from a page or an executed notebook
 REFERENCE = "reports/reference/"  # begins the evidence that is published, not measured
-NO_RUN = "none"  # the run that measured a claim, where there is none
+NO_RUN = "none"  # the run that measured a claim, and where it was judged, if there is none
 Claims = Sequence[Mapping[str, Any]]  # of audit.json
 
 
@@ -72,9 +72,13 @@ def measured_first(audit: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def failed(audit: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """The claims of audit.json that fail, by the verdict's words, the nearest to the paper's setting first."""
-    found = {words.fails: [one for one in audit["claims"] if one["verdict"] == words.fails] for words in WORDS.values()}
-    return {verdict: claims for verdict, claims in found.items() if claims}
+    """The claims of audit.json that fail, by how and where, as a heading; the nearest to the paper's setting first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for where, words in WORDS.items():
+        how = words.fails.removesuffix(" there").removesuffix(" by weights")
+        claims = [claim for claim in audit["claims"] if claim["verdict"] == words.fails]
+        found |= {f"{how[0].upper()}{how[1:]} {LEADS[where]}": claims} if claims else {}
+    return found
 
 
 def facets(claims: Claims) -> list[Facet]:
@@ -83,7 +87,7 @@ def facets(claims: Claims) -> list[Facet]:
     runs = [one["run"] or NO_RUN for _, one in rows]
     return [
         Facet("run", [[run] for run in runs], [run for run in dict.fromkeys(runs) if run != NO_RUN]),
-        Facet("where", [[one["where"] or NOT_MEASURED] for _, one in rows], order=[*WORDS, NOT_MEASURED]),
+        Facet("where", [[one["where"] or NO_RUN] for _, one in rows], order=[*WORDS, NO_RUN]),
         Facet("verdict", [[one["verdict"]] for _, one in rows]),
         Facet("family", [[claim["family"]] for claim, _ in rows], order=(*FAMILIES, CONTROLS)),
         Facet("source", [publications(claim["source"]) for claim, _ in rows]),
@@ -109,7 +113,7 @@ def families(audit: Mapping[str, Any], published: Mapping[str, Any], page: str |
     rows = []
     for family, of in judged.items():
         cells = {LEADS[where]: _counted(of[where], family, where, page) for where in shown}
-        unmeasured_ones = _counted({NOT_MEASURED: of[NOT_MEASURED]}, family, NOT_MEASURED, page)
+        unmeasured_ones = _counted({NOT_MEASURED: of[NOT_MEASURED]}, family, NO_RUN, page)
         rows.append({"family": family, "the paper says": texts[family], **cells, NOT_MEASURED: unmeasured_ones})
     return rows
 
@@ -119,11 +123,10 @@ def _counted(of: Mapping[str, int], family: str, where: str, page: str | None) -
     found = {word: count for word, count in of.items() if count}
     texts = {word: str(count) if word == NOT_MEASURED else counted(count, word) for word, count in found.items()}
     if page is None:
-        return ", ".join(texts.values())
+        return ", ".join(texts.values()) or None
     query = {"family": family, "where": where}
-    return [
-        Link(text, f"{page}?{urlencode({**query, 'verdict': word})}#claims") for word, text in texts.items()
-    ] or None
+    links = [Link(text, f"{page}?{urlencode({**query, 'verdict': word})}#claims") for word, text in texts.items()]
+    return links or None
 
 
 def asked_here(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
