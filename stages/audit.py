@@ -1,35 +1,36 @@
 """Audit every published claim against what was measured, by the current run and by every recorded study.
 
-A claim is contradicted if any of them contradicts it, and confirmed if at least one measured it and none contradicts
-it; each verdict names the run it comes from. `python -m stages.tools.verdicts` fails if a claim is contradicted.
+The run that is nearest to the paper's own setting decides; a claim is contradicted there if any run contradicts it.
+Each verdict names its run and its scale. `python -m stages.tools.verdicts` fails if a claim is contradicted.
 """
 
 import argparse
-from collections import Counter
 
 from stages import messages
 from stages.core.base.errors import run
-from stages.core.base.files import write_json
-from stages.core.evidence import studies
+from stages.core.base.files import read_json, write_json
+from stages.core.evidence import scales, studies
+from stages.core.evidence.claims import CONTROLS
 from stages.core.evidence.register import read_register
 from stages.core.evidence.results import read_results
-from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED, judge_all
-from stages.paths import AUDIT, MANIFEST, REFERENCE, RESULTS, STUDIES
+from stages.core.evidence.verdicts import judge_all
+from stages.paths import AUDIT, MANIFEST, REFERENCE, RELEASED, RESULTS, STUDIES
 
 
 def main() -> None:
-    """Write reports/audit.json: counts of verdicts, and every claim with its verdict."""
+    """Write reports/audit.json: counts of verdicts by scale, and every claim with its verdict."""
     argparse.ArgumentParser(description=__doc__).parse_args()  # refuses any argument
     runs = {studies.CURRENT: read_results(RESULTS, MANIFEST)}
     runs |= {study.name: read_results(study.results, study.data) for study in studies.read(STUDIES)}
+    released = read_json(RELEASED) if RELEASED.is_file() else {}
     claims = read_register(REFERENCE)
-    messages.begin("audit", f"judges {len(claims)} published claims by {len(runs)} reproductions")
-    verdicts = [judge_all(claim, runs) for claim in claims]
-    counted = Counter(verdict["verdict"] for verdict in verdicts)
-    counts = {verdict: counted[verdict] for verdict in (CONFIRMED, CONTRADICTED, NOT_MEASURED)}
-    write_json(AUDIT, {"counts": counts, "claims": verdicts})
-    found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    messages.end("audit", f"of {len(claims)} published claims {found}", AUDIT)
+    messages.begin("audit", f"judges {len(claims)} claims by {len(runs)} reproductions")
+    verdicts = [judge_all(claim, runs, released) for claim in claims]
+    published = [verdict for verdict in verdicts if verdict["family"] != CONTROLS]
+    asked = [verdict for verdict in verdicts if verdict["family"] == CONTROLS]
+    counts = scales.counts(published)
+    write_json(AUDIT, {"counts": counts, CONTROLS: scales.counts(asked), "claims": verdicts})
+    messages.end("audit", f"of {len(published)} published claims {scales.sentence(counts)}", AUDIT)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ MANIFEST = REPORTS / "data.json"
 SOURCE = REPORTS / "source.json"
 RESULTS = REPORTS / "results"
 REFERENCE = REPORTS / "reference"
+RELEASED = REFERENCE / "released.json"  # where the authors' released students were evaluated
 AUDIT = REPORTS / "audit.json"
 FIGURES = REPORTS / "figures"
 STUDIES = REPORTS / "studies"  # one folder per recorded study

@@ -4,6 +4,7 @@ import numpy as np
 
 from stages import arguments, messages, missing
 from stages.core.analysis.energy import by_threshold, dims, profile, shares, statistics
+from stages.core.analysis.intervals import percentile_of_another_sample
 from stages.core.analysis.nulls import fit_gaussian
 from stages.core.analysis.participation import count, gaussian_spreads, ratio_percentiles, spread_metrics, token_spreads
 from stages.core.analysis.pca import energies_along, principal_directions
@@ -21,7 +22,8 @@ def main() -> None:
     backbone = arguments.backbone(__doc__, analysis.backbones)
     if missing.passed_on(EXTRACT / backbone / missing.FILE, PCA / backbone):
         return
-    thresholds = analysis.pca.thresholds
+    settings = analysis.pca
+    thresholds = settings.thresholds
     stage = f"pca {backbone}"
     messages.begin(stage, "the dims that each image's tokens need in the basis that all images share")
     tokens = last_block(EXTRACT / backbone)
@@ -29,7 +31,7 @@ def main() -> None:
     eigenvalues, basis = principal_directions(tokens)
     of_images = profile(energies_along(basis, tokens), thresholds)
     drawn = gaussian_spreads(
-        fit_gaussian(tokens), basis, thresholds, tokens=analysis.pca.gaussian_tokens, seed=analysis.pca.seed
+        fit_gaussian(tokens), basis, thresholds, tokens=settings.gaussian_tokens, seed=settings.seed
     )
     observed, gaussian = (
         count(spreads, channels, thresholds) for spreads in (token_spreads(tokens, basis, thresholds), drawn)
@@ -38,6 +40,7 @@ def main() -> None:
         **describe(EXTRACT / backbone),
         "thresholds": thresholds,
         **statistics(of_images.dims, thresholds),
+        "another_sample": percentile_of_another_sample(of_images.dims, thresholds, settings.resamples, settings.seed),
         "dims_global": by_threshold(dims(shares(eigenvalues), thresholds), thresholds),
         **spread_metrics(observed, gaussian, thresholds),
     }

@@ -57,6 +57,15 @@ def main() -> None:
         "resamples": settings.resamples,
         "interval_level": intervals.LEVEL,
         **metrics["full"],
+        "another_sample": sep.dims_of_another_sample(
+            images,
+            list(metrics["full"]["dims"].values()),
+            channels,
+            settings.thresholds,
+            settings.resamples,
+            settings.seed,
+        ),
+        "one_image": sep.dims_of_one_image(images, settings.thresholds),
         "folded": metrics["folded"],
         "permutation": permutation.shift_metrics(
             shifts, settings.thresholds, resamples=settings.resamples, seed=settings.seed

@@ -5,6 +5,7 @@ import numpy as np
 from stages import arguments, messages, missing
 from stages.core.analysis import svd
 from stages.core.analysis.energy import profile, statistics, statistics_of
+from stages.core.analysis.intervals import percentile_of_another_sample
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, read_json, write_json
@@ -19,7 +20,8 @@ def main() -> None:
     backbone = arguments.backbone(__doc__, analysis.backbones)
     if missing.passed_on(EXTRACT / backbone / missing.FILE, SVD / backbone):
         return
-    thresholds = analysis.svd.thresholds
+    settings = analysis.svd
+    thresholds = settings.thresholds
     stage = f"svd {backbone}"
     messages.begin(stage, "the dims that each image's tokens need, each image in a basis of its own")
     shapes = read_json(EXTRACT / backbone / RECORD)["blocks"]
@@ -32,6 +34,7 @@ def main() -> None:
         **describe(EXTRACT / backbone),
         "thresholds": thresholds,
         **statistics(last.dims, thresholds),
+        "another_sample": percentile_of_another_sample(last.dims, thresholds, settings.resamples, settings.seed),
         "rank": statistics_of(ranks),
         "blocks": [
             {**shape, **statistics(found.dims, thresholds)} for shape, found in zip(shapes, profiles, strict=True)

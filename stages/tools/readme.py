@@ -58,13 +58,14 @@ def figure() -> str:
 
 
 def claims() -> str:
-    """What the paper claims, family by family, with the audit's verdicts."""
+    """What the paper claims, family by family, with the audit's verdicts at each scale."""
     audit = read_json(AUDIT)
     rows = audit_tables.families(audit, read_published(REFERENCE))
-    header = ["", *list(rows[0])[1:]]
+    header, cells = ["", *list(rows[0])[1:]], [row.values() for row in rows]
+    notes = (audit_tables.against_itself(audit), audit_tables.controls_sentence(audit))
     return (
-        f"{table(header, [[f'**{family}**', *rest] for family, *rest in map(dict.values, rows)])}\n"
-        f"Claims by verdict of the [audit](reports/reference/README.md). {audit_tables.against_itself(audit)}\n"
+        f"{table(header, [[f'**{family}**', *(text or '' for text in rest)] for family, *rest in cells])}\n"
+        f"Claims by verdict of the [audit](reports/reference/README.md). {' '.join(filter(None, notes))}\n"
     )
 
 

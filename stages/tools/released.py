@@ -1,32 +1,42 @@
-"""The authors' released students as folders that timm opens: python -m stages.tools.released convert IN OUT.
+"""The authors' released students: python -m stages.tools.released convert IN OUT, or evaluate FILE|hub ….
 
-Their files hold a state dict, bare or under the key `model`. Lift has a DeiT under `base_model.`, and beside it
-`projections.N`, `layer_norms.N` (N: the last block) and `head`; WideLast has `proj_in` and `proj_norm` in its last
-block; any other state dict is taken for a plain DeiT's. Widths, depth, image size and classes follow from the shapes.
-The number of heads does not; each has 64 channels, as in DeiT.
+`convert` writes a folder that timm opens. `evaluate` measures top-1 on the validation images of DATA_ROOT by the
+authors' own evaluation transform (the middle 224 of 256 pixels, bicubic) in float32, of files or of what the authors
+keep on the hub, without any training. Where the images are ImageNet's by their names, what Lift and WideLast reach is
+recorded, and the audit judges the published accuracies by it. `stages.core.models.released` says how a file is told.
 """
 
 import argparse
-import re
-import warnings
-from collections.abc import Mapping
-from math import isqrt
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import clean_state_dict
-from torch import Tensor, nn
-from torch.serialization import safe_globals
+from huggingface_hub import snapshot_download
 
+from stages import messages
 from stages.core.base.errors import UserError, run
-from stages.core.base.files import atomic_folder
+from stages.core.base.files import atomic_folder, read_json, sha256, write_json
+from stages.core.data.batches import evaluation_batches
+from stages.core.data.readers import Folders, Source
+from stages.core.data.splits import Split, name_digests
+from stages.core.data.tars import Tars
+from stages.core.evidence.analysis_measures import BACKBONES
+from stages.core.evidence.register import read_published
+from stages.core.evidence.requirements import STRATEGY_ARGUMENTS, STUDENT_ARGUMENTS
 from stages.core.models import folders
+from stages.core.models.backbones import check_imagenet_order
+from stages.core.models.released import Student, student
+from stages.core.runtime import machine
+from stages.core.runtime.distributed import World
+from stages.core.train.evaluation import evaluate_together
+from stages.cost import STUDENTS
+from stages.paths import REFERENCE, RELEASED
 
-HEAD_CHANNELS = 64
-CROP_PCT = 224 / 256  # the authors evaluate on the middle 224 pixels of 256
-SHOWN = 8  # the most keys that an error lists of one kind
+HUB = "hub"  # in the place of a file: what the authors keep there
+REPOSITORY, FILES = "Huiyuancs/Encoding_Mismatch", ("*.pth", "*.pt")  # where that is, and which files are students
+HUB_TIMEOUT_S = 10
+JUDGED = ("lift", "widen")  # the strategies that the authors released students of
+BATCH = 64
 
 
 def convert(checkpoint: Path, folder: Path) -> str:
@@ -40,177 +50,140 @@ def convert(checkpoint: Path, folder: Path) -> str:
         The name of its timm architecture.
 
     Raises:
-        UserError: `folder` is not empty, the file cannot be read without executing what it contains, or its keys or
-            shapes are not those of such a student.
+        UserError: `folder` is not empty, or the file is not one of the authors' students.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists; name a new or an empty folder, or delete it first")
-    state = read(checkpoint)
-    try:
-        architecture, arguments, classes = recognise(state)
-        model = folders.create(
-            architecture,
-            arguments,
-            classes=classes,
-            seed=0,
-            image_size=arguments["img_size"],
-            crop_pct=CROP_PCT,
-            interpolation="bicubic",
-            mean=IMAGENET_DEFAULT_MEAN,
-            std=IMAGENET_DEFAULT_STD,
-        )
-        fill(model, state, names(model, architecture))
-    except UserError as error:
-        raise UserError(f"{checkpoint} is not one of the authors' students: {error}") from None
+    found = student(checkpoint)
     try:
         with atomic_folder(folder.resolve()) as temporary:
-            folders.save(model, temporary)
+            folders.save(found.model, temporary)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
-    return architecture
+    return found.architecture
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint, on the CPU, without the prefixes of DDP and torch.compile.
-
-    Nothing that the file names is executed: torch's weights-only unpickler builds tensors and plain containers, and
-    `argparse.Namespace`, in which training scripts keep their arguments. A namespace has only attributes, and no
-    `__reduce__`, `__setstate__` or destructor that could be misused.
+def from_hub() -> list[tuple[str, Path]]:
+    """The authors' checkpoints on the hub, downloaded or from its cache, each after what the record calls it.
 
     Raises:
-        UserError: the file is missing or damaged, names any other global, or does not hold a state dict.
+        UserError: they are neither in the cache nor within reach.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; name a checkpoint that torch.save wrote")
+    address = f"https://huggingface.co/{REPOSITORY}"
     try:
-        with safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile pickle can fail anywhere
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
-            raise UserError(
-                f"{path} is refused: it names the global {_plain(refused[1])}, which loading could execute; "
-                "ask for a file that holds the state dict alone"
-            ) from None
-        fault = re.search(r"WeightsUnpickler error: (.+)", str(error))  # the rest is advice to load unsafely
-        reason = _plain(fault[1]) if fault else _first_line(error)
-        raise UserError(f"{path} cannot be read safely as a checkpoint ({reason})") from None
-    state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not state or not all(isinstance(key, str) for key in state):
-        raise UserError(f"{path} does not hold a state dict, neither bare nor under the key `model`")
-    return clean_state_dict(state)
+        found = Path(snapshot_download(REPOSITORY, allow_patterns=list(FILES), token=False, etag_timeout=HUB_TIMEOUT_S))
+    except Exception as error:  # of whichever HTTP library the hub's client is built on
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{REPOSITORY} cannot be reached ({reason}); download its checkpoints from {address} elsewhere, and name "
+            f"the files in the place of {HUB}"
+        ) from None
+    files = sorted(path for pattern in FILES for path in found.rglob(pattern))
+    if not files:
+        raise UserError(f"{address} holds no {' or '.join(FILES)}; download its checkpoints, and name the files")
+    return [(f"{REPOSITORY}@{found.name}: {path.relative_to(found).as_posix()}", path) for path in files]
 
 
-def recognise(state: Mapping[str, Any]) -> tuple[str, dict[str, Any], int]:
-    """The student that a state dict belongs to: timm architecture, its arguments, number of classes.
-
-    A size whose tensor is missing defaults to DeiT-Tiny's, so that `fill` can report everything that is wrong.
-
-    Raises:
-        UserError: a width is not a whole number of heads.
-    """
-    lifted = any(key.startswith(("base_model.", "projections.")) for key in state)
-    base = "base_model." if lifted else ""
-
-    def size(key: str, dimension: int, default: int) -> int:
-        tensor = state.get(key)
-        known = isinstance(tensor, Tensor) and tensor.ndim > dimension and tensor.shape[dimension]
-        return known or default
-
-    width = size(f"{base}patch_embed.proj.weight", 0, 192)
-    patch = size(f"{base}patch_embed.proj.weight", 2, 16)
-    blocks = [key.removeprefix(f"{base}blocks.") for key in state if key.startswith(f"{base}blocks.")]
-    depth = len({key.partition(".")[0] for key in blocks}) or 12
-    arguments = {
-        "img_size": patch * isqrt(max(1, size(f"{base}pos_embed", 1, 1 + (224 // patch) ** 2) - 1)),
-        "patch_size": patch,
-        "embed_dim": width,
-        "depth": depth,
-        "num_heads": _heads(width),
-    }
-    classes = size("head.weight", 0, 1000)
-    if lifted:
-        arguments["lift_width"] = size(f"projections.{depth - 1}.weight", 0, 384)
-        return "deit_tiny_lift_patch16_224", arguments, classes
-    if any(key.endswith(".proj_in.weight") for key in blocks):
-        widened = size(f"blocks.{depth - 1}.proj_in.weight", 0, 384)
-        arguments |= {"widen_width": widened, "widen_heads": _heads(widened)}
-        return "deit_tiny_widelast_patch16_224", arguments, classes
-    return "deit_tiny_patch16_224", arguments, classes
-
-
-def names(model: nn.Module, architecture: str) -> dict[str, str]:
-    """The authors' name for each of a model's tensors."""
-    own = list(model.state_dict())
-    if architecture != "deit_tiny_lift_patch16_224":
-        return {key: key for key in own}
-    last = len(model.blocks) - 1  # type: ignore[arg-type]
-    theirs = {"lift_proj": f"projections.{last}", "lift_norm": f"layer_norms.{last}", "head": "head"}
-    return {
-        key: f"{theirs[part]}.{rest}" if part in theirs else f"base_model.{key}"
-        for key in own
-        for part, _, rest in [key.partition(".")]
-    }
-
-
-def fill(model: nn.Module, state: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """Load a whole state dict with the authors' names.
+def evaluate(
+    checkpoints: Sequence[tuple[str, Path]], root: Path | None, split: str
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Evaluate students on the validation images, one after the other.
 
     Args:
-        model: changed in place.
-        state: tensors by the authors' names; it may have the norm and head of a lifted DeiT, which are not used.
-        names: the authors' name for each of the model's, see `names`.
+        checkpoints: each after what the record calls it.
+        root: that holds the images, as class folders in SPLIT or in an archive SPLIT.tar.
+        split: of the images.
+
+    Yields:
+        What is recorded of a student (strategy, architecture, top1 and top5 in percent, loss, images, precision,
+        source, sha256), and the reason why it does not count as the paper's; empty where it does.
 
     Raises:
-        UserError: keys are missing or unknown, or shapes differ; the text names them.
+        UserError: the images are missing or are not of a student's classes, or a file is not one of the students.
     """
-    wanted = {names[key]: list(tensor.shape) for key, tensor in model.state_dict().items()}
-    unread = {f"base_model.{part}.{kind}" for part in ("norm", "head") for kind in ("weight", "bias")}
-    shapes = {key: list(value.shape) if isinstance(value, Tensor) else "not a tensor" for key, value in state.items()}
-    faults = {
-        "missing": [key for key in wanted if key not in state],
-        "unknown": [key for key in state if key not in wanted and key not in unread],
-        "of another shape": [
-            f"{key} {shapes[key]} instead of {shape}"
-            for key, shape in wanted.items()
-            if key in state and shapes[key] != shape
-        ],
-    }
-    if any(faults.values()):
-        raise UserError("; ".join(f"{kind}: {_listed(keys)}" for kind, keys in faults.items() if keys))
-    try:
-        model.load_state_dict({key: state[name] for key, name in names.items()})
-    except RuntimeError as error:  # a tensor without values, or of a layout that cannot be copied
-        raise UserError(_first_line(error)) from None
+    if root is None:
+        raise UserError("DATA_ROOT is not set; set it to the folder that holds ImageNet's validation images")
+    source: Source = Tars(root, machine.listings()) if (root / f"{split}.tar").is_file() else Folders(root)
+    images = source.scan(split)
+    paper = read_published(REFERENCE)
+    for name, path in checkpoints:
+        found = student(path)
+        if len(images.classes) != found.classes:
+            raise UserError(f"{images.place} has {len(images.classes)} classes, {path} is of {found.classes}")
+        if found.classes == paper["data"]["classes"]:
+            check_imagenet_order(images.classes)
+        listed = source.open(split, list(images.files), images.classes)
+        world = World(0, 1, machine.device())
+        model = found.model.to(world.device)
+        batches = evaluation_batches(listed, model, batch=BATCH, workers=machine.workers(), world=world)
+        messages.begin("released", f"{path.name} is a {found.architecture}, on {len(images.files):,} images")
+        (reached,) = evaluate_together([model], messages.bar(batches, path.name, "batch"), world)
+        strategy = next((one for one in JUDGED if STUDENTS[one] == found.architecture), "baseline")
+        record = {
+            "strategy": strategy,
+            "architecture": found.architecture,
+            **{key: round(reached[key], 4) for key in ("top1", "top5", "loss")},
+            "images": len(images.files),
+            "precision": "float32",
+            "source": name,
+            "sha256": sha256(path),
+        }
+        yield record, why_not(found, strategy, images, paper)
 
 
-def _heads(width: int) -> int:
-    if width % HEAD_CHANNELS:
-        raise UserError(f"a student {width} wide does not have a whole number of heads of {HEAD_CHANNELS} channels")
-    return width // HEAD_CHANNELS
+def why_not(found: Student, strategy: str, images: Split, paper: dict[str, Any]) -> str:
+    """The reason why a student's accuracy on some images is not the published one's; empty where it is."""
+    if strategy not in JUDGED:
+        return "it is neither Lift nor WideLast, whose weights the authors released"
+    name = paper["headline"]["teacher"]
+    teacher = next(row["D"] for row in paper[BACKBONES].values() if row["timm"] == name)
+    arguments = STUDENT_ARGUMENTS | STRATEGY_ARGUMENTS[strategy](teacher)
+    compared = {key: (value, arguments.get(key)) for key, value in found.arguments.items()}
+    other = [f"{key} {value} instead of {wanted}" for key, (value, wanted) in compared.items() if value != wanted]
+    if other:
+        return f"it is not the paper's {strategy}: {', '.join(other)}"
+    names = name_digests(images)
+    wanted = (paper["data"]["val_names_sha256"], paper["sample"]["names_sha256"])
+    if (names["names_sha256"], names["first_of_class_sha256"]) != wanted:
+        return "by their names the images are not ImageNet's 50,000 validation images in their classes"
+    return ""
 
 
-def _listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return ", ".join(map(_plain, keys[:SHOWN])) + more
+def keep(record: dict[str, Any]) -> None:
+    """Record what a student reached, in the place of what another of its strategy did."""
+    known = read_json(RELEASED) if RELEASED.is_file() else {}
+    write_json(RELEASED, dict(sorted({**known, record["strategy"]: record}.items())))
 
 
-def _first_line(error: Exception) -> str:
-    return _plain((str(error).strip() or type(error).__name__).splitlines()[0])
-
-
-def _plain(text: str) -> str:
-    """Text from a file, on one line and without control characters."""
-    return (text if text.isprintable() else ascii(text))[:200]
+def evaluate_all(named: Sequence[str], split: str) -> None:
+    """Evaluate files, and `hub`; print and record what they reach."""
+    checkpoints: list[tuple[str, Path]] = []
+    for one in named:
+        checkpoints += from_hub() if one == HUB else [("/".join(Path(one).parts[-2:]), Path(one))]
+    for record, reason in evaluate(checkpoints, machine.data_root(), split):
+        reached = f"top-1 {record['top1']:.2f} % of {record['images']:,} images"
+        print(f"{record['source']}: {record['architecture']}, {reached}")
+        if reason:
+            print(f"not recorded: {reason}")
+        else:
+            keep(record)
+            print(f"recorded in {RELEASED}; `dvc repro audit` judges the published accuracy by it")
 
 
 def main() -> None:
-    """Convert the checkpoint that the command line names."""
+    """Convert or evaluate the checkpoints that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    command = parser.add_subparsers(required=True).add_parser("convert", help="write a folder that timm opens")
+    commands = parser.add_subparsers(required=True, dest="command")
+    command = commands.add_parser("convert", help="write a folder that timm opens")
     command.add_argument("checkpoint", type=Path, metavar="IN", help="the authors' file")
     command.add_argument("folder", type=Path, metavar="OUT", help="a new or an empty folder")
+    command = commands.add_parser("evaluate", help="measure top-1 on the validation images in DATA_ROOT")
+    command.add_argument("checkpoints", nargs="+", metavar="FILE", help=f"the authors' files, or {HUB}: {REPOSITORY}")
+    command.add_argument("--split", default="val", help="the folder or archive of the images (default: val)")
     arguments = parser.parse_args()
+    if arguments.command == "evaluate":
+        evaluate_all(arguments.checkpoints, arguments.split)
+        return
     architecture = convert(arguments.checkpoint, arguments.folder)
     print(f'{architecture}: timm.create_model("local-dir:{arguments.folder}", pretrained=True) opens it')
 

@@ -1,37 +1,61 @@
-"""Fail if the audit contradicts a published claim: python -m stages.tools.verdicts [--known ID ...].
+"""Fail if the audit contradicts a published claim: python -m stages.tools.verdicts [--known ID ...] [--also SCALE ...].
 
 For continuous integration. Reads reports/audit.json and ends with exit status 1, and one line that names them, if
-claims are contradicted that --known does not list. `dvc repro audit` brings the file up to date.
+claims are contradicted at the paper's own setting that --known does not list. What another sample, another scale or the
+authors' weights show fails only where --also asks for it. `dvc repro audit` brings the file up to date.
 """
 
 import argparse
+from typing import Any
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json
-from stages.core.evidence.verdicts import CONTRADICTED
+from stages.core.evidence.scales import ELSEWHERE, PAPER, SAMPLE, WEIGHTS, WORDS
 from stages.paths import AUDIT
+
+ALSO = {"weights": WEIGHTS, "sample": SAMPLE, "elsewhere": ELSEWHERE}
+
+
+def failures(claim: dict[str, Any], scales: list[str]) -> list[str]:
+    """How a claim of audit.json fails at any of some scales, by any run: the words of those verdicts."""
+    found = [(one["where"], one["verdict"]) for one in (claim, *claim["others"]) if one["where"] in scales]
+    return list(dict.fromkeys(verdict for where, verdict in found if verdict == WORDS[where].fails))
 
 
 def main() -> None:
-    """Compare the audit with the contradictions that the command line allows.
+    """Compare the audit with the failures that the command line allows.
 
     Raises:
-        UserError: the audit has other contradictions, or has no such claim as --known names.
+        UserError: the audit has other failures, or has no such claim as --known names.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--known", nargs="+", action="extend", default=[], metavar="ID", help="claims whose contradiction is known"
+        "--known", nargs="+", action="extend", default=[], metavar="ID", help="claims whose failure is known"
     )
-    known = parser.parse_args().known
-    verdicts = {claim["id"]: claim["verdict"] for claim in read_json(AUDIT)["claims"]}
-    unknown = sorted(set(known) - verdicts.keys())
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        action="extend",
+        default=[],
+        choices=ALSO,
+        help="further scales whose failures count: " + ", ".join(f"{name} ({where})" for name, where in ALSO.items()),
+    )
+    arguments = parser.parse_args()
+    scales = [PAPER, *(ALSO[name] for name in arguments.also)]
+    claims = {claim["id"]: claim for claim in read_json(AUDIT)["claims"]}
+    unknown = sorted(set(arguments.known) - claims.keys())
     if unknown:
         raise UserError(f"--known {' '.join(unknown)}: no such claim; {AUDIT} lists all of them")
-    contradicted = [claim for claim, verdict in verdicts.items() if verdict == CONTRADICTED]
-    new = [claim for claim in contradicted if claim not in known]
-    if new:
-        raise UserError(f"contradicted: {', '.join(new)}; see {AUDIT}, or list what is known after --known")
-    print(f"{len(verdicts)} claims, {len(contradicted)} contradicted, all of them known")
+    failed = [(word, name) for name, claim in claims.items() for word in failures(claim, scales)]
+    by_word: dict[str, list[str]] = {}
+    for word, name in failed:
+        if name not in arguments.known:
+            by_word.setdefault(word, []).append(name)
+    if by_word:
+        listed = "; ".join(f"{word}: {', '.join(names)}" for word, names in by_word.items())
+        raise UserError(f"{listed}; see {AUDIT}, or list what is known after --known")
+    words = " or ".join(WORDS[where].fails for where in scales)
+    print(f"{len(claims)} claims, {len({name for _, name in failed})} {words}, all of them known")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stages.core.analysis import intervals
-from stages.core.analysis.intervals import of_means, paired
+from stages.core.analysis.intervals import of_another_sample, of_means, paired, percentile_of_another_sample
 from stages.core.base.errors import UserError
 
 
@@ -48,3 +48,44 @@ def test_how_many_resamples_are_held_at_a_time_changes_nothing(rng, monkeypatch)
 def test_one_image_has_no_interval():
     with pytest.raises(UserError, match="at least two images, not 1"):
         of_means(np.zeros((1, 3)), resamples=10, seed=0)
+
+
+@pytest.mark.parametrize(("mean", "percent"), [(10, 99), (10, 50), (60, 99), (2, 99)])
+def test_the_interval_of_another_sample_holds_another_samples_value(mean, percent, rng):
+    """Pairs of samples of one population: the second's percentile lies in the first's interval in 95 % of cases."""
+    trials, images = 120, 1000
+    low, high, other = [], [], []
+    for seed in range(trials):
+        first, second = rng.poisson(mean, (2, images, 1)) + 1
+        found = percentile_of_another_sample(first, [95], 150, seed, percent)
+        low.append(found["low"]["95"])
+        high.append(found["high"]["95"])
+        other.append(np.percentile(second, percent))
+    held = np.mean((np.array(low) <= other) & (other <= np.array(high)))
+    assert held >= 0.92
+    assert np.percentile(np.array(high) - low, 90) <= 8 * np.std(other) + 2  # and it is not held by being wide
+
+
+def test_two_samples_vary_more_than_one(rng):
+    values = rng.normal(scale=100, size=400) + 5000
+
+    def mean(drawn):
+        return values[drawn].mean(axis=1)[:, None]
+
+    low, high = of_another_sample(np.array([values.mean()]), mean, 400, resamples=4000, seed=0)
+    expected = 2 * 1.96 * values.std() * np.sqrt(2 / 400)
+    np.testing.assert_allclose(high - low, expected, rtol=0.08)
+    assert low % 1 == high % 1 == 0 and low < values.mean() < high
+
+
+def test_an_interval_of_another_sample_is_of_whole_dimensions_from_one_on(rng, monkeypatch):
+    dims = np.stack([np.ones(50, int), rng.integers(1, 4, 50), np.arange(50) // 25 + 3], axis=1)
+    found = percentile_of_another_sample(dims, [80, 90, 95], 99, 0)
+    assert (found["low"]["80"], found["high"]["80"]) == (1, 1)
+    assert found["low"]["90"] >= 1 and all(isinstance(end, int) for of in found.values() for end in of.values())
+    monkeypatch.setattr(intervals, "BATCH_VALUES", 7 * len(dims))
+    assert percentile_of_another_sample(dims, [80, 90, 95], 99, 0) == found
+    wide = rng.integers(1, 10**6, (50, 3))
+    assert percentile_of_another_sample(wide, [80, 90, 95], 99, 1) != percentile_of_another_sample(
+        wide, [80, 90, 95], 99, 2
+    )

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from stages.core.analysis import permutation, sep
 from stages.core.analysis.energy import dims, shares
 from stages.core.analysis.permutation import shift_metrics, shifts
 
 LEVELS = [50, 80, 90]
+SINGLE = 1e-7  # what shares of single precision may err by
 
 
 def plain_curves(features, order):
@@ -25,7 +27,38 @@ def test_shifts_are_those_of_a_loop_over_tokens(features):
     np.testing.assert_allclose(found.by_order, moved.mean(axis=1), atol=1e-12)
     np.testing.assert_allclose(found.permuted - found.observed, moved.mean(axis=0), atol=1e-12)
     distances = [np.abs(curves.mean(axis=0) - observed.mean(axis=0)).mean() for curves in permuted]
-    np.testing.assert_allclose(found.distance, distances, atol=1e-12)
+    np.testing.assert_allclose(found.distance, distances, atol=SINGLE)
+
+
+@pytest.mark.parametrize(("tokens", "channels"), [(1, 24), (7, 25), (10, 192)])
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e30])
+def test_spectra_in_single_precision_are_those_in_double(tokens, channels, scale, rng):
+    image = (scale * rng.normal(size=(tokens, channels)) * 0.9 ** np.arange(channels)).astype(np.float32)
+    orders = np.stack([rng.permutation(channels) for _ in range(5)])
+    exact = np.concatenate([sep.mean_spectra(image[None, :, order]).folded for order in orders])
+    found = shares(permutation._full_spectra(image.astype(np.float64), orders))
+    assert np.abs(found - shares(sep.unfold(exact, channels))).max() < SINGLE
+
+
+def test_orders_near_a_threshold_are_transformed_in_double_precision(features, monkeypatch):
+    features[1] = 0
+    features[1, :, 3] = 1.0  # flat under every order: a share of exactly one half
+    exact: list[int] = []
+
+    def counted(chunk):
+        exact.append(len(chunk))
+        return mean_spectra(chunk)
+
+    mean_spectra = sep.mean_spectra
+    monkeypatch.setattr(sep, "mean_spectra", counted)
+    found = shifts(features, LEVELS, orders=4)
+    assert exact == [1] * 5  # the observed order and four others, of one image
+    assert found.observed[1].tolist() == [0.5, pytest.approx(20 / 24), pytest.approx(22 / 24)]
+    monkeypatch.setattr(sep, "NEAR", 1.0)
+    again = shifts(features, LEVELS, orders=4)
+    assert len(exact) == 5 + 5 * len(features)
+    np.testing.assert_array_equal(again.permuted, found.permuted)
+    np.testing.assert_array_equal(again.observed, found.observed)
 
 
 def test_energy_at_the_lowest_frequencies_moves_up_when_channels_are_shuffled():

@@ -4,6 +4,8 @@ import pytest
 from stages.core.analysis import sep
 from stages.core.analysis.energy import dims, shares
 from stages.core.analysis.sep import (
+    dims_of_another_sample,
+    dims_of_one_image,
     image_dims,
     mean_spectra,
     moment,
@@ -164,6 +166,27 @@ def test_dims_of_images_are_those_of_their_own_spectra(features, images_at_a_tim
     for name, of, null in (("folded", kept, fold(by_chance)), ("full", unfold(kept, 24), by_chance)):
         for sides, expected in ((found.observed, of), (found.expected, null)):
             np.testing.assert_array_equal(sides[name][found.with_energy], dims(np.cumsum(expected, axis=1), THRESHOLDS))
+
+
+def test_dims_of_another_sample_are_those_of_resampled_tokens(features):
+    """Against a plain loop that draws the images and transforms all their tokens again."""
+    features[1, 3:] = 0  # an image of fewer tokens counts less
+    images, rng = image_dims(features, THRESHOLDS), np.random.default_rng(4)
+
+    def of(tokens):
+        return dims(shares(unfold(mean_spectra(tokens).mean(), 24)), THRESHOLDS)
+
+    first, second = (np.stack([of(features[drawn]) for drawn in rng.integers(6, size=(30, 6))]) for _ in range(2))
+    ends = of(features) + np.percentile(first - second, (2.5, 97.5), axis=0)
+    found = dims_of_another_sample(images, of(features), 24, THRESHOLDS, 30, 4)
+    assert list(found["low"].values()) == np.maximum(1, np.floor(ends[0])).tolist()
+    assert list(found["high"].values()) == np.ceil(ends[1]).tolist()
+    single = dims_of_one_image(images, THRESHOLDS)
+    np.testing.assert_allclose(
+        [list(end.values()) for end in single.values()],
+        np.percentile(images.observed["full"], (2.5, 97.5), axis=0),
+        atol=1e-6,
+    )
 
 
 def test_single_precision_changes_shares_by_rounding(features):

@@ -269,6 +269,7 @@ def test_a_wrong_type_is_named(path, value, load):
         ("analysis.pca.thresholds", [100]),
         ("analysis.sep.permutations", 0),
         ("analysis.sep.resamples", 0),
+        ("analysis.svd.resamples", 0),
         ("analysis.pca.gaussian_tokens", 0),
         ("analysis.rotation.level", 100),
         ("analysis.rotation.pairs", 0),

@@ -14,7 +14,8 @@ import pytest
 from bs4 import BeautifulSoup, Tag
 
 from stages.core.evidence import studies
-from stages.core.evidence.claims import FAMILIES
+from stages.core.evidence.claims import CONTROLS, FAMILIES
+from stages.core.evidence.scales import WORDS
 from stages.core.report.markup import Badge, Lines, Link, Prose, picture, table
 from stages.core.report.tables.audit import unmeasured
 from tests.report.conftest import write_pages
@@ -79,17 +80,30 @@ def test_all_pages_share_the_bar_and_list_their_sections(site, page):
 
 def test_the_dashboards_verdicts_are_those_of_the_audit(site, committed):
     claims = json.loads((committed / "reports/audit.json").read_text())["claims"]
-    counted = Counter((claim["family"], claim["verdict"]) for claim in claims)
-    shown = after(parsed(site, "index"), "claims")
-    verdicts = [heading.get_text() for heading in shown.thead.find_all("th")][2:]
-    assert sorted(verdicts) == ["confirmed", "contradicted", "not measured"]
+    published = [claim for claim in claims if claim["family"] != CONTROLS]
+    page = parsed(site, "index")
+    shown = after(page, "claims")
     assert [row[0] for row in texts(shown)] == list(FAMILIES)
-    for family, _, *counts in texts(shown):
-        assert [int(count) for count in counts] == [counted[family, verdict] for verdict in verdicts]
-    asked = [parse_qs(urlparse(link["href"]).query) for link in shown.find_all("a")]
-    assert sorted((of["family"][0], of["verdict"][0]) for of in asked) == sorted(counted)
-    contradicted = [row[0] for row in texts(after(parsed(site, "index"), "claims", 1))]
-    assert len(contradicted) == sum(claim["verdict"] == "contradicted" for claim in claims)
+    counted = Counter((claim["family"], claim["where"] or "none", claim["verdict"]) for claim in published)
+    linked = {}
+    for link in shown.find_all("a"):
+        asked = parse_qs(urlparse(link["href"]).query)
+        linked[asked["family"][0], asked["where"][0], asked["verdict"][0]] = int(link.get_text().split()[0])
+    assert linked == counted
+    tables = {one.get_text(): one.find_next("table") for one in page.find_all("h3")}
+    for where, heading in (
+        ("the paper's setting", "Contradicted at the paper's setting"),
+        ("the authors' weights", "Missed by the authors' weights"),
+        ("another sample", "Inconsistent on another sample"),
+        ("another scale", "Does not hold at another scale"),
+    ):
+        failed = [claim for claim in claims if claim["verdict"] == WORDS[where].fails]
+        assert (heading in tables) == bool(failed)
+        assert not failed or len(texts(tables[heading])) == sum(1 + len(claim["others"]) for claim in failed)
+    controls = [claim for claim in claims if claim["family"] == CONTROLS]
+    assert len(texts(tables["Asked here, not by the paper"])) == len(controls)
+    said = " ".join(shown.get_text().split())
+    assert not any(claim["statement"].partition(":")[0] in said for claim in controls)
 
 
 def test_the_dashboards_accuracies_are_those_of_the_runs(site, committed):

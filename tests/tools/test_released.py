@@ -1,20 +1,31 @@
 """The authors' students, converted, against their definitions written out on the checkpoints' own keys."""
 
 import argparse
+import json
 import math
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from stages.core.base.errors import UserError
+from stages.core.base.files import sha256
+from stages.core.data.splits import name_digests
+from stages.core.evidence.register import read_published
+from stages.core.models.released import Student
+from stages.paths import REFERENCE, RELEASED
 from stages.tools import released
 from stages.tools.released import convert
 
@@ -311,3 +322,90 @@ def test_the_command_writes_a_folder_and_refuses_a_full_one(tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
     with pytest.raises(UserError, match="exists; name a new or an empty folder"):
         convert(file, out)
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch, make_split):
+    """Validation images of five classes, in an empty project."""
+    make_split(tmp_path / "images/val", tuple("abcde"), images=3)
+    shutil.copytree(REFERENCE, tmp_path / REFERENCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "images"))
+    monkeypatch.setenv("WORKERS", "0")
+    monkeypatch.setenv("DEVICE", "cpu")
+    return tmp_path / "images/val"
+
+
+def transformed(file: Path, size: int) -> torch.Tensor:
+    """The authors' evaluation transform, written out: the middle `size` pixels of size · 256 / 224, bicubic."""
+    with Image.open(file) as opened:
+        image = opened.convert("RGB")
+    scale = math.floor(size * 256 / 224) / min(image.size)
+    resized = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+    left, top = (round((side - size) / 2) for side in resized.size)
+    pixels = np.array(resized.crop((left, top, left + size, top + size)), dtype=np.float64) / 255
+    mean, std = np.array(IMAGENET_DEFAULT_MEAN), np.array(IMAGENET_DEFAULT_STD)
+    return torch.from_numpy((pixels - mean) / std).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("kind", ["lift", "widelast"])
+def test_students_are_evaluated_by_the_authors_transform(kind, photographs, capsys):
+    state = state_of(kind, **SMALL)
+    files = sorted(photographs.rglob("*.png"))
+    logits = forward(kind, state, torch.stack([transformed(file, SMALL["image"]) for file in files]), SMALL["depth"])
+    labels = torch.tensor(["abcde".index(file.parent.name) for file in files])
+    released.evaluate_all([str(saved(Path(f"{kind}.pth"), state))], "val")
+    said = capsys.readouterr().out
+    expected = 100 * (logits.argmax(1) == labels).double().mean()
+    assert f"{kind}.pth: deit_tiny_{kind}_patch16_224, top-1 {expected:.2f} % of 15 images" in said
+    ((record, reason),) = released.evaluate([(kind, Path(f"{kind}.pth"))], photographs.parent, "val")
+    assert record["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-3)
+    assert "not the paper's" in reason and "embed_dim 64 instead of 192" in reason
+    assert f"not recorded: {reason}" in said and not RELEASED.exists()
+
+
+def test_only_the_papers_students_on_imagenets_images_are_recorded(photographs, monkeypatch):
+    found = {"lift": "deit_tiny_lift_patch16_224", "widen": "deit_tiny_widelast_patch16_224"}
+    arguments = {"img_size": 224, "patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3}
+    own = {"lift": {"lift_width": 384}, "widen": {"widen_width": 384, "widen_heads": 6}}
+    paper, images = read_published(REFERENCE), released.Folders(photographs.parent).scan("val")
+    students = {
+        name: Student(architecture, arguments | own[name], 1000, nn.Identity()) for name, architecture in found.items()
+    }
+    assert "by their names the images are not" in released.why_not(students["lift"], "lift", images, paper)
+    names = name_digests(images)
+    paper["data"]["val_names_sha256"] = names["names_sha256"]
+    assert "by their names" in released.why_not(students["lift"], "lift", images, paper)  # in other classes
+    paper["sample"]["names_sha256"] = names["first_of_class_sha256"]
+    assert [released.why_not(student, name, images, paper) for name, student in students.items()] == ["", ""]
+    narrow = Student(found["lift"], arguments | {"lift_width": 256}, 1000, nn.Identity())
+    assert "lift_width 256 instead of 384" in released.why_not(narrow, "lift", images, paper)
+    plain = Student("deit_tiny_patch16_224", arguments, 1000, nn.Identity())
+    assert released.why_not(plain, "baseline", images, paper).startswith("it is neither Lift nor WideLast")
+
+    monkeypatch.setattr(released, "why_not", lambda *arguments: "")
+    for kind in ("widelast", "lift"):
+        saved(Path(f"{kind}.pth"), state_of(kind, **SMALL))
+    released.evaluate_all(["widelast.pth", "lift.pth"], "val")
+    kept = json.loads(RELEASED.read_text())
+    assert list(kept) == ["lift", "widen"] and kept["widen"]["images"] == 15
+    assert kept["lift"]["sha256"] == sha256(Path("lift.pth")) and kept["lift"]["source"] == "lift.pth"
+
+
+def test_images_and_students_must_belong_together(photographs, monkeypatch):
+    path = str(saved(Path("lift.pth"), state_of("lift", **SMALL | {"classes": 4})))
+    with pytest.raises(UserError, match=r"val has 5 classes, lift\.pth is of 4"):
+        released.evaluate_all([path], "val")
+    monkeypatch.delenv("DATA_ROOT")
+    with pytest.raises(UserError, match="DATA_ROOT is not set; set it to the folder that holds ImageNet's validation"):
+        released.evaluate_all([path], "val")
+
+
+def test_without_a_network_the_hub_is_named_with_what_to_do(photographs, monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError) as caught:
+        released.evaluate_all([released.HUB], "val")
+    text = str(caught.value)
+    assert text.startswith(f"{released.REPOSITORY} cannot be reached (") and "\n" not in text
+    assert f"from https://huggingface.co/{released.REPOSITORY} elsewhere, and name the files" in text

@@ -10,14 +10,24 @@ from stages import audit
 from stages.core.base.errors import UserError
 from stages.tools import verdicts
 
-CLAIMS = {"a/1": "confirmed", "b/1": "contradicted", "b/2": "contradicted", "c": "not measured"}
+PAPER, SAMPLE, ELSEWHERE = "the paper's setting", "another sample", "another scale"
+CLAIMS = {
+    "a/1": (PAPER, "confirmed"),
+    "b/1": (PAPER, "contradicted"),
+    "b/2": (PAPER, "contradicted"),
+    "c": (None, "not measured"),
+    "d": (ELSEWHERE, "does not hold there"),
+    "e": (SAMPLE, "inconsistent"),
+    "f": (ELSEWHERE, "open there"),
+}
 
 
 @pytest.fixture
 def call(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("reports").mkdir()
-    claims = [{"id": name, "verdict": verdict} for name, verdict in CLAIMS.items()]
+    claims = [{"id": name, "where": of[0], "verdict": of[1], "others": []} for name, of in CLAIMS.items()]
+    claims[0]["others"] = [{"where": ELSEWHERE, "verdict": "does not hold there"}]
     Path("reports/audit.json").write_text(json.dumps({"counts": {}, "claims": claims}))
 
     def run(*arguments):
@@ -33,7 +43,24 @@ def test_contradictions_fail_but_the_known_ones(call, capsys):
             call(*arguments)
     call("--known", "b/1", "b/2")
     call("--known", "b/1", "--known", "b/2")
-    assert capsys.readouterr().out == "4 claims, 2 contradicted, all of them known\n" * 2
+    assert capsys.readouterr().out == "7 claims, 2 contradicted, all of them known\n" * 2
+
+
+def test_other_scales_fail_only_where_they_are_asked_for(call, capsys):
+    known = ("--known", "b/1", "b/2")
+    for also, message in (
+        (("elsewhere",), "^does not hold there: a/1, d; see"),
+        (("sample",), "^inconsistent: e; see"),
+        (("sample", "elsewhere"), "^does not hold there: a/1, d; inconsistent: e; see"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call(*known, "--also", *also)
+    call(*known, "--also", "weights")
+    call(*known, "a/1", "d", "--also", "elsewhere")
+    said = capsys.readouterr().out
+    assert said.endswith("7 claims, 4 contradicted or does not hold there, all of them known\n")
+    with pytest.raises(SystemExit):
+        call("--also", "luck")
 
 
 def test_unknown_claims_and_audits_are_refused(call):
@@ -48,7 +75,6 @@ def test_the_committed_audit_contradicts_what_is_known(committed, monkeypatch):
     monkeypatch.chdir(committed)
     known = ["cost_params/widen/params", "consistent_parameters/widen/params"]
     known.append("consistent_distilled_baseline/top1/baseline")
-    known += ["worded/shared_basis/teacher", "worded/feature_loss_gains/lift"]  # by study cifar100_small
     monkeypatch.setattr(sys, "argv", ["verdicts", "--known", *known])
     verdicts.main()
 

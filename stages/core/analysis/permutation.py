@@ -4,11 +4,13 @@ Where `stages.core.analysis.nulls` asks of the mean curve whether the observed o
 average over images: b of the permuted order minus b of the observed one, over the full spectrum.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.fft
 from threadpoolctl import threadpool_limits
 
 from stages.core.analysis import intervals, sep
@@ -40,6 +42,8 @@ class Shifts:
 def shifts(features: np.ndarray, thresholds: list[int], *, orders: int = ORDERS, seed: int = SEED) -> Shifts:
     """Measure each image under the same random orders of its channels.
 
+    Transforms are in single precision, and in double precision for orders under which rounding could change dims.
+
     Args:
         features: [images, tokens, channels].
         thresholds: percents.
@@ -56,8 +60,10 @@ def shifts(features: np.ndarray, thresholds: list[int], *, orders: int = ORDERS,
     def of_image(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         if not tokens.any():
             return None
-        folded = np.concatenate([sep.mean_spectra(tokens[None, :, order]).folded for order in drawn])
-        curves = shares(sep.unfold(folded, channels))
+        curves = shares(_full_spectra(tokens, drawn))
+        if (near := sep.near([curves], thresholds)).any():
+            again = [sep.mean_spectra(tokens[None, :, order]).folded for order in drawn[near]]
+            curves[near] = shares(sep.unfold(np.concatenate(again), channels))
         return dims(curves, thresholds) / channels, curves
 
     reached: list[np.ndarray] = []
@@ -77,6 +83,31 @@ def shifts(features: np.ndarray, thresholds: list[int], *, orders: int = ORDERS,
         by_order=(permuted - observed[:, None]).mean(axis=0),
         distance=np.abs(mean[1:] - mean[0]).mean(axis=1),
     )
+
+
+def _full_spectra(tokens: np.ndarray, orders: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """The mean normalised power spectrum of an image's tokens under each order of their channels, single precision.
+
+    Two real tokens x and y share one transform, Z = DFT(x + iy): |Z_k|² + |Z_(D-k)|² = 2 (|X_k|² + |Y_k|²).
+    Channels lead, so that a transform runs over many tokens at once and an order only moves whole rows.
+
+    Args:
+        tokens: [tokens, channels] in float64, at least one of them not 0.
+        orders: [orders, channels].
+
+    Returns:
+        Full spectra, not divided by the number of tokens, [orders, channels].
+    """
+    energies = np.einsum("tc,tc->t", tokens, tokens)
+    kept = tokens[energies > 0] / np.sqrt(energies[energies > 0, None])
+    half = (len(kept) + 1) // 2
+    pairs = np.zeros((tokens.shape[1], half), np.complex64)
+    pairs.real, pairs.imag[:, : len(kept) - half] = kept[:half].T, kept[half:].T
+    spectra = np.empty((len(orders), len(pairs)))
+    for place, order in enumerate(orders):
+        parts = scipy.fft.fft(pairs.take(order, axis=0), axis=0, overwrite_x=True).view(np.float32)  # real, imaginary
+        spectra[place] = np.einsum("kt,kt->k", parts, parts)
+    return spectra + np.roll(spectra[:, ::-1], 1, axis=1)
 
 
 def shift_metrics(found: Shifts, thresholds: list[int], *, resamples: int, seed: int) -> dict[str, Any]:

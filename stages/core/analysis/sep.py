@@ -16,6 +16,7 @@ import numpy as np
 import scipy.fft
 
 from stages.core.analysis.energy import TIE, by_threshold, dims, shares
+from stages.core.analysis.intervals import TAILS, by_end, of_another_sample
 from stages.core.analysis.nulls import permutation_expectation
 from stages.core.features.store import chunks
 from stages.core.runtime.machine import cores
@@ -137,16 +138,23 @@ class ImageDims:
     Attributes:
         mean: folded spectrum over all non-zero tokens, [⌊D/2⌋+1]; its cumulative shares err by about 1e-7.
         zero_tokens: tokens that are 0, which are left out.
-        with_energy: whether an image has a non-zero token, [images].
+        folded: mean folded spectrum of each image's non-zero tokens in float32, [images, ⌊D/2⌋+1].
+        tokens: non-zero tokens of each image, [images].
         observed: by spectrum (folded, full): dims of each image's mean spectrum, [images, thresholds].
         expected: the same of its expected spectrum under random orders of the channels.
     """
 
     mean: np.ndarray
     zero_tokens: int
-    with_energy: np.ndarray
+    folded: np.ndarray
+    tokens: np.ndarray
     observed: dict[str, np.ndarray]
     expected: dict[str, np.ndarray]
+
+    @property
+    def with_energy(self) -> np.ndarray:
+        """Whether an image has a non-zero token, [images]."""
+        return self.tokens > 0
 
 
 def image_dims(features: np.ndarray, thresholds: Sequence[int]) -> ImageDims:
@@ -163,24 +171,56 @@ def image_dims(features: np.ndarray, thresholds: Sequence[int]) -> ImageDims:
     """
     channels = features.shape[2]
     counts: list[np.ndarray] = []
+    folded: list[np.ndarray] = []
     reached: dict[tuple[str, str], list[np.ndarray]] = {}
     total, zero_tokens = np.zeros(channels // 2 + 1), 0
     for chunk in chunks(features, np.float32):
         spectra = mean_spectra(chunk, np.float32)
         curves = _curves(spectra.folded, channels)
-        if (near := _near(curves.values(), thresholds)).any():
-            spectra.folded[near] = mean_spectra(chunk[near]).folded
+        if (unsure := near(curves.values(), thresholds)).any():
+            spectra.folded[unsure] = mean_spectra(chunk[unsure]).folded
             curves = _curves(spectra.folded, channels)
         total += spectra.tokens @ spectra.folded
         zero_tokens += spectra.zero_tokens
         counts.append(spectra.tokens)
+        folded.append(spectra.folded.astype(np.float32))
         for key, cumulative in curves.items():
             reached.setdefault(key, []).append(dims(cumulative, thresholds))
     used = np.concatenate(counts)
     observed, expected = (
         {name: np.concatenate(reached[kind, name]) for name in ("folded", "full")} for kind in ("observed", "expected")
     )
-    return ImageDims(total / max(1, used.sum()), zero_tokens, used > 0, observed, expected)
+    return ImageDims(total / max(1, used.sum()), zero_tokens, np.concatenate(folded), used, observed, expected)
+
+
+def dims_of_another_sample(
+    images: ImageDims, measured: Sequence[float], channels: int, thresholds: Sequence[int], resamples: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """Where the dims of another sample's mean SEP curve (full spectrum) fall: `intervals.of_another_sample`.
+
+    Args:
+        images: of this sample.
+        measured: the dims of its mean curve, by threshold.
+        channels: D.
+        thresholds: percents.
+        resamples, seed: of the images.
+
+    Returns:
+        "low" and "high", each by threshold.
+    """
+
+    def statistic(drawn: np.ndarray) -> np.ndarray:
+        count = len(images.tokens)
+        times = np.stack([np.bincount(one, minlength=count) for one in drawn]) * images.tokens.astype(np.float32)
+        return dims(shares(unfold(times @ images.folded, channels)), thresholds)
+
+    ends = of_another_sample(np.array(measured), statistic, len(images.tokens), resamples=resamples, seed=seed)
+    return by_end(ends, thresholds)
+
+
+def dims_of_one_image(images: ImageDims, thresholds: Sequence[int]) -> dict[str, dict[str, float]]:
+    """The percentiles 2.5 and 97.5 over images of the dims of single images (full spectrum): "low" and "high"."""
+    return by_end(np.percentile(images.observed["full"][images.with_energy], TAILS, axis=0), thresholds)
 
 
 def _curves(folded: np.ndarray, channels: int) -> dict[tuple[str, str], np.ndarray]:
@@ -193,8 +233,16 @@ def _curves(folded: np.ndarray, channels: int) -> dict[tuple[str, str], np.ndarr
     }
 
 
-def _near(curves: Iterable[np.ndarray], thresholds: Sequence[int]) -> np.ndarray:
-    """Which images have a share so near to a threshold that rounding in single precision could change their dims."""
+def near(curves: Iterable[np.ndarray], thresholds: Sequence[int]) -> np.ndarray:
+    """Which curves have a share so near to a threshold that rounding in single precision could change their dims.
+
+    Args:
+        curves: kinds of cumulative shares of the same images (or orders), each [images, bins].
+        thresholds: percents.
+
+    Returns:
+        [images]: whether any of an image's curves is so.
+    """
     levels = np.asarray(thresholds)[:, None] / 100
     return np.any([(np.abs(of[:, None] - levels) < NEAR).any((1, 2)) for of in curves], axis=0)
 

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,14 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def names_digest(files: Iterable[str]) -> str:
+    """SHA-256 over the names of files, one a line, in the order given; without their folders.
+
+    It tells a published set of images by its names, wherever the files lie and whatever their folders are called.
+    """
+    return hashlib.sha256("".join(f"{file.rpartition('/')[2]}\n" for file in files).encode()).hexdigest()
 
 
 def prune(folder: Path, keep: Sequence[str]) -> None:

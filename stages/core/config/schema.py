@@ -339,24 +339,23 @@ class Objectives(Selection):
 
 
 class Levels(Section):
-    """Energy thresholds, in percent."""
+    """Energy thresholds in percent, and how often the images are resampled, for bootstrap intervals over images."""
 
     thresholds: Annotated[list[Percent], Field(min_length=1)]
+    resamples: Count
+    seed: Seed
 
 
 class Pca(Levels):
     """Dataset PCA, and single tokens in its basis beside Gaussian tokens."""
 
     gaussian_tokens: Count
-    seed: Seed
 
 
 class Sep(Levels):
-    """Spectral Energy Pattern, its null model of random channel orders, and bootstrap intervals over images."""
+    """Spectral Energy Pattern, and its null model of random channel orders."""
 
     permutations: Count
-    resamples: Count
-    seed: Seed
 
 
 class Rotation(Section):

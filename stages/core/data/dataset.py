@@ -20,6 +20,7 @@ from stages.core.data.splits import (
     describe,
     hold_out,
     index_file,
+    name_digests,
     read_index,
 )
 from stages.core.data.tars import Tars, holds_archives
@@ -103,6 +104,7 @@ def survey(data: Dataset, prepared: Path) -> tuple[dict[str, Split], dict[str, A
     manifest["class_names"] = list(splits["val"].classes)
     for key, split in splits.items():
         manifest[key] = describe(split, embedded_images(prepared) / names[key] if data.reader == "digits" else None)
+    manifest["val"] |= name_digests(splits["val"])
     return splits, manifest
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from stages.core.base.errors import UserError
+from stages.core.base.files import names_digest
 from stages.core.data.image_list import ImageList, spread
 from stages.core.data.layout import LEFTOVER, is_usable, spelled, twins
 
@@ -212,6 +213,18 @@ def digest(split: Split, folder: Path | None = None) -> str:
         if folder is not None:
             total.update((folder / name).read_bytes())
     return total.hexdigest()
+
+
+def name_digests(split: Split) -> dict[str, str]:
+    """Digests of a split's names, for its entry in the manifest: of all, sorted, and of each class's first image.
+
+    The first images by file name, in the order of the labels, are the paper's analysis sample where the split is
+    ImageNet's validation set, or holds this sample alone.
+    """
+    return {
+        "names_sha256": names_digest(sorted(file.rpartition("/")[2] for file in split.files)),
+        "first_of_class_sha256": names_digest(analysis_sample(split, 1)),
+    }
 
 
 def describe(split: Split, folder: Path | None = None) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import Any
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
 from stages.core.base.names import setting_name
-from stages.core.evidence.claims import FAMILIES, Claim
-from stages.core.evidence.measures import BACKBONES, MEASURES
+from stages.core.evidence.analysis_measures import BACKBONES
+from stages.core.evidence.claims import CONTROLS, FAMILIES, Claim
+from stages.core.evidence.measures import MEASURES
 from stages.core.evidence.requirements import REQUIREMENTS
 
 BOUNDS = {"above": "above {:g}", "at_least": "at least {:g}", "below": "below {:g}", "at_most": "at most {:g}"}
@@ -34,12 +35,12 @@ def expand(register: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[
     """
     claims: list[Claim] = []
     for one in register:
-        required = [one["requires"]] if isinstance(one["requires"], str) else one["requires"]
-        _check(one, required)
+        _check(one)
         common = {
             "source": one["source"],
             "measure": one["measure"],
-            "requires": tuple(required),
+            **{key: _required(one, key) for key in ("requires", "elsewhere")},
+            "by_weights": one.get("by_weights", {}),
             "tolerance": one.get("tolerance", {}),
             "bounds": one.get("bounds", {}),
             "paper": paper,
@@ -85,18 +86,29 @@ def expand(register: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[
     return claims
 
 
-def _check(one: Mapping[str, Any], required: list[str]) -> None:
-    """Refuse names that are not defined."""
+def _required(one: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    names = one.get(key, [])
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _check(one: Mapping[str, Any]) -> None:
+    """Refuse names that are not defined, and claims that nothing can judge or that are judged as another family's."""
     family = one.get("family", "")
+    families = list(family.values()) if isinstance(family, Mapping) else [family]
+    required = {key: _required(one, key) for key in ("requires", "elsewhere")}
     for kind, used, known in (
         ("measure", [one["measure"]], MEASURES),
-        ("requirement", required, REQUIREMENTS),
+        ("requirement", [name for names in required.values() for name in names], REQUIREMENTS),
         ("bound", one.get("bounds", {}), BOUNDS),
-        ("family", family.values() if isinstance(family, Mapping) else [family], FAMILIES),
+        ("family", families, (*FAMILIES, CONTROLS)),
     ):
         unknown = [name for name in used if name not in known]
         if unknown:
             raise UserError(f"claims.yaml: {one['id']}: unknown {kind} {unknown[0]}; must be one of {', '.join(known)}")
+    if not any(required.values()):
+        raise UserError(f"claims.yaml: {one['id']}: nothing can judge it; give requires, elsewhere or both")
+    if CONTROLS in families and required["requires"]:
+        raise UserError(f"claims.yaml: {one['id']}: the paper has no setting for {CONTROLS}; give elsewhere alone")
 
 
 def _figures(one: Mapping[str, Any], paper: Mapping[str, Any], pattern: str) -> list[tuple[Any, Any, float]]:

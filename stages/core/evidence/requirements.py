@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stages.core.base.files import names_digest
 from stages.core.base.names import BASELINE, DIGITS, TEACHER
 from stages.core.config.schema import EVALUATION_SETTINGS, RECIPE_SETTINGS
 from stages.core.evidence.claims import Claim
@@ -64,13 +65,37 @@ class Requirement:
 
 
 def _not_imagenet(claim: Claim, results: Results) -> str | None:
-    data, published = results.data, claim.paper["data"]
+    data, classes = results.data, claim.paper["data"]["classes"]
     if data["dataset"] != "imagenet":
         return f"this run uses {data['dataset']}, the claim is about ImageNet-1K"
-    parts = ("train", "val")  # without training the manifest has no training images
-    found = {"classes": data["classes"]} | {f"{part}_images": data.get(part, {"images": 0})["images"] for part in parts}
-    other = [f"{key} {found[key]:,} instead of {count:,}" for key, count in published.items() if found[key] != count]
+    if data["classes"] == classes:
+        return None
+    return f"this run's imagenet is not ImageNet-1K: classes {data['classes']:,} instead of {classes:,}"
+
+
+def _other_images(claim: Claim, results: Results) -> str | None:
+    """Accuracies are of all images: those that were trained on, and those of the validation."""
+    other = []
+    for part in ("train", "val"):
+        found, count = results.data.get(part, {}).get("images", 0), claim.paper["data"][f"{part}_images"]
+        other += [f"{part}_images {found:,} instead of {count:,}"] if found != count else []
     return f"this run's imagenet is not ImageNet-1K: {', '.join(other)}" if other else None
+
+
+def _other_names(claim: Claim, results: Results) -> str | None:
+    """The paper's sample is the first validation image of each class: known by the names of the files."""
+    found = results.data.get("val", {}).get("first_of_class_sha256")
+    if found == claim.paper["sample"]["names_sha256"]:
+        return None
+    unknown = "are not recorded" if found is None else "are not those of ImageNet's validation images"
+    return f"the names of each class's first image {unknown}: it is not known to be the paper's sample"
+
+
+def _other_classes(claim: Claim, results: Results) -> str | None:
+    found = names_digest(sorted(results.data.get("class_names", [])))
+    if found in claim.paper["data"]["class_names_sha256"]:
+        return None
+    return "the class folders are not named by ImageNet's WordNet ids: it is not known to be a sample of its classes"
 
 
 def _too_small(claim: Claim, results: Results) -> str | None:
@@ -80,20 +105,59 @@ def _too_small(claim: Claim, results: Results) -> str | None:
 
 def _few_tokens(claim: Claim, results: Results) -> str | None:
     of = results.analyses["svd"].get(TEACHER)
+    if of is None:
+        return None
     widths = [run["width"] for run in results.runs]
-    if of is None or not widths or of["tokens"] > min(widths):
+    width = min(widths, default=of["channels"] // MIN_WIDTH_RATIO)
+    student = f"the narrowest student has channels ({width})" if widths else f"a student half as wide has ({width})"
+    if of["tokens"] > width:
         return None
     return (
-        f"an image has {of['tokens']} tokens, no more than the narrowest student has channels ({min(widths)}): "
-        "their number bounds its rank, whatever it shows"
+        f"an image has {of['tokens']} tokens, no more than {student}: their number bounds its rank, whatever it shows"
     )
 
 
 def _other_sample(claim: Claim, analysed: Mapping[str, Any]) -> str | None:
+    if images_of_the_figure(claim) == 1:
+        return "the paper's value is of one image, and which one is not said"
     images = claim.paper["sample"]["images"]
-    if analysed["images"] == images:
-        return None
-    return f"{analysed['architecture']} was analysed on {analysed['images']:,} images, the paper's sample is {images:,}"
+    if analysed["images"] != images:
+        name = analysed["architecture"]
+        return f"{name} was analysed on {analysed['images']:,} images, the paper's sample is {images:,}"
+    return _other_weights(claim, analysed)
+
+
+def _unlike_sample(claim: Claim, analysed: Mapping[str, Any]) -> str | None:
+    return None if images_of_the_figure(claim) == 1 else _other_sample(claim, analysed)
+
+
+def images_of_the_figure(claim: Claim) -> int:
+    """How many images a published value of the analyses is of."""
+    row = claim.paper["sep_dims"].get(claim.path[0], {}) if claim.id.startswith("sep/") else {}
+    return int(row.get("images", claim.paper["sample"]["images"]))
+
+
+def _other_weights(claim: Claim, analysed: Mapping[str, Any]) -> str | None:
+    """Pretrained weights count with their source: the hub's of that name, an address, or a file of the user's."""
+    name, source = str(analysed["architecture"]), analysed.get("source")
+    if analysed["weights"] != "pretrained":
+        return f"{name}: weights are {analysed['weights']}, the claim is about pretrained ones"
+    if source is None:
+        return f"{name}: where its weights come from is not recorded"
+    repository, _, revision = source.partition("@")
+    architecture, _, tag = repository.rpartition("/")[2].partition(".")
+    wanted, _, wanted_tag = name.partition(".")
+    if revision and (architecture != wanted or (wanted_tag and tag != wanted_tag)):
+        return f"{name}: its weights are {source}, another model's"
+    return None
+
+
+def _other_teacher(claim: Claim, analysed: Mapping[str, Any]) -> str | None:
+    teacher, found = claim.paper["headline"]["teacher"], str(analysed["architecture"]).partition(".")[0]
+    if found != teacher:
+        return f"the teacher is {found}, the paper's is {teacher}"
+    size, wanted = analysed["input_size"][-1], claim.paper["recipe"]["eval"]["crop"]
+    return None if size == wanted else f"{found} was analysed at {size} pixels, the claim is about {wanted}"
 
 
 def _no_mismatch(claim: Claim, results: Results) -> str | None:
@@ -182,8 +246,18 @@ def _text(value: Any) -> str:
 REQUIREMENTS = {
     ANY_RUN: Requirement("any run"),
     "imagenet": Requirement("ImageNet-1K", of_results=_not_imagenet),
-    "sample": Requirement("the paper's sample of images, published weights", of_backbone=_other_sample),
-    "training": Requirement("the paper's students, teacher and recipe", of_run=_other_training),
+    "sample": Requirement(
+        "the paper's sample of images, published weights", of_results=_other_names, of_backbone=_other_sample
+    ),
+    "like_sample": Requirement(
+        "another sample of one image of each class, published weights",
+        of_results=_other_classes,
+        of_backbone=_unlike_sample,
+    ),
+    "paper_teacher": Requirement("the paper's teacher", of_backbone=_other_teacher),
+    "training": Requirement(
+        "the paper's students, teacher and recipe", of_results=_other_images, of_run=_other_training
+    ),
     "study": Requirement(f"any images but {DIGITS}", of_results=_too_small),
     "tokens": Requirement("more tokens in an image than channels in the narrowest student", of_results=_few_tokens),
     "mismatch": Requirement(

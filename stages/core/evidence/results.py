@@ -53,27 +53,26 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 
 def read_results(folder: Path, manifest: Path) -> Results:
-    """What `summarize` wrote in a folder, with the runs' numbers as numbers.
+    """What `summarize` wrote in a folder, with the runs' numbers as numbers; what was not measured is empty.
 
     Raises:
-        UserError: svd.json is missing.
+        UserError: there is neither an analysis nor a run.
     """
-    if not (folder / "svd.json").is_file():
-        raise UserError(f"{folder / 'svd.json'} is missing; run `dvc repro summarize` to make it")
-    # A run without students lacks these, one without a teacher the last, and studies recorded before they existed.
-    runs, differences, curves, teacher = (
-        folder / name for name in ("runs.csv", "differences.csv", "curves.csv", "teacher.json")
-    )
+    tables = {name: folder / f"{name}.csv" for name in ("runs", "differences", "curves")}
+    parts = {name: folder / f"{name}.json" for name in ("svd", "pca", "sep", "cost", "teacher")}
+    if not (tables["runs"].is_file() or parts["svd"].is_file()):
+        raise UserError(f"{tables['runs']} and {parts['svd']} are missing; run `dvc repro summarize` to make them")
+    read = {name: read_json(path) if path.is_file() else {} for name, path in parts.items()}
     return Results(
         data=read_json(manifest),
-        analyses={name: read_json(folder / f"{name}.json") for name in ("svd", "pca", "sep")},
-        runs=read_runs(runs) if runs.is_file() else [],
-        cost=read_json(folder / "cost.json"),
-        teacher=read_json(teacher) if teacher.is_file() else {},
-        differences=_read_rows(differences, dict.fromkeys(DIFFERENCE_NUMBERS, float), str, math.nan)
-        if differences.is_file()
+        analyses={name: read[name] for name in ("svd", "pca", "sep")},
+        runs=read_runs(tables["runs"]) if tables["runs"].is_file() else [],
+        cost=read["cost"],
+        teacher=read["teacher"],
+        differences=_read_rows(tables["differences"], dict.fromkeys(DIFFERENCE_NUMBERS, float), str, math.nan)
+        if tables["differences"].is_file()
         else [],
-        curves=read_runs(curves) if curves.is_file() else [],
+        curves=read_runs(tables["curves"]) if tables["curves"].is_file() else [],
         folder=folder.as_posix(),
     )
 

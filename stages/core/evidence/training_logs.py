@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.core.evidence.claims import Claim
-from stages.core.evidence.measures import runs_of_the_paper
 from stages.core.evidence.results import Results
+from stages.core.evidence.training_measures import runs_of_the_paper
 
 EPOCHS = 300  # of the comparable logs
 

@@ -59,10 +59,12 @@ def describe(folder: Path) -> dict[str, Any]:
     """What every analysis records about its features: the model, where its weights are from, the last block's shape."""
     record = read_json(folder / RECORD)
     last = record["blocks"][-1]
+    source = record.get("source")  # None for weights made here, whose digest differs from machine to machine
     return {
         "backbone": folder.name,
         **{key: record[key] for key in ("architecture", "weights", "input_size", "images")},
-        "source": record.get("source"),  # None for weights made here
+        "source": source,
+        "sha256": record.get("sha256") if source else None,
         **{key: last[key] for key in ("tokens", "channels")},
     }
 

@@ -10,6 +10,7 @@ __all__ = [
     "lift",
     "maps",
     "normalization",
+    "released",
     "students",
     "talking_heads",
     "widelast",

@@ -44,6 +44,7 @@ class WidenedVisionTransformer(VisionTransformer):
         args, kwargs: as for timm's VisionTransformer.
     """
 
+    embed_dim: int
     decays_all_in_release = True  # the authors' class names no exceptions from weight decay
 
     def __init__(

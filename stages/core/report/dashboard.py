@@ -15,6 +15,7 @@ from stages.core.base.names import TEACHER
 from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
 from stages.core.evidence.register import read_published
+from stages.core.evidence.scales import sentence
 from stages.core.evidence.statistics import NOT_SHOWN
 from stages.core.report.figures import headline
 from stages.core.report.markup import Link, Prose, fill, picture, table
@@ -122,7 +123,6 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
     prose = Prose()
     root = Path(os.path.relpath(Path(), out.parent)).as_posix()
     audit, ran, recorded = read_json(places.audit), _read(places), studies.read(places.studies)
-    contradicted = [claim for claim in audit["claims"] if claim["verdict"] == audit_tables.CONTRADICTED]
     body = fill(
         "dashboard.html",
         heading=prose.heading,
@@ -134,8 +134,12 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
         headline=_headline(drawn, places, root, recorded),
         cards=[_card(card, drawn, places, root) for card in _cards(_shown(ran.backbones)) if card.figure in drawn],
         verdicts=f"{_counted(audit['counts'])}. {audit_tables.against_itself(audit)}",
+        asked=table(audit_tables.asked_here(audit), cards=True),
         families=table(audit_tables.families(audit, read_published(places.reference), "audit.html"), cards=True),
-        contradicted=contradicted and table(audit_tables.register(contradicted), cards=True),
+        failed={
+            heading: table(audit_tables.register(claims), cards=True)
+            for heading, claims in audit_tables.failed(audit).items()
+        },
         backbones=table(representation.backbones(ran.backbones)) if ran.students is None else None,
         students=ran.students and _students(ran, ran.students),
         studies=recorded and table(study_tables.provenance(recorded, f"{root}/{places.studies.as_posix()}")),
@@ -189,8 +193,9 @@ def _weights(teacher: Mapping[str, Any]) -> str:
     return {"fit": "fitted here", "random": "random weights"}.get(teacher["weights"], teacher["weights"])
 
 
-def _counted(counts: Mapping[str, int]) -> str:
-    return f"{sum(counts.values())} published claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+def _counted(counts: Mapping[str, Any]) -> str:
+    total = sum(sum(of.values()) if isinstance(of, Mapping) else of for of in counts.values())
+    return f"{total} published claims: {sentence(counts)}"
 
 
 def _students(ran: Ran, students: Students) -> dict[str, Any]:

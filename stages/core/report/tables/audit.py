@@ -1,4 +1,4 @@
-"""The tables of the audit: verdicts on the published claims, with links to their evidence."""
+"""The tables of the audit: verdicts on the published claims, scale by scale, with links to their evidence."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,15 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlencode
 
-from stages.core.evidence.claims import FAMILIES
-from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED
+from stages.core.evidence.claims import CONTROLS, FAMILIES
+from stages.core.evidence.scales import LEADS, NOT_MEASURED, PAPER, WORDS, counted, counts, rank, sentence
 from stages.core.report.markup import Badge, Facet, Lines, Link
+from stages.core.report.tables.findings import claimed, measured
 
 ROOT = "../.."  # of the project, from a page or an executed notebook
-VERDICTS = (CONFIRMED, CONTRADICTED, NOT_MEASURED)
 REFERENCE = "reports/reference/"  # begins the evidence that is published, not measured
-NO_RUN = "none"  # the run that measured a claim, where there is none
+NO_RUN = "none"  # the run that measured a claim, and where it was judged, if there is none
+Claims = Sequence[Mapping[str, Any]]  # of audit.json
 
 
 def said(published: Mapping[str, Any], teacher: str = "CaiT-S24") -> dict[str, str]:
@@ -43,13 +44,12 @@ def said(published: Mapping[str, Any], teacher: str = "CaiT-S24") -> dict[str, s
     return dict(zip(FAMILIES, texts, strict=True))
 
 
-def counts(audit: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """How many claims of each family have each verdict."""
-    counted = Counter((claim["family"], claim["verdict"]) for claim in audit["claims"])
-    return {family: {verdict: counted[family, verdict] for verdict in VERDICTS} for family in FAMILIES}
+def of_family(audit: Mapping[str, Any], family: str) -> list[Mapping[str, Any]]:
+    """The claims of audit.json that are of one family."""
+    return [claim for claim in audit["claims"] if claim["family"] == family]
 
 
-def register(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def register(claims: Claims) -> list[dict[str, Any]]:
     """Claims of audit.json with verdict, reason and links to the evidence: one row for each run that measured one."""
     return [
         {
@@ -57,7 +57,7 @@ def register(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "expected": claim["expected"],
             "measured": one["measured"],
             "verdict": Badge(one["verdict"]),
-            "reason": Lines(one["reason"], f"judged at: {claim['scale']}"),
+            "reason": Lines(one["reason"], LEADS.get(one["where"], f"needs: {claim['scale']}")),
             "run": one["run"] or NO_RUN,
             "evidence": _evidence(claim) if one is claim else None,
         }
@@ -67,19 +67,29 @@ def register(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measured_first(audit: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The claims of audit.json: contradicted, confirmed, measured without a verdict, not measured."""
-    order = {CONTRADICTED: 0, CONFIRMED: 1, NOT_MEASURED: 2}
-    return sorted(audit["claims"], key=lambda claim: (order[claim["verdict"]], claim["run"] is None))
+    """The claims of audit.json, the nearest to the paper's setting first (failed, held, open), not measured last."""
+    return sorted(audit["claims"], key=rank)
 
 
-def facets(claims: Sequence[Mapping[str, Any]]) -> list[Facet]:
+def failed(audit: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The claims of audit.json that fail, by how and where, as a heading; the nearest to the paper's setting first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for where, words in WORDS.items():
+        how = words.fails.removesuffix(" there").removesuffix(" by weights")
+        claims = [claim for claim in audit["claims"] if claim["verdict"] == words.fails]
+        found |= {f"{how[0].upper()}{how[1:]} {LEADS[where]}": claims} if claims else {}
+    return found
+
+
+def facets(claims: Claims) -> list[Facet]:
     """What the rows of `register` can be filtered by; at first, the runs that measured something are chosen."""
     rows = [(claim, one) for claim in claims for one in (claim, *claim["others"])]
     runs = [one["run"] or NO_RUN for _, one in rows]
     return [
         Facet("run", [[run] for run in runs], [run for run in dict.fromkeys(runs) if run != NO_RUN]),
+        Facet("where", [[one["where"] or NO_RUN] for _, one in rows], order=[*WORDS, NO_RUN]),
         Facet("verdict", [[one["verdict"]] for _, one in rows]),
-        Facet("family", [[claim["family"]] for claim, _ in rows], order=FAMILIES),
+        Facet("family", [[claim["family"]] for claim, _ in rows], order=(*FAMILIES, CONTROLS)),
         Facet("source", [publications(claim["source"]) for claim, _ in rows]),
     ]
 
@@ -90,7 +100,7 @@ def publications(source: str) -> list[str]:
 
 
 def families(audit: Mapping[str, Any], published: Mapping[str, Any], page: str | None = None) -> list[dict[str, Any]]:
-    """Each family of claims: what the paper says, and how many claims have each verdict.
+    """Each family of claims: what the paper says, and how many claims have each verdict, a column for each scale.
 
     Args:
         audit: audit.json.
@@ -98,23 +108,53 @@ def families(audit: Mapping[str, Any], published: Mapping[str, Any], page: str |
         page: the page of the audit, if each number is to be a link to the claims that it counts.
     """
     texts = said(published)
-    rows: list[dict[str, Any]] = []
-    for family, of in counts(audit).items():
-        rows.append({"family": family, "the paper says": texts[family], **of})
-        for verdict, count in of.items():
-            if page and count:
-                rows[-1][verdict] = Link(
-                    str(count), f"{page}?{urlencode({'family': family, 'verdict': verdict})}#claims"
-                )
+    judged = {family: counts(of_family(audit, family)) for family in FAMILIES}
+    shown = [where for where in WORDS if where == PAPER or any(sum(of[where].values()) for of in judged.values())]
+    rows = []
+    for family, of in judged.items():
+        cells = {LEADS[where]: _counted(of[where], family, where, page) for where in shown}
+        unmeasured_ones = _counted({NOT_MEASURED: of[NOT_MEASURED]}, family, NO_RUN, page)
+        rows.append({"family": family, "the paper says": texts[family], **cells, NOT_MEASURED: unmeasured_ones})
     return rows
+
+
+def _counted(of: Mapping[str, int], family: str, where: str, page: str | None) -> list[Link] | str | None:
+    """The verdicts of a cell, each with its count, as links where there is a page for them."""
+    found = {word: count for word, count in of.items() if count}
+    texts = {word: str(count) if word == NOT_MEASURED else counted(count, word) for word, count in found.items()}
+    if page is None:
+        return ", ".join(texts.values()) or None
+    query = {"family": family, "where": where}
+    links = [Link(text, f"{page}?{urlencode({**query, 'verdict': word})}#claims") for word, text in texts.items()]
+    return links or None
+
+
+def asked_here(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The questions that this project asks beside the paper, what was measured of each, and the verdict."""
+    return [
+        {
+            "this project asks whether": Lines(*claimed(claim)),
+            "expected": claim["expected"],
+            "measured": None if claim["measured"] is None else measured(claim),
+            "verdict": Badge(claim["verdict"]),
+            "run": claim["run"] or NO_RUN,
+        }
+        for claim in sorted(of_family(audit, CONTROLS), key=rank)
+    ]
+
+
+def controls_sentence(audit: Mapping[str, Any]) -> str:
+    """How many of the questions that this project asks have each verdict; or nothing."""
+    of = of_family(audit, CONTROLS)
+    return f"Asked here, and not by the paper: {len(of)} questions, {sentence(counts(of))}." if of else ""
 
 
 def against_itself(audit: Mapping[str, Any]) -> str:
     """How many verdicts compare the published material with itself, so that no run is needed for them; or nothing."""
-    of = [claim for claim in audit["claims"] if claim["evidence"] and REFERENCE in claim["evidence"]["metric"]]
+    of = [one for one in audit["claims"] if one["where"] == PAPER and REFERENCE in one["evidence"]["metric"]]
     verdicts = Counter(claim["verdict"] for claim in of)
-    counted = " and ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS if verdicts[verdict])
-    return f"Of these, {counted} compare the published material with itself, without any run." if of else ""
+    found = " and ".join(counted(verdicts[verdict], verdict) for verdict in WORDS[PAPER] if verdicts[verdict])
+    return f"Of these, {found} compare the published material with itself, without any run." if of else ""
 
 
 def unmeasured(audit: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from stages.core.base.files import read_json
 from stages.core.base.names import TEACHER
-from stages.core.evidence.claims import Claim
+from stages.core.evidence.claims import CONTROLS, Claim
 from stages.core.evidence.results import read_results
-from stages.core.evidence.statistics import NOT_SHOWN
+from stages.core.evidence.scales import ELSEWHERE, PAPER, SAMPLE, WORDS
 from stages.core.evidence.studies import Study
-from stages.core.evidence.verdicts import CONFIRMED, CONTRADICTED, NOT_MEASURED, judge
+from stages.core.evidence.verdicts import NO_BOUND, judge
 from stages.core.report import faces
 from stages.core.report.markup import Badge, Lines
 from stages.core.report.notebooks import read_table
@@ -18,11 +18,12 @@ from stages.core.report.notebooks import read_table
 ANY_IMAGES = "study"  # the requirement of claims that a study of any natural images can judge
 LEVEL = 95  # percent of the energy
 REASONS = 5  # why claims cannot be judged: so many are named, the commonest
-LEADS = {
-    CONFIRMED: "It confirms",
-    CONTRADICTED: "It contradicts",
-    NOT_MEASURED: "Measured, but no difference is shown",
+LEADS = {  # of a study's sentences
+    PAPER: ("It confirms", "It contradicts", "It leaves open"),
+    SAMPLE: ("Consistent with it", "Inconsistent with it", "Open on its sample"),
+    ELSEWHERE: ("Holds there", "Does not hold there", "Open there"),
 }
+ASKED_HERE = "Asked here, not by the paper"
 
 
 def findings(study: Study, claims: Sequence[Claim]) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def findings(study: Study, claims: Sequence[Claim]) -> list[dict[str, Any]]:
         claims: the register.
     """
     results = read_results(study.results, study.data)
-    verdicts = (judge(claim, results) for claim in claims if ANY_IMAGES in claim.requires)
+    verdicts = (judge(claim, results) for claim in claims if ANY_IMAGES in claim.elsewhere)
     return [verdict for verdict in verdicts if verdict["measured"] is not None]
 
 
@@ -41,10 +42,11 @@ def table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a table of `findings`: each claim, what was measured of it, and the verdict."""
     return [
         {
-            "the paper says": Lines(*claimed(verdict)),
+            "claim": Lines(*claimed(verdict)),
+            "said by": "this project" if verdict["family"] == CONTROLS else "the paper",
             "expected": verdict["expected"],
             "measured": measured(verdict),
-            "verdict": NOT_SHOWN if verdict["verdict"] == NOT_MEASURED else Badge(verdict["verdict"]),
+            "verdict": Badge(verdict["verdict"]),
         }
         for verdict in verdicts
     ]
@@ -57,24 +59,29 @@ def claimed(verdict: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def measured(verdict: Mapping[str, Any]) -> str:
-    """The measured share in two digits, or the measured difference with its interval."""
-    if verdict["interval"] is None:
+    """The measured share in two digits, or the difference with its interval; without a bound, with what to compare."""
+    if verdict["expected"] == NO_BOUND:
+        return f"{verdict['measured']:.2g} ({verdict['reason'].partition('; ')[2]})"
+    if verdict["interval"] is None or verdict["where"] == SAMPLE:
         return f"{verdict['measured']:.2g}"
     low, high = (f"{end:+.2f}" if end is not None else "?" for end in verdict["interval"])
     return f"{verdict['measured']:+.2f} ({low} to {high})"
 
 
 def sentences(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the claims of each verdict are, one sentence for each verdict that there is."""
+    """What the claims of each verdict are, one sentence for each verdict that there is; the controls' apart."""
     found = []
-    for verdict, lead in LEADS.items():
-        of = [one for one in verdicts if one["verdict"] == verdict]
-        by_words: dict[str, list[Mapping[str, Any]]] = {}
-        for one in of:
-            by_words.setdefault(claimed(one)[0], []).append(one)
-        listed = "; ".join(f"{words}, {_cases(cases)}" for words, cases in by_words.items())
-        if of:
-            found.append(f"**{lead}** ({len(of)}): {listed}.")
+    for asked in (False, True):
+        for where, leads in LEADS.items():
+            for lead, word in zip(leads, WORDS[where], strict=True):
+                chosen = (where, word, asked)
+                of = [one for one in verdicts if (one["where"], one["verdict"], one["family"] == CONTROLS) == chosen]
+                by_words: dict[str, list[Mapping[str, Any]]] = {}
+                for one in of:
+                    by_words.setdefault(claimed(one)[0], []).append(one)
+                listed = "; ".join(f"{words}, {_cases(cases)}" for words, cases in by_words.items())
+                said = f"{ASKED_HERE}: {lead[0].lower()}{lead[1:]}" if asked else lead
+                found += [f"**{said}** ({len(of)}): {listed}."] if of else []
     return found
 
 
@@ -119,9 +126,10 @@ def limits(study: Study, claims: Sequence[Claim], reasons_named: int = REASONS) 
         reasons_named: how many reasons are named.
     """
     results = read_results(study.results, study.data)
-    verdicts = [judge(claim, results) for claim in claims]
+    published = [claim for claim in claims if claim.family != CONTROLS]
+    verdicts = [judge(claim, results) for claim in published]
     reasons = Counter(verdict["reason"] for verdict in verdicts if verdict["measured"] is None)
     listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(reasons_named))
     left = len(reasons) - reasons_named
     more = f"; {left} other {'reason' if left == 1 else 'reasons'}" if left > 0 else ""
-    return f"**It cannot show** {reasons.total()} of {len(claims)} claims: {listed}{more}."
+    return f"**It cannot show** {reasons.total()} of {len(published)} claims: {listed}{more}."
