@@ -1,7 +1,10 @@
 """What only a GPU can show; run on one with `pytest -m gpu`."""
 
+import copy
+
 import pytest
 import torch
+from timm.models.cait import TalkingHeadAttn
 from torch.nn.utils import parameters_to_vector
 
 from stages.core.config.feature_losses import feature_losses
@@ -10,6 +13,7 @@ from stages.core.data.batches import evaluation_batches
 from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
 from stages.core.distillation.task import create_task
+from stages.core.models.talking_heads import batch_talking_heads, fuse_talking_heads
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches
@@ -18,6 +22,7 @@ from stages.core.train.drop_path import DropPathMasks
 from stages.core.train.loop import fit
 from stages.core.train.resident import Augmentation, ResidentBatches
 from stages.core.train.sampler import EpochSampler
+from stages.core.train.teacher import FrozenTeacher
 
 pytestmark = [
     pytest.mark.gpu,
@@ -183,6 +188,45 @@ def test_no_step_waits_for_the_device(train, resident, precision):
     losses = train("asynchronous", precision=precision, resident=resident, watch=Asynchronous)
     assert losses[-1] < losses[0]
     assert torch.cuda.get_sync_debug_mode() == 0
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("autocast", [False, True], ids=["rounded weights", "autocast"])
+@pytest.mark.parametrize(
+    ("heads", "tokens"), [(4, 196), (8, 196), (6, 576), (8, 576), (16, 784), (6, 64), (6, 16), (3, 5)]
+)
+def test_the_kernel_of_talking_heads_rounds_no_more_than_batched_products(heads, tokens, autocast, compiled):
+    torch.manual_seed(0)
+    attention = TalkingHeadAttn(heads * 48, num_heads=heads, qkv_bias=True).eval().requires_grad_(False)
+    for weights in attention.parameters():
+        torch.nn.init.normal_(weights, std=0.2)
+    x = torch.randn(4, tokens, heads * 48)
+    if not autocast:
+        attention, x = attention.bfloat16(), x.bfloat16()
+    exact = copy.deepcopy(attention).double()(x.double())
+    errors = []
+    for replace in (batch_talking_heads, fuse_talking_heads):
+        model = copy.deepcopy(attention).to(DEVICE)
+        replace(model)
+        if compiled:
+            model.compile(fullgraph=True)
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            found = model(x.to(DEVICE))
+        assert found.dtype == torch.bfloat16
+        errors.append(((found.cpu().double() - exact).norm() / exact.norm()).item())
+    assert errors[1] < min(1.1 * errors[0], 0.02)
+
+
+def test_a_teacher_that_fuses_its_heads_gives_the_maps_of_one_that_does_not(make_teacher, monkeypatch, batch):
+    maps = []
+    device, model = torch.device(DEVICE), make_teacher().to(DEVICE)
+    batch_talking_heads(model)
+    for form in ("batched", "fused"):
+        monkeypatch.setenv("TALKING_HEADS", form)
+        teacher = FrozenTeacher(model, device=device, dtype=torch.bfloat16)
+        maps += teacher.output(batch[0].to(device)).maps
+        assert type(teacher.bare[0].blocks[0].attn).__name__ == f"{form.capitalize()}TalkingHeadAttn"
+    torch.testing.assert_close(maps[1], maps[0], rtol=2e-2, atol=2e-2)
 
 
 def test_float32_is_computed_in_full(monkeypatch):

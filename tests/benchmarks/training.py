@@ -4,9 +4,10 @@ Both train the same student with the same teacher on the same images, which are 
 `stages.core.train.loop.fit` itself, with its task, optimizer, schedule and checks. The textbook step is that of
 published distillation code: eager, unfused attention, fp16 autocast with a loss scaler on a GPU (float32 on a CPU),
 the teacher under `no_grad`, `loss.item()` and a synchronisation with the device at each step. They can alternate
-(--turns), so that a busy machine slows both. `--forms` measures our step in other forms beside it: `eager` is not
-compiled, `timm_heads` is neither compiled nor has the batched talking heads of `stages.core.models.talking_heads`.
-`--kernels 10` lists the ten costliest kernels of the eager step.
+(--turns), so that a busy machine slows both. `--forms` measures our step in other forms beside it: the teacher's
+talking heads in one kernel (`fused`, on a GPU) or as batched products (`batched`), else as ours; not compiled, with
+either (`eager_fused`, `eager`), or with timm's talking heads (`timm_heads`). `--kernels 10` lists the ten costliest
+kernels of the eager step.
 
 Model FLOP utilisation is (3 × student's forward + teacher's forward) × images, relative to the rate of a large matrix
 product measured in the same process. The bytes are the sum of what each operation of the eager step reads and writes,
@@ -14,6 +15,7 @@ relative to the rate of a large copy: fusion can lower them.
 """
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -77,7 +79,14 @@ STUDENTS = {
 }
 SMOOTHING, LR, DECAY = 0.1, 1e-4, 0.05
 COUNTED = 8  # images in the step whose bytes are counted
-FORMS = {"eager": True, "timm_heads": False}  # uncompiled forms of our step: whether talking heads are batched
+# Forms of our step: whether it may be compiled, and the teacher's talking heads.
+FORMS = {
+    "fused": (True, "fused"),
+    "batched": (True, "batched"),
+    "eager_fused": (False, "fused"),
+    "eager": (False, "batched"),
+    "timm_heads": (False, "timm"),
+}
 
 
 class Resident:
@@ -270,8 +279,8 @@ def main() -> None:
     parser.add_argument("--kernels", type=int, default=0, metavar="N", help="list the N costliest kernels (on a GPU)")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
-    if options.kernels and options.device.type != "cuda":
-        parser.error("--kernels needs a CUDA device")
+    if options.device.type != "cuda" and (options.kernels or any("fused" in form for form in options.forms)):
+        parser.error("--kernels and the fused forms need a CUDA device")
     scale: dict[str, Any] = SCALES[options.scale]
     options.ema_decay = scale["ema_decay"]
     options.precision = "bfloat16" if options.device.type == "cuda" else "float32"
@@ -287,6 +296,9 @@ def main() -> None:
     images = torch.randn(batch, 3, size, size, generator=generator).to(options.device)
     labels = torch.randint(scale["classes"], (batch,), generator=generator).to(options.device)
 
+    compiled = machine.compiled(options.device)
+    fused = machine.fused_talking_heads(options.device, PRECISIONS[options.precision])
+    own_heads = "fused" if fused else "batched"
     rows = []
     for name in options.students:
         architecture, option = STUDENTS[name]
@@ -310,17 +322,19 @@ def main() -> None:
             task = create_task(student, teacher, objective, options.device, options.precision)
             found["kernels"] = costliest(task, images, labels, options.precision, options.kernels)
         ways: dict[str, Callable[..., list[float]]] = {
-            "ours": partial(ours, compiled=machine.compiled(options.device)),
+            "ours": partial(ours, compiled=compiled),
             "textbook": textbook,
-            **{form: partial(ours, compiled=False) for form in options.forms},
+            **{form: partial(ours, compiled=FORMS[form][0] and compiled) for form in options.forms},
         }
         taken: dict[str, list[float]] = {way: [] for way in ways}
         peaks: dict[str, float] = {}
         for _ in range(options.turns):
             for which, train in ways.items():
                 student, teacher = make_models()
-                if which == "ours" or FORMS.get(which):
+                heads = FORMS[which][1] if which in FORMS else own_heads if which == "ours" else "timm"
+                if heads != "timm":
                     batch_talking_heads(teacher)  # as `folders.load` does
+                os.environ["TALKING_HEADS"] = "fused" if heads == "fused" else "batched"
                 if options.device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(options.device)
                 taken[which] += train(student, teacher, objective, Resident(images, labels, options.steps), options)
@@ -351,7 +365,8 @@ def main() -> None:
             "batch": batch,
             "steps": options.steps,
             "precision": options.precision,
-            "compiled": machine.compiled(options.device),
+            "compiled": compiled,
+            "talking_heads": own_heads,
             "matrix_peak_flops_per_s": round(peak),
             "copy_peak_bytes_per_s": round(measuring.copy_peak(options.device)),
             "results": rows,

@@ -27,6 +27,7 @@ def test_values_are_typed_and_read_afresh(monkeypatch):
         "FRESH": ("1", True),
         "ADOPT": ("true", True),
         "CHECKPOINT_MINUTES": ("0.5", 0.5),
+        "TALKING_HEADS": ("fused", "fused"),
         **dict.fromkeys(COUNTS, ("3", 3)),
     }
     assert found.keys() == VARIABLES.keys()
@@ -67,6 +68,7 @@ def test_impossible_values_are_named_with_possible_ones(monkeypatch):
         "DEVICE": ["meta", "mps", "CPU", "cuda:", "cuda:x", "cuda:-1", "0", "cpu:0", "cuda:0\nx"],
         "CHECKPOINT_MINUTES": ["soon", "-1", "nan"],
         "DATA_ROOT": ["~nobody-of-this-name/data"],
+        "TALKING_HEADS": ["1", "Fused", "timm"],
     }
     for name, values in faults.items():
         for value in values:

@@ -5,7 +5,7 @@ They are never part of params.yaml and change no result beyond rounding. An empt
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -63,6 +63,12 @@ class Environment(BaseSettings):
         None,
         examples=SWITCH,
         description="Whether to use torch.compile. Default: for long runs on CUDA devices with a C compiler.",
+    )
+    talking_heads: Literal["fused", "batched"] | None = Field(
+        None,
+        examples=["fused", "batched"],
+        description="How a frozen CaiT mixes its attention heads in half precision on CUDA devices: in one Triton "
+        "kernel, or by batched products. Default: batched, as the kernel was not measured yet.",
     )
     workers: int | None = Field(
         None,

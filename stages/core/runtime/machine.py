@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FRESH_START = "FRESH_START"  # names a file that `launch` gives to its workers, see `fresh`
 MOST_WORKERS = 32  # by default: each of them holds about half a GiB
+# By default on CUDA devices: not before `tests/benchmarks/training.py --forms fused` has shown on one that it pays.
+FUSED_TALKING_HEADS = False
 
 
 def data_root() -> Path | None:
@@ -123,6 +125,18 @@ def _has_compiler(device: "torch.device") -> bool:
     else:
         names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
     return any(map(shutil.which, names))
+
+
+def fused_talking_heads(device: "torch.device", precision: "torch.dtype") -> bool:
+    """Whether a frozen CaiT mixes its heads in one kernel: in half precision on CUDA, as `TALKING_HEADS` says.
+
+    Args:
+        device: where it computes.
+        precision: of its matrix products; in float32 the kernel would do without the tensor cores.
+    """
+    wanted = environment.read().talking_heads
+    fused = FUSED_TALKING_HEADS if wanted is None else wanted == "fused"
+    return fused and device.type == "cuda" and precision.itemsize == 2
 
 
 def cores() -> int:

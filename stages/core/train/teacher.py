@@ -9,6 +9,8 @@ from timm.task import DistillationTeacher, TrainingTask
 from torch import Tensor, nn
 
 from stages.core.models.maps import forward_with_maps
+from stages.core.models.talking_heads import fuse_talking_heads
+from stages.core.runtime import machine
 
 LAST = ("last",)
 
@@ -71,6 +73,8 @@ class FrozenTeacher(DistillationTeacher):
         autocast: torch.dtype | None = None,
     ) -> None:
         frozen = copy.deepcopy(teacher).requires_grad_(False).to(dtype)
+        if machine.fused_talking_heads(device, autocast or dtype):
+            fuse_talking_heads(frozen)
         super().__init__(frozen, device=device)
         self.bare, self.blocks = [frozen], list(blocks)  # a list, so that it is no submodule beside `model`
         self.model = WithMaps(frozen, blocks)
