@@ -37,6 +37,24 @@ def test_differences_are_judged_by_what_is_recorded(call, tmp_path):
     assert call(96.2).returncode == 0 and call(96.4).returncode == 1
 
 
+def test_other_images_are_named(call, tmp_path):
+    (tmp_path / "reports/data.json").write_text('{"val": {"sha256": "0a"}}')
+    identity = ["-c", "user.name=n", "-c", "user.email=e@x"]
+    for words in (["add", "-A"], [*identity, "commit", "-qm", "images"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    assert call(96.0).returncode == 0
+    (tmp_path / "reports/data.json").write_text('{"val": {"sha256": "0b"}}')
+    assert call(96.0).stderr == (
+        "error: reports/data.json differs from that of HEAD: other images or splits; compare runs of the same\n"
+    )
+
+
+def test_what_is_recorded_is_the_largest_of_all_that_were(call, tmp_path):
+    for top1 in (96.1, 95.7, 96.2):
+        assert call(top1, "--record").returncode == 0
+    assert json.loads((tmp_path / "reports/rounding.json").read_text()) == {"teacher/top1": pytest.approx(0.3)}
+
+
 def test_a_commit_that_is_not_there_is_named(call):
     ended = call(96.0, "--commit", "nope")
     assert ended.returncode == 1 and ended.stderr.startswith("error: `git archive nope -- reports/results` fails: ")
