@@ -393,7 +393,7 @@ def test_an_impossible_value_is_named(path, value, load):
         ("grid.runs.lift-mse-1", MSE | {"objective": "none"}, "grid.runs: these are not the runs of grid.blocks"),
         ("grid.runs.lift-mse-7", MSE | {"seed": 7}, "grid.runs: these are not the runs of grid.blocks; choose what"),
         ("grid.runs.lift-mse-1.seed", "1", "grid.runs.lift-mse-1.seed: must be a valid integer"),
-        ("grid.blocks", [], "seeds: 0 is in none of grid.blocks; choose what to train by"),
+        ("grid.blocks", [], "strategy.names: baseline is in none of grid.blocks; choose what to train by"),
         ("grid", {"blocks": [], "runs": {"lift-mse-1": MSE}}, "is in none of grid.blocks; choose what to train by"),
         ("dataset.train_split", None, "dataset: train_split must be set for the embedded dataset (digits), and where"),
         (
