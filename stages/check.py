@@ -1,4 +1,4 @@
-"""Check params.yaml: types, names and limits, and that timm has the backbones, before any work."""
+"""Check params.yaml before any work: types, names and limits; that timm has the backbones, and can train the models."""
 
 from stages import messages
 from stages.core.base.errors import UserError, run
@@ -25,6 +25,10 @@ def main() -> None:
         for name in dict.fromkeys([*others, *analysis.layerwise, *analysis.classifiers]):
             if name != TEACHER:
                 backbones.check_name(name)
+    if settings.unusual:
+        from stages.core.models import suitability
+
+        suitability.check_models(settings)
     prune(TRAIN, list(runs))  # seeds that params no longer name
     write_text(CHECKED, "params.yaml is valid\n")
     count = len(settings.grid.listed())

@@ -74,20 +74,21 @@ def main() -> None:
         found = last_block.last_maps(student, batches, device)
         tokens = last_block.tokens_of(found)
         by_block.append(block_cka(student, teacher, batches, device, renormalize))
-        near = similarity(tokens, teacher_tokens)
+        aligned = found.shape[2:] == target.shape[2:]  # token by token
+        near = similarity(tokens, teacher_tokens) if aligned else None
         comparable = has_target(target, found)
         losses = map_errors.spectral_against_mse(found, target) if comparable else None
-        least, most = map_errors.ratio_bounds(rows, columns)
+        least, most = map_errors.ratio_bounds(*found.shape[2:]) if aligned else (None, None)
         measured.append(
             {
                 "run": one.name,
                 **one._asdict(),
                 "width": found.shape[1],
                 "rank": last_block.map_rank(student),
-                **shape,
+                **dict(zip(shape, (images, *found.shape[2:]), strict=True)),
                 **measure(tokens, **options)[0],
-                "cka": near.cka,
-                "probe_error": near.probe_error,
+                "cka": near and near.cka,
+                "probe_error": near and near.probe_error,
                 "relative_feature_error": map_errors.relative_error(found, target) if comparable else None,
                 "spectral_over_mse": losses and losses.ratio,
                 "spectral_over_mse_least": least,
@@ -100,9 +101,21 @@ def main() -> None:
         for name, cka in zip(names, by_block, strict=True):
             write_npy(folder / f"cka-{name}.npy", cka)  # [student's blocks, teacher's blocks]
         write_json(folder / "metrics.json", {"runs": measured})
-    errors = sorted((float(row["probe_error"]), str(row["run"])) for row in measured[1:])
-    low, high = (f"{error:.3f} ({name})" for error, name in (errors[0], errors[-1]))
-    messages.end("encode", f"the best projector's relative error is {low} to {high}", ENCODE)
+    messages.end("encode", _summary(measured[1:]), ENCODE)
+
+
+def _summary(students: list[dict[str, Any]]) -> str:
+    """The range of the best projector's error, and the students that have no tokens in common with the teacher."""
+    known = [row for row in students if row["probe_error"] is not None]
+    parts = []
+    if known:
+        errors = sorted((float(row["probe_error"]), str(row["run"])) for row in known)
+        low, high = (f"{error:.3f} ({name})" for error, name in (errors[0], errors[-1]))
+        parts.append(f"the best projector's relative error is {low} to {high}")
+    if len(known) < len(students):
+        others = ", ".join(str(row["run"]) for row in students if row["probe_error"] is None)
+        parts.append(f"not compared token by token, for want of the teacher's grid: {others}")
+    return "; ".join(parts)
 
 
 if __name__ == "__main__":

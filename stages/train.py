@@ -118,7 +118,8 @@ def create(settings: params.Params, one: Run, distillation: Distillation) -> tup
     copied = {}  # what a run that starts from the teacher's weights says of it
     if settings.student.strategies[one.strategy].copies_teacher:
         copied = {"copied_blocks": copy_blocks(model, teacher)}
-    check_compatible(model, teacher, data.image_size, feature=objective.refuses_wider, blocks=objective.blocks)
+    compared = objective.blocks if objective.feature else ()
+    check_compatible(model, teacher, data.image_size, feature=objective.refuses_wider, blocks=compared)
     return model, {
         "strategy": one.strategy,
         "objective": one.objective,

@@ -31,6 +31,7 @@ PARAMS = ("dataset.", "teacher.", "student.", "recipe.", "seeds", *FREE)
 
 Row = Mapping[str, Any]  # of dvc.api.exp_show
 Setting = tuple[str, str]  # strategy and objective
+NO_STUDENTS = ("no students", "")
 
 
 def settings(row: Row) -> dict[Setting, list[int]]:
@@ -41,6 +42,8 @@ def settings(row: Row) -> dict[Setting, list[int]]:
             found.setdefault((one.strategy, one.objective), []).append(one.seed)
     if found:
         return found
+    if _value(row.get("grid.blocks")) == []:
+        return {NO_STUDENTS: []}
     strategies, objectives, seeds = (
         _value(row.get(key)) or [] for key in ("strategy.names", "objective.names", "seeds")
     )

@@ -3,12 +3,14 @@
 import errno
 import getpass
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
-from stages.core.base.errors import REMEDIES, StoppedError, UserError, run
+from stages.core.base.errors import REMEDIES, StoppedError, UserError, known_errors_reported, run
 
 
 def ending(program: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
@@ -105,3 +107,16 @@ def test_a_user_without_a_name_gets_one(monkeypatch):
     monkeypatch.setenv("LOGNAME", "")
     run(lambda: names.append(getpass.getuser()))
     assert names[1:] == ["ada"]  # who has a name keeps it
+
+
+def test_a_folder_for_temporary_files_that_is_too_long_for_sockets_is_named(tmp_path, monkeypatch):
+    """As SLURM's folders for each job may be: the address of a Unix socket has at most 107 bytes."""
+    folder = tmp_path / ("a" * 85)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with (
+        pytest.raises(UserError, match=f"^TMPDIR={folder} is too long a path for sockets; set it to a shorter folder$"),
+        known_errors_reported(),
+        socket.socket(socket.AF_UNIX) as opened,
+    ):
+        opened.bind(str(folder / ("b" * 60)))

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -319,3 +321,35 @@ def test_a_terminated_world_saves_together_and_goes_on(trained, tmp_path, tree, 
     whole, weights, _ = trained("whole", 2, drop_path=0.2)
     assert json.loads((out / "found.json").read_text()) == whole
     torch.testing.assert_close(torch.load(out / "weights.pt", weights_only=True), weights, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE= is not a number; unset it, or start several processes by torchrun or srun"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 is set, but not RANK, MASTER_ADDR, MASTER_PORT; start by torchrun or srun"),
+        ({"RANK": "0"}, "RANK=0 is set, but not WORLD_SIZE, MASTER_ADDR, MASTER_PORT; start by torchrun or srun"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK=one is not a number"),
+    ],
+)
+def test_a_rendezvous_that_is_half_set_ends_in_one_line(monkeypatch, variables, reason):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"^{reason}"):
+        launch(print)
+
+
+@pytest.mark.processes
+def test_a_process_that_waits_for_others_says_for_whom_and_where(tmp_path):
+    """The first of two tasks, of which the other one was never started."""
+    program = "from stages.core.runtime import distributed as d; d.ANNOUNCED_S = 0.2\nwith d.joined(): pass"
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29731"}
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, **variables, "DEVICE": "cpu"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        lines = iter(process.stderr.readline, "")
+        said = next(line for line in lines if line.startswith("waits"))
+        process.kill()
+    assert said == "waits until all of 2 processes have started (host 127.0.0.1, port 29731)\n"

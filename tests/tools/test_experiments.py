@@ -54,6 +54,14 @@ def test_settings_stand_in_the_order_of_the_parameters():
     assert column(rows, "experiment") == ["main", *[""] * 5] and set(column(rows, "seeds")) == {"2"}
 
 
+def test_an_experiment_without_students_is_one_row():
+    rows = experiments.table([GIVEN, experiment("dims", "baseline", **{"grid.blocks": "[]", "top1.vit": 82.8})])
+    assert column(rows, "experiment")[6:] == ["dims"]
+    assert (rows[-1]["strategy"], rows[-1]["objective"], rows[-1]["seeds"], rows[-1]["top-1"]) == (
+        *("no students", "", "0", ""),
+    )
+
+
 def test_a_workspace_is_shown_where_it_differs():
     rows = experiments.table([workspace(**{"top1.lift.none": 98.0}), GIVEN])
     assert [name for name in column(rows, "experiment") if name] == ["workspace", "main"]

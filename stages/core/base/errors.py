@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -69,6 +70,9 @@ def known_errors_reported() -> Iterator[None]:
     except MemoryError as error:
         raise UserError(f"not enough memory ({_line(error)}); close other programs, or use a smaller scale") from None
     except OSError as error:
+        if "AF_UNIX path too long" in str(error):
+            folder = tempfile.gettempdir()
+            raise UserError(f"TMPDIR={folder} is too long a path for sockets; set it to a shorter folder") from None
         if error.errno not in REMEDIES:
             raise
         raise UserError(f"{_file(error)}: {error.strerror}; {REMEDIES[error.errno]}") from None

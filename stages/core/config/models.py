@@ -11,8 +11,11 @@ from pydantic import Field, model_validator
 from stages.core.base.names import TEACHER
 from stages.core.config.schema import Count, Key, Name, Positive, Recipe, Section, Seed, Share
 
+STUDENTS = ("lift", "widelast", "uniform")  # DeiT-Tiny's variants, registered with timm
 # Architectures whose last map has embed_dim channels and one token per patch: no hierarchy, no convolutions.
 ISOTROPIC = r"cait_|(vit|deit3?)_\w*patch\d"
+# Those of the profiles, which go through the whole pipeline.
+USUAL = {"cait_s24_224", "deit_tiny_patch16_224"} | {f"deit_tiny_{kind}_patch16_224" for kind in STUDENTS}
 CAIT_DEPTH = r"cait_[a-z]+(\d+)_"  # CaiT's names tell how many blocks it has: cait_s24_224
 
 
@@ -136,7 +139,10 @@ class Strategy(Section):
 
 
 class Student(Section):
-    """The students of one scale: the arguments that all share, and one entry per strategy."""
+    """The students of one scale: the arguments that all share, and one entry per strategy.
+
+    A strategy whose architecture does not take an argument of `base` sets it to null.
+    """
 
     base: ModelArgs
     ablations: list[Key]
@@ -149,12 +155,13 @@ class Student(Section):
             ValueError: the strategy divides the teacher's depth, which is unknown or does not divide.
         """
         entry = self.strategies[strategy]
-        own = entry.model_args.keyword_arguments()
-        if not entry.of_teacher:
-            return entry.architecture, self.base.keyword_arguments() | own
+        own = entry.model_args.model_dump(exclude_unset=True)
         if entry.depth_divisor:
             own["depth"] = self._divided_depth(strategy, entry.depth_divisor, teacher)
-        return teacher.architecture, teacher.model_args.keyword_arguments() | own
+        shared = teacher.model_args if entry.of_teacher else self.base
+        every = shared.keyword_arguments() | own
+        architecture = teacher.architecture if entry.of_teacher else entry.architecture
+        return architecture, {name: value for name, value in every.items() if value is not None}
 
     def _divided_depth(self, strategy: str, divisor: int, teacher: Teacher) -> int:
         key, named = f"student.strategies.{strategy}.depth_divisor", re.match(CAIT_DEPTH, teacher.architecture)

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
 from stages.core.base.names import TEACHER
-from stages.core.config.models import ISOTROPIC, ModelArgs, Student, Teacher
+from stages.core.config.models import ISOTROPIC, USUAL, ModelArgs, Student, Teacher
 from stages.core.config.schema import Analysis, Dataset, Grid, Name, Objectives, Recipe, Section, Seed, Selection
 
 COMPOSE = "choose what to train by `dvc exp run -S` or `python -m stages.tools.compose`, which list the runs"
@@ -127,13 +127,19 @@ class Params(Section):
         for key, size in sizes.items():
             if size not in (None, pixels):
                 raise ValueError(f"{key}: {size} is not dataset.image_size, {pixels}; make them equal")
-        compared = [name for name in self.objective.names if self.objective.definitions[name].feature is not None]
-        # One that refuses wider students is checked, if there is one: it refuses all that the others do.
-        compared.sort(key=lambda name: not self.objective.definitions[name].refuses_wider)
-        if compared:
-            for strategy, student in students.items():
-                self._check_maps(strategy, student, compared[0])
+        for strategy, student in students.items():
+            compared = {run.objective for run in self.grid.listed() if run.strategy == strategy}
+            compared = {name for name in compared if self.objective.definitions[name].feature is not None}
+            # One that refuses wider students is checked, if there is one: it refuses all that the others do.
+            for name in sorted(compared, key=lambda name: not self.objective.definitions[name].refuses_wider)[:1]:
+                self._check_maps(strategy, student, name)
         return self
+
+    @property
+    def unusual(self) -> bool:
+        """Whether the teacher or a student is of an architecture that no profile has, and has to be looked at."""
+        chosen = {self.student.model(name, self.teacher)[0] for name in self.strategy.names}
+        return not {self.teacher.architecture, *chosen} <= USUAL
 
     def _check_maps(self, strategy: str, student: ModelArgs, objective: str) -> None:
         (architecture, arguments), teacher = self.student.model(strategy, self.teacher), self.teacher.model_args

@@ -20,16 +20,14 @@ def evaluate_against_teacher(
     """Accuracy, predictions and the relative feature error ‖S - T‖² / ‖T‖², in one pass of the teacher.
 
     S is a student's last-block map, T the teacher's at the student's width (see `feature_target`); both norms are
-    summed over the validation images of all processes. The error is None for a student that is wider than its teacher.
+    summed over the validation images of all processes. The error is None for a student that is wider than its teacher
+    or has another grid.
 
     Args:
         students: they take images normalised alike.
         teacher: a timm model on the same device.
         batches: of this process: images [images, 3, height, width], normalised for the students, and labels.
         world: the processes that evaluate together.
-
-    Raises:
-        UserError: the grids of two maps differ.
     """
     renormalize = renormalization(students[0], teacher, world.device)
     compared = [_Compared(student.eval(), world) for student in students]

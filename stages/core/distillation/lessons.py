@@ -82,7 +82,7 @@ class Distillation:
         distilled = [job.objective for job in jobs if job.objective.distils]
         if not distilled:
             return None
-        blocks = sorted({block for objective in distilled for block in objective.blocks})
+        blocks = sorted({block for objective in distilled if objective.feature for block in objective.blocks})
         precision = teacher_precision(self.recipe)
         options = {"dtype": precision["teacher_dtype"], "autocast": precision["teacher_autocast"]}
         return FrozenTeacher(self.teacher, blocks, device=self.world.device, **options)

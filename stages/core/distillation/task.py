@@ -36,11 +36,11 @@ def check_compatible(
         student, teacher: timm models on one device.
         image_size: height and width of their input.
         feature: whether there is a feature loss that refuses a student wider than its teacher.
-        blocks: the blocks that it compares.
+        blocks: the blocks that it compares; without a feature loss none.
 
     Raises:
-        UserError: the teacher does not take the student's images, grids or classes differ, or there is such a loss and
-            the teacher is narrower than the student.
+        UserError: the teacher does not take the student's images, or classes differ, or the grids of compared blocks,
+            or there is such a loss and the teacher is narrower than the student.
     """
     check_preprocessing(teacher, image_size)
     outputs = []
@@ -99,6 +99,7 @@ class MapDistillationTask(LogitDistillationTask):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
+        blocks = blocks if feature else ()  # labels, soft or hard, need no maps
         if not isinstance(teacher, FrozenTeacher):
             teacher = FrozenTeacher(teacher, blocks, device=device, dtype=teacher_dtype, autocast=teacher_autocast)
         super().__init__(student, teacher, task_loss_weight=1 - alpha, temperature=tau, device=device, **kwargs)

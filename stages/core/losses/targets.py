@@ -37,8 +37,8 @@ def pool_channels(features: Tensor, width: int) -> Tensor:
 
 
 def has_target(teacher_map: Tensor, student_map: Tensor) -> bool:
-    """Whether `feature_target` has a target for maps of one grid; a student wider than its teacher has none."""
-    return student_map.shape[1] <= teacher_map.shape[1]
+    """Whether `feature_target` has a target: the grids are equal, and the student is not wider than its teacher."""
+    return teacher_map.shape[2:] == student_map.shape[2:] and student_map.shape[1] <= teacher_map.shape[1]
 
 
 def check_grids(teacher_map: Tensor, student_map: Tensor) -> None:
@@ -61,7 +61,7 @@ def check_width(teacher_map: Tensor, student_map: Tensor) -> None:
     Raises:
         UserError: it is; the text names both widths.
     """
-    if not has_target(teacher_map, student_map):
+    if student_map.shape[1] > teacher_map.shape[1]:
         raise UserError(
             f"the teacher is narrower ({teacher_map.shape[1]} channels) than the student's last block "
             f"({student_map.shape[1]}); lower the student's width, take a wider teacher, or train without a feature "

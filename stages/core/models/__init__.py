@@ -12,6 +12,7 @@ __all__ = [
     "normalization",
     "released",
     "students",
+    "suitability",
     "talking_heads",
     "widelast",
 ]

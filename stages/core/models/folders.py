@@ -39,7 +39,8 @@ def create(
         classes: number of the head's outputs.
         seed: of the weights.
         image_size, crop_pct, interpolation, mean, std: the model's data configuration.
-        position_std: standard deviation of the initial position embedding; None keeps timm's 0.02.
+        position_std: standard deviation of the initial position embedding; None keeps timm's 0.02. A model that has
+            none, such as a convolutional network, is left as it is.
 
     Raises:
         UserError: timm has no such architecture, or it does not take the arguments.
@@ -55,11 +56,13 @@ def create(
     torch.manual_seed(seed)
     try:
         model = timm.create_model(architecture, num_classes=classes, pretrained_cfg_overlay=config, **arguments)
-    except (ArithmeticError, RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"timm cannot make {architecture} with {arguments}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        hint = "; null in model_args leaves an argument of student.base out" if isinstance(error, TypeError) else ""
+        raise UserError(f"timm cannot make {architecture} with {arguments}: {error}{hint}") from None
     batch_talking_heads(model)
-    if position_std is not None:
-        nn.init.trunc_normal_(model.pos_embed, std=position_std, a=-2 * position_std, b=2 * position_std)
+    embedding = getattr(model, "pos_embed", None)
+    if position_std is not None and isinstance(embedding, nn.Parameter):
+        nn.init.trunc_normal_(embedding, std=position_std, a=-2 * position_std, b=2 * position_std)
     return model
 
 

@@ -20,7 +20,12 @@ def forward_with_map(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def forward_with_maps(model: nn.Module, images: Tensor, blocks: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-    """`forward_with_map` for several blocks, "first" or "last": logits and a map for each of `blocks`."""
+    """`forward_with_map` for several blocks, "first" or "last": logits and a map for each of `blocks`.
+
+    Without any block, the model's plain pass, which every timm model has.
+    """
+    if not blocks:
+        return model(images), []
     indices = [block_index(model, block) for block in blocks]
     taken = sorted({*indices, block_index(model, "last")})  # the tokens after the last block make the logits
     tokens, found = model.forward_intermediates(images, indices=taken)  # type: ignore[operator]

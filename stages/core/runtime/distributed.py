@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ RESTARTS = 3  # of all workers, when one is killed
 START_METHOD = "spawn"  # of workers: CUDA cannot be used in a fork
 WATCH_S = 0.1  # between two looks at whether to stop the workers
 GRACE_S = 10.0  # for the other workers, when one has ended; then they are asked to end, and then killed
+ANNOUNCED_S = 5.0  # of waiting for other processes, before a line says so
 CLAIM_S = 5.0  # between two tries to claim devices
 _held: list[IO[str]] = []  # lock files of claimed devices, open until the process ends
 
@@ -122,6 +124,7 @@ def launch(entry: Callable[..., None], *arguments: Any) -> None:
     Raises:
         UserError: a worker raised one, or workers keep dying.
     """
+    _check_rendezvous()
     _adopt_slurm()
     if "RANK" not in os.environ and (wanted := machine.gpus()):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -234,6 +237,39 @@ def _worker(fault: Path, entry: Callable[..., None], *arguments: Any) -> None:
         sys.exit(1)
 
 
+def _check_rendezvous() -> None:
+    """Refuse what torchrun, srun or a job script left half set.
+
+    Raises:
+        UserError: a variable is not a number, or one that goes with it is missing.
+    """
+    numbers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    given = {name: os.environ[name] for name in numbers if name in os.environ}
+    for name, value in given.items():
+        if not value.isdecimal():
+            raise UserError(f"{name}={value} is not a number; unset it, or start several processes by torchrun or srun")
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if (int(given.get("WORLD_SIZE", "1")) > 1 and missing) or ("RANK" in given and "WORLD_SIZE" not in given):
+        found = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise UserError(f"{found} is set, but not {', '.join(missing)}; start by torchrun or srun, or unset it")
+
+
+@contextmanager
+def _waiting_said(size: int) -> Iterator[None]:
+    """Say for how many processes this one waits, and where, if they have not come within seconds."""
+    place = f"host {os.environ.get('MASTER_ADDR')}, port {os.environ.get('MASTER_PORT')}"
+    said = f"waits until all of {size} processes have started ({place})"
+    timer = threading.Timer(ANNOUNCED_S, print, [said], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (dist.DistError, ValueError) as error:
+        raise UserError(f"{size} processes do not come together ({place}): {str(error).splitlines()[0]}") from None
+    finally:
+        timer.cancel()
+
+
 def _adopt_slurm() -> None:
     """Set torch.distributed's environment variables from those of a SLURM step of several tasks."""
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
@@ -293,7 +329,8 @@ def joined() -> Iterator[World]:
         yield World(0, 1, device)
         return
     machine.share_cores(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    with _waiting_said(size):
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     control: Any = None
     if device.type == "cuda":
         control = dist.new_group(backend="gloo")

@@ -10,9 +10,9 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from stages.core.models.suitability import DROP_PATH_CALLS
 from stages.core.train.sampler import EpochSampler
 
-CALLS = 2  # the most often that a block of timm uses one DropPath in a forward pass: after attention and after the MLP
 DOMAIN = 0xD409  # keeps these draws apart from others of the same seed and number
 
 
@@ -72,7 +72,7 @@ class DropPathMasks:
 
     def _draw(self, step: int) -> Tensor:
         sampler, device = self.sampler, self.sampler.world.device
-        shape = len(self.paths), CALLS, sampler.batch
+        shape = len(self.paths), DROP_PATH_CALLS, sampler.batch
         uniform = np.random.default_rng((self.seed, step, DOMAIN)).random(shape, dtype=np.float32)
         factors = torch.from_numpy(uniform[..., sampler.part.start : sampler.part.stop].copy())
         for path, own in zip(self.paths, factors, strict=True):
