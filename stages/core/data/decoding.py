@@ -31,6 +31,9 @@ def decode(content: bytes, name: str) -> Image.Image:
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode in ("I", "F"):
                 raise ValueError("32-bit pixels of no known range; convert it to 8 bits")
+            if image.mode == "RGB":
+                image.load()
+                return image  # `convert` would copy it
             return image.convert("RGB")
     except MemoryError:
         raise
