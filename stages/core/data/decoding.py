@@ -91,6 +91,9 @@ def _white(image: Image.Image) -> int | None:
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
     white = _white(image)
+    if image.mode == "RGB":
+        image.load()
+        return image  # `convert` would copy it
     if white is None or not image.mode.startswith("I"):
         return image.convert("RGB")
     values = np.asarray(image).astype(np.uint32)

@@ -19,7 +19,9 @@ from torch import Tensor
 HELD = 2**15  # logits of a program, over all heads: 128 KiB in float32, half of the registers of a multiprocessor
 KEYS = 64  # in a tile where they do not fit at once: one instruction's rows on the tensor cores
 LEAST_ROWS = 16  # of an operand of tl.dot
-WARPS = 8  # with which a thread has 128 of its 255 registers for the logits
+WARPS = (
+    8  # a thread then holds 128 logits in its 255 registers: CaiT-S24's program spills none on sm_90 (Triton 3.6, 3.8)
+)
 STAGES = 2  # a head is loaded while the one before is computed
 
 
@@ -36,7 +38,7 @@ def talking_heads(qkv: Tensor, before: Tensor, after: Tensor, bias: Tensor, scal
     Operands of matrix products have the type of `qkv`, so that A is rounded to it; all else is float32.
 
     Args:
-        qkv: [images, tokens, 3 × channels], contiguous: queries, keys and values of head 0, head 1, …
+        qkv: [images, tokens, 3 × channels]: the queries of all heads side by side, then their keys, then their values.
         before, after: [heads, heads].
         bias: [heads].
         scale: of the scores.
@@ -70,12 +72,13 @@ def program(heads: int, tokens: int, width: int) -> tuple[Any, dict[str, int]]:
         heads, tokens: of an image.
         width: channels of a head.
     """
-    held, padded = triton.next_power_of_2(heads), triton.next_power_of_2(tokens)
+    padded = triton.next_power_of_2(tokens)
     kernel, keys = _attend, max(KEYS, padded)
-    rows = HELD // (held * keys)
-    if rows < LEAST_ROWS:
+    held = HELD // triton.next_power_of_2(heads)
+    if held // keys < LEAST_ROWS:
         kernel, keys = _attend_by_tiles, KEYS
-        rows = max(LEAST_ROWS, HELD // 2 // (held * keys))  # the other half is for the outputs
+        held //= 2  # the other half is for the outputs
+    rows = max(LEAST_ROWS, min(held // keys, padded))
     sizes = {"HEADS": heads, "WIDTH": width, "PADDED": max(16, triton.next_power_of_2(width))}
     return kernel, {**sizes, "ROWS": rows, "KEYS": keys}
 

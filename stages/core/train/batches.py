@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import auto_augment, create_transform, resolve_model_data_config
-from timm.data.loader import PrefetchLoader, fast_collate
+from timm.data.loader import PrefetchLoader
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
+from torchvision.transforms import Compose
 
 from stages.core.data.batches import Batch, Images
 from stages.core.data.image_list import ImageList
@@ -23,11 +24,19 @@ class AugmentedImages(Images):
     """The images of one split under a random training transform; keys are (seed, epoch, index, repeat).
 
     Every random choice is a function of the key alone: it does not depend on the loading process, on the images before
-    it, or on an interruption of training.
+    it, or on an interruption of training. The last image is kept decoded for its next repeats, which follow in the same
+    batch but where a batch ends between them.
     """
 
+    def __init__(self, images: ImageList, transform: Any) -> None:
+        super().__init__(images, transform)
+        self.decoded: dict[int, tuple[Image.Image, int]] = {}  # the last image and its label, by its index
+
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:  # type: ignore[override]
-        image, label = self.images.sample(key[2])
+        index = key[2]
+        if index not in self.decoded:
+            self.decoded = {index: self.images.sample(index)}
+        image, label = self.decoded[index]
         in_training_process = get_worker_info() is None  # its random state must not change by loading
         if in_training_process:
             draws = random.getstate(), torch.get_rng_state()
@@ -39,6 +48,16 @@ class AugmentedImages(Images):
             random.setstate(draws[0])
             torch.set_rng_state(draws[1])
         return augmented, label
+
+
+def to_planes(image: Image.Image) -> Tensor:
+    """An RGB image as 8-bit planes [3, height, width].
+
+    Pillow writes each plane in one pass over the pixels; torchvision's `pil_to_tensor` leaves the colours side by side,
+    and copying them into a batch, value by value, takes longer than all of this.
+    """
+    planes = bytearray().join(image.tobytes("raw", band) for band in image.getbands())
+    return torch.frombuffer(planes, dtype=torch.uint8).view(-1, image.height, image.width)
 
 
 def default_generator(device: torch.device) -> torch.Generator:
@@ -106,12 +125,11 @@ class TrainingBatches:
         device = sampler.world.device
         options = dict(augment)
         erasing = options.pop("random_erasing")
-        transform = create_transform(config["input_size"], is_training=True, use_prefetcher=True, **options)
+        *steps, _ = create_transform(config["input_size"], is_training=True, separate=True, **options)
         loader = Loader(
-            AugmentedImages(images, transform),
+            AugmentedImages(images, Compose([*steps, to_planes])),
             workers=workers,
             batch_sampler=sampler,
-            collate_fn=fast_collate,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # by default each epoch would draw from the model's random state
