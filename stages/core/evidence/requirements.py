@@ -75,6 +75,8 @@ def _not_imagenet(claim: Claim, results: Results) -> str | None:
 
 def _other_images(claim: Claim, results: Results) -> str | None:
     """Accuracies are of all images: those that were trained on, and those of the validation."""
+    if not results.runs:
+        return "no student was trained"
     other = []
     for part in ("train", "val"):
         found, count = results.data.get(part, {}).get("images", 0), claim.paper["data"][f"{part}_images"]
