@@ -1,14 +1,3 @@
 """timm models: students by surgery, teachers and backbones with their weights, saved and loaded as folders."""
 
-__all__ = [
-    "backbones",
-    "blocks",
-    "cards",
-    "copying",
-    "cost",
-    "folders",
-    "normalization",
-    "released",
-    "students",
-    "talking_heads",
-]
+__all__ = ["backbones", "blocks", "cards", "copying", "cost", "folders", "normalization", "students", "talking_heads"]
