@@ -3,7 +3,7 @@
 `convert` writes a folder that timm opens. `evaluate` measures top-1 on the validation images of DATA_ROOT by the
 authors' own evaluation transform (the middle 224 of 256 pixels, bicubic) in float32, of files or of what the authors
 keep on the hub, without any training. Where the images are ImageNet's by their names, what Lift and WideLast reach is
-recorded, and the audit judges the published accuracies by it. `stages.core.models.released` says how a file is told.
+recorded, and the audit judges the published accuracies by it. `stages.tools.released_students` says how a file is told.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from stages.core.evidence.register import read_published
 from stages.core.evidence.requirements import STRATEGY_ARGUMENTS, STUDENT_ARGUMENTS
 from stages.core.models import folders
 from stages.core.models.backbones import check_imagenet_order
-from stages.core.models.released import Student, student
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.evaluation import evaluate_together
 from stages.cost import STUDENTS
 from stages.paths import REFERENCE, RELEASED
+from stages.tools.released_students import Student, student
 
 HUB = "hub"  # in the place of a file: what the authors keep there
 REPOSITORY, FILES = "Huiyuancs/Encoding_Mismatch", ("*.pth", "*.pt")  # where that is, and which files are students

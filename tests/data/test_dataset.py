@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shutil
 from collections import Counter
@@ -12,7 +13,16 @@ from stages.core.data import listing
 from stages.core.data.digits import export_digits
 from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
-from stages.core.data.splits import analysis_sample, check_copies, check_splits, describe, digest, labels, read_index
+from stages.core.data.splits import (
+    analysis_sample,
+    check_copies,
+    check_splits,
+    describe,
+    digest,
+    labels,
+    name_digests,
+    read_index,
+)
 
 DIGITS = {"train_split": "train", "val_split": "val", "val_images": 450}
 
@@ -282,6 +292,20 @@ def test_description_counts_images_and_bytes(tree):
     assert found["images"] == 11
     assert found["bytes"] == sum(path.stat().st_size for path in (tree / "train").rglob("*.png"))
     assert found["images_per_class"] == {"min": 3, "max": 4}
+
+
+def test_names_are_known_wherever_the_files_lie_and_whatever_classes_are_called(tree, tmp_path):
+    found = name_digests(scan(tree / "train"))
+    firsts = b"000.png\n" * 3
+    assert found["first_of_class_sha256"] == hashlib.sha256(firsts).hexdigest()
+    assert found["names_sha256"] == hashlib.sha256(b"".join(b"%03d.png\n" % (i // 3) for i in range(12))).hexdigest()
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(tree / "train", moved)
+    for old, new in (("ant", "0"), ("bee", "1"), ("cat", "2")):
+        (moved / old).rename(moved / new)
+    assert name_digests(scan(moved)) == found
+    (moved / "2/000.png").rename(moved / "2/9.png")  # 001.png is now the first
+    assert not {*name_digests(scan(moved)).values()} & {*found.values()}
 
 
 def test_index_gives_files_and_labels(tree, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -26,11 +27,12 @@ from reproduction import (
 
 from stages.core.analysis import sep
 from stages.core.analysis.energy import shares
+from stages.core.base.errors import UserError
 from stages.core.base.files import names_digest
 from stages.core.evidence.claims import CONTROLS
 from stages.core.evidence.register import expand
 from stages.core.evidence.requirements import images_of_the_figure
-from stages.core.evidence.results import Results
+from stages.core.evidence.results import Results, read_results
 from stages.core.evidence.scales import (
     ELSEWHERE,
     NOT_MEASURED,
@@ -337,3 +339,19 @@ def test_every_claim_is_judged_where_its_requirements_say():
         assert list(found) == [where for where in WORDS if where in found] != []  # the nearest first
         assert (SAMPLE in found) == ("sample" in claim.requires)
         assert (PAPER in found) != (claim.family == CONTROLS)
+
+
+def test_a_reproduction_of_analyses_alone_is_judged(tmp_path):
+    results = another_sample()
+    for name, of in results.analyses.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(of))
+    (tmp_path / "data.json").write_text(json.dumps(results.data))
+    found = read_results(tmp_path, tmp_path / "data.json")
+    verdicts = {claim.id: judge(claim, found) for claim in CLAIMS.values()}
+    assert {verdicts[claim.id]["verdict"] for claim in OF_TINY} == {CONSISTENT}
+    trained = [verdicts[claim.id] for claim in CLAIMS.values() if "training" in (*claim.requires, *claim.elsewhere)]
+    assert {verdict["verdict"] for verdict in trained} == {NOT_MEASURED}
+    assert verdicts["cost_flops/lift/flops"]["reason"] == "the students' parameters and operations were not counted"
+    (tmp_path / "svd.json").unlink()
+    with pytest.raises(UserError, match=r"runs\.csv and .*svd\.json are missing; run `dvc repro summarize`"):
+        read_results(tmp_path, tmp_path / "data.json")

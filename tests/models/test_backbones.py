@@ -451,7 +451,7 @@ def test_features_are_the_patch_tokens_that_leave_each_block(family, layerwise, 
     assert record["input_size"] == [3, size, size] and record["weights"] == "random"
     told = store.describe(tmp_path)
     assert (told["images"], told["tokens"], told["channels"]) == plain[last].shape
-    assert told["source"] == "WEIGHTS/mine.safetensors"
+    assert told["source"] == "WEIGHTS/mine.safetensors" and "sha256" in told
 
 
 def test_a_model_without_intermediate_maps_is_refused(tmp_path):

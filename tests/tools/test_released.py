@@ -24,10 +24,10 @@ from stages.core.base.errors import UserError
 from stages.core.base.files import sha256
 from stages.core.data.splits import name_digests
 from stages.core.evidence.register import read_published
-from stages.core.models.released import Student
 from stages.paths import REFERENCE, RELEASED
 from stages.tools import released
 from stages.tools.released import convert
+from stages.tools.released_students import Student
 
 SMALL = {"width": 64, "wide": 128, "depth": 2, "image": 32, "patch": 16, "classes": 5}
 PAPER = {"width": 192, "wide": 384, "depth": 12, "image": 224, "patch": 16, "classes": 1000}

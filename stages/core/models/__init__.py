@@ -10,7 +10,6 @@ __all__ = [
     "lift",
     "maps",
     "normalization",
-    "released",
     "students",
     "suitability",
     "talking_heads",
