@@ -19,7 +19,7 @@ from stages.core.runtime.distributed import World
 from stages.core.train import group
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.jobs import Job, check_images, check_together
+from stages.core.train.jobs import Job, check_batch_norm, check_images, check_together
 from stages.core.train.loop import fit_together
 from stages.core.train.optimization import Optimization
 from stages.core.train.sampler import EpochSampler
@@ -299,6 +299,16 @@ def jobs(tmp_path, make_student):
         return Job(name, create, tmp_path, Objective(**NONE), 0, identity | changes, [], "stages.train", "")
 
     return make("a", "baseline"), make
+
+
+@pytest.mark.parametrize("machine", [{"pieces": 2, "processes": 1}, {"pieces": 1, "processes": 2}])
+def test_batch_normalisation_sees_whole_batches_or_training_is_refused(jobs, make_student, machine):
+    first, _ = jobs
+    normalised = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    check_batch_norm(first, make_student("baseline"), **machine)
+    check_batch_norm(first, normalised, pieces=1, processes=1)
+    with pytest.raises(UserError, match=r"^a: its BatchNorm normalises over what a process takes at a time"):
+        check_batch_norm(first, normalised, **machine)
 
 
 def test_only_runs_of_the_same_images_and_teacher_are_trained_together(jobs, make_student):

@@ -24,7 +24,7 @@ from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.evaluation import DivergedError, FinalEvaluation, check_finite, evaluate_together
 from stages.core.train.group import all_failures
-from stages.core.train.jobs import Job, check_images, check_together
+from stages.core.train.jobs import Job, check_batch_norm, check_images, check_together
 from stages.core.train.loop import fit_together
 from stages.core.train.optimization import Optimization
 from stages.core.train.outputs import LIVE, keeper, live_log, write_run
@@ -195,6 +195,8 @@ def fit_side_by_side(
     seed = jobs[0].seed
     training = training_batches(train_images, models[0], recipe, seed=seed, world=world)
     sampler = training.sampler
+    for job, model in zip(jobs, models, strict=True):
+        check_batch_norm(job, model, pieces=sampler.pieces, processes=world.size)
     validation = evaluation_batches(val_images, models[0], batch=sampler.piece, workers=machine.workers(), world=world)
     tasks = lessons.tasks(jobs, models, train_images, sampler)
     passes = recipe.epochs * sampler.steps * sampler.pieces  # forward and backward

@@ -7,6 +7,7 @@ from typing import Any
 
 from timm.data import resolve_model_data_config
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stages.core.base.errors import UserError
 from stages.core.config.schema import Objective
@@ -78,6 +79,25 @@ def check_images(jobs: Sequence[Job], models: Sequence[nn.Module]) -> None:
     for job, model in zip(jobs, models, strict=True):
         different = differing(first, resolve_model_data_config(model))
         _refuse(jobs[0], job, [f"its model's {key}" for key in different])
+
+
+def check_batch_norm(job: Job, model: nn.Module, *, pieces: int, processes: int) -> None:
+    """Check that a model's BatchNorm sees whole batches, so that the machine changes no result.
+
+    Args:
+        job: of the model.
+        model: to train.
+        pieces: in which a process takes its part of a batch.
+        processes: that share a batch.
+
+    Raises:
+        UserError: it would normalise over a part of the batch.
+    """
+    if pieces * processes > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise UserError(
+            f"{job.run}: its BatchNorm normalises over what a process takes at a time, so that the result would depend "
+            "on the machine; set PROCESSES=1 and unset DEVICE_BATCH, or choose a model with another norm"
+        )
 
 
 def _refuse(first: Job, job: Job, different: Sequence[str]) -> None:
