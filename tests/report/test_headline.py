@@ -164,11 +164,14 @@ def test_equal_results_give_equal_bytes(results, tmp_path):
     assert files[0] == files[1] and set(files[0]) == {"headline_dark.svg", "headline_dark.png"}
 
 
-def test_the_last_recorded_study_is_shown(committed, tmp_path):
+def test_the_last_recorded_study_with_students_is_shown(committed, tmp_path):
     results, manifest = committed / "reports/results", committed / "reports/data.json"
     assert headline.source(results, manifest, []) == (results, manifest, "current run")
-    dates = {"b": "2026-02-01", "a": "2026-03-01", "c": "2026-01-01"}
+    dates = {"b": "2026-02-01", "a": "2026-03-01", "c": "2026-01-01", "backbones": "2026-04-01"}
     studies = [Study(name, tmp_path / name, {"date": date}) for name, date in dates.items()]
+    for study in studies[:-1]:
+        study.results.mkdir(parents=True)
+        (study.results / "runs.csv").touch()
     assert headline.source(results, manifest, studies) == (studies[1].results, studies[1].data, "study a")
     face, images = headline.face(results, manifest, "study a"), read_json(results / "svd.json")["teacher"]["images"]
     seeds = read_table(results / "runs.csv")["seed"].nunique()

@@ -22,6 +22,7 @@ from stages.core.runtime.distributed import World, joined, launch
 from stages.core.train import fitting, outputs
 from stages.paths import COST, PARAMS
 
+ROOT = Path(__file__).resolve().parents[2]
 STRATEGIES = ("baseline", "lift", "widen", "uniform", "half", "copy", "widen_linear")  # one of each kind
 # One of each class; the last has a projector where widths differ, and statistics of the teacher.
 OBJECTIVES = ("none", "mse", "softkd", "softkd_spectral", "balanced_mse")

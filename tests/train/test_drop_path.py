@@ -7,8 +7,9 @@ import torch
 from timm.layers import DropPath
 from torch._dynamo.testing import CompileCounter
 
+from stages.core.models.suitability import DROP_PATH_CALLS
 from stages.core.runtime.distributed import World
-from stages.core.train.drop_path import CALLS, DropPathMasks, KeyedDropPath
+from stages.core.train.drop_path import DropPathMasks, KeyedDropPath
 from stages.core.train.sampler import EpochSampler
 
 CPU = torch.device("cpu")
@@ -79,7 +80,7 @@ def test_a_share_of_the_paths_is_dropped_and_the_mean_is_kept_as_timms(probabili
     timms = DropPath(probability, scale_by_keep=scale).train()(ones)
     seen = []
     for path in model:
-        for _ in range(CALLS):
+        for _ in range(DROP_PATH_CALLS):
             kept = path(ones)
             assert torch.equal(kept.unique(), timms.unique())
             assert (kept == kept[:, :1, :1]).all()
