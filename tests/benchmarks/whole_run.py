@@ -1,9 +1,9 @@
 """How long a default run takes, and how much of it is training: python tests/benchmarks/whole_run.py --out FILE.
 
 Runs `dvc repro` in a fresh clone of the last commit, without a cache and then with nothing changed. Then runs `teach`
-and one `train` of the default parameters as DVC does, each in a process of its own in an empty folder, and compares the
-duration of the process with the time that it reports for its training steps. Machines differ by a factor of two and
-more, so that the whole is told in units of `python -c "import timm"`, too.
+and one student of `train` with the default parameters as DVC does, each in a process of its own in an empty folder, and
+compares the duration of the process with the time that it reports for its training steps. Machines differ by a factor
+of two and more, so that the whole is told in units of `python -c "import timm"`, too.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from stages.core.config import params, schema
 from stages.core.train.outputs import SPEED
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = ("widen", "mse", 0)
+RUN = Run("widen", "mse", 0)
 
 
 def timed(folder: Path, stage: str, *arguments: str) -> float:
@@ -89,7 +89,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--folder", type=Path, help="where to work; the clone with its results stays there")
     asked = parser.parse_args()
-    strategy, objective, seed = RUN
     taken: dict[str, dict[str, list[float]]] = {}
     with nullcontext(asked.folder) if asked.folder else tempfile.TemporaryDirectory() as made:
         whole = repro(Path(made) / "clone")
@@ -100,11 +99,11 @@ def main() -> None:
         assert composed.teacher.recipe is not None
         timed(folder, "prepare")
         images = read_json(folder / "reports/data.json")["train"]["images"]
-        options = ("--strategy", strategy, "--objective", objective, "--seed", str(seed))
+        options = ("--seed", str(RUN.seed), "--only", RUN.name)
         for _ in range(asked.rounds):
             for stage, arguments, run, recipe in (
                 ("teach", (), "teach", composed.teacher.recipe),
-                ("train", options, Run(*RUN).name, composed.recipe),
+                ("train", options, RUN.name, composed.recipe),
             ):
                 seconds = timed(folder, stage, *arguments)
                 steps = stepping(folder, run, recipe, images)
@@ -114,9 +113,7 @@ def main() -> None:
     measured: dict[str, Any] = {
         stage: {name: measuring.spread(values, 3) for name, values in found.items()} for stage, found in taken.items()
     }
-    measuring.save(
-        asked.out, "whole_run", {"profile": composed.profile, "run": "-".join(map(str, RUN)), **whole, **measured}
-    )
+    measuring.save(asked.out, "whole_run", {"profile": composed.profile, "run": RUN.name, **whole, **measured})
 
 
 if __name__ == "__main__":

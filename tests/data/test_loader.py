@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -129,7 +130,11 @@ def test_sigterm_ends_a_wait_without_end(monkeypatch):
     assert time.monotonic() - started < 30
 
 
-def test_loading_processes_end_when_their_parent_says_so_alone():
+def test_loading_processes_end_when_their_parent_says_so_alone(monkeypatch):
+    def start_a_thread(_):  # as torch does in a worker where its parent has computed: a signal may come to any thread
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
+    monkeypatch.setattr(torch, "set_num_threads", start_a_thread)
     batches = Loader(Numbers(), workers=1)
     given = iter(batches)
     next(given)

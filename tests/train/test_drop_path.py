@@ -7,7 +7,7 @@ import torch
 from timm.layers import DropPath
 from torch._dynamo.testing import CompileCounter
 
-from stages.core.models.suitability import DROP_PATH_CALLS
+from stages.core.models.blocks import DROP_PATH_CALLS
 from stages.core.runtime.distributed import World
 from stages.core.train.drop_path import DropPathMasks, KeyedDropPath
 from stages.core.train.sampler import EpochSampler

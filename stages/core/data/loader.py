@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from stages.core.base.errors import UserError
-from stages.core.runtime.stopping import STOPS, end_with_parent
+from stages.core.runtime.stopping import end_with_parent, stops_blocked
 
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps what processes share: locks and batches
 # What torch, multiprocessing and the system say of each cause.
@@ -54,8 +54,8 @@ class Loader(DataLoader[Any]):
         Raises:
             UserError: the workers cannot be started, or one died or cannot pass a batch on.
         """
-        with _waiting(self.num_workers, _workers(self._iterator)):
-            batches = super().__iter__()
+        with _waiting(self.num_workers, _workers(self._iterator)), stops_blocked():
+            batches = super().__iter__()  # torch starts a thread in a worker before `_start_worker` can block anything
         while True:
             with _waiting(self.num_workers, _workers(batches)):
                 batch = next(batches, None)
@@ -132,15 +132,14 @@ def _start_worker(_: int) -> None:
     """Prepare a loading process.
 
     It ends when its parent does or says so, not when a signal comes to the parent's whole group or to all processes of
-    a SLURM job, so that a training process that is asked to stop can save first.
+    a SLURM job, so that a training process that is asked to stop can save first: it was started with `STOPS` blocked.
     """
     os.setpgid(0, 0)
     end_with_parent(signal.SIGKILL)
-    for number in set(STOPS) - {signal.SIGTERM}:
-        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     # The queue's own hook for a batch that cannot be sent, which would print the error and drop the batch.
     multiprocessing.queues.Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from stages.core.base.errors import UserError
 
+DROP_PATH_CALLS = 2  # the most often that a block uses one DropPath in a forward pass: after attention, after the MLP
+
 
 @contextmanager
 def recorded_blocks(model: Any) -> Iterator[list[Tensor]]:

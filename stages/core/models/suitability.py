@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from stages.core.base.errors import UserError
 from stages.core.config.params import Params
 from stages.core.models import folders
-from stages.core.models.blocks import recorded_blocks
+from stages.core.models.blocks import DROP_PATH_CALLS, recorded_blocks
 from stages.core.models.copying import copy_blocks
 from stages.core.models.maps import forward_with_maps
 
-DROP_PATH_CALLS = 2  # the most often that a block uses one DropPath in a forward pass: after attention, after the MLP
 IMAGES = 2  # that models are shown
 BLOCKS = ("first", "last")
 

@@ -10,7 +10,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from stages.core.models.suitability import DROP_PATH_CALLS
+from stages.core.models.blocks import DROP_PATH_CALLS
 from stages.core.train.sampler import EpochSampler
 
 DOMAIN = 0xD409  # keeps these draws apart from others of the same seed and number
