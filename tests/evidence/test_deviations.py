@@ -8,7 +8,7 @@ import pytest
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
-from stages.core.evidence.deviations import Deviation, deviations, kind
+from stages.core.evidence.deviations import STEP, Deviation, _quantities, deviations, kind
 
 RUNS = {
     "run": ["a", "b"],
@@ -58,7 +58,8 @@ def test_rounding_is_what_other_kernels_cause(difference, measured, rounding):
         ("svd/teacher/blocks/3/dims_p99/95", "svd/blocks/dims_percentile"),
         ("energy/svd_p10", "energy/svd_percentile"),
         ("encoding/permuted_bandwidth_folded_50", "encoding/permuted_bandwidth_folded"),
-        ("rank/shared", "rank/shared"),
+        ("truncation/teacher/energy/shared/85", "truncation/energy"),
+        ("truncation/shared", "truncation/shared"),
         ("runs/top1", "runs/top1"),
     ],
 )
@@ -91,6 +92,12 @@ def test_where_a_curve_is_largest_is_not_compared(write):
         json.dumps({"teacher": gap["teacher"] | {"largest_gap": -0.01, "largest_gap_at": 0.5}})
     )
     assert deviations(one, other) == []
+
+
+def test_bounds_are_of_quantities_that_there_are(committed):
+    """A bound by a name that a stage no longer writes would bind nothing."""
+    kinds = {kind(name) for path in (committed / "reports/results").iterdir() for name in _quantities(path)}
+    assert {*STEP, *read_json(committed / "reports/rounding.json")} <= kinds
 
 
 @pytest.fixture

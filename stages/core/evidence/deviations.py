@@ -26,15 +26,16 @@ MARGIN = 3.0  # times the measured difference: a few pairs of kernels do not sho
 # Tables made from runs.csv and encoding.csv alone, whose intervals and verdicts can come and go with one image.
 DERIVED = ("comparison.csv", "differences.csv", "controls.csv")
 # Where a curve that is compared itself is largest, or first reaches a level: one last digit can move that anywhere.
-PLACES = re.compile(r"(runs|teacher)/top1_best_epoch|sep/.*largest_gap(_at)?|rank/bases/.*")
+PLACES = re.compile(r"(runs|teacher)/top1_best_epoch|sep/.*largest_gap(_at)?|truncation/.*/bases/.*")
 # One of what a kind counts, in the default: a validation image, a dimension or frequency of one image, or of the mean
 # and standard deviation over the sample's 100, a bin of the folded spectrum, a permutation.
 STEPS = {
-    100 / 900: "curves/top1 curves/top5 rank/own rank/shared rank/top1 runs/top1 runs/top1_best runs/top5 teacher/top1 "
-    "teacher/top1_best teacher/top5",
+    100 / 900: "curves/top1 curves/top5 runs/top1 runs/top1_best runs/top5 teacher/top1 teacher/top1_best teacher/top5 "
+    "truncation/own truncation/shared truncation/top1",
     1.0: "backbones/dataset backbones/sep backbones/svd dims/pca dims/svd encoding/dataset encoding/dataset_global "
-    "encoding/svd pca/dims_global pca/dims_percentile pca/token_dims/percentile sep/dims svd/blocks/dims_percentile "
-    "svd/dims_percentile",
+    "encoding/svd pca/another_sample/high pca/another_sample/low pca/dims_global pca/dims_percentile "
+    "pca/token_dims/percentile sep/another_sample/high sep/another_sample/low sep/dims svd/another_sample/high "
+    "svd/another_sample/low svd/blocks/dims_percentile svd/dims_percentile",
     1 / 100: "encoding/svd_mean pca/dims_mean svd/blocks/dims_mean svd/dims_mean",
     1 / 10: "pca/dims_std svd/blocks/dims_std svd/dims_std",
     1 / 49: "encoding/bandwidth encoding/bandwidth_folded sep/bandwidth sep/gaussian_bandwidth "
@@ -43,14 +44,14 @@ STEPS = {
     1 / 1000: "sep/p_value",
 }
 STEP = {name: step for step, names in STEPS.items() for name in names.split()}
-PER_BACKBONE = ("svd", "pca", "sep", "rotation")  # files whose keys are backbones
+PER_BACKBONE = ("svd", "pca", "sep", "rotation", "truncation")  # files whose keys are backbones
 SIDES = {"observed", "gaussian", "folded", "leading", "fewest", "within", "across", "shared", "per_image", "union"}
 
 
 def kind(quantity: str) -> str:
     """What a quantity has in common with those that differ in backbone, block, level, percentile or null model."""
     file, *names = quantity.split("/")
-    if file in PER_BACKBONE:
+    if file in PER_BACKBONE and len(names) > 1:  # else a table's column
         names = names[1:]
     names = [re.sub(r"_\d+$", "", name) for name in names if not name.isdigit()]
     names = [re.sub(r"(^|_)(p\d+|median)$", r"\1percentile", name) for name in names]
