@@ -20,6 +20,7 @@ from stages.core.config.schema import Objective
 from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
 from stages.core.evidence.register import read_published, read_register
+from stages.core.evidence.scales import SAMPLE
 from stages.core.report.markup import DARK
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables import audit as audit_tables
@@ -66,6 +67,18 @@ def claims() -> str:
     return (
         f"{table(header, [[f'**{family}**', *(text or '' for text in rest)] for family, *rest in cells])}\n"
         f"Claims by verdict of the [audit](reports/reference/README.md). {' '.join(filter(None, notes))}\n"
+    )
+
+
+def sample() -> str:
+    """The paper's figures of backbones, beside those measured on another sample of the same kind."""
+    rows = audit_tables.of_another_sample(read_json(AUDIT))
+    if not rows:
+        return "No backbone of the paper was measured on such images yet.\n"
+    runs = {claim["run"] for claim in read_json(AUDIT)["claims"] if claim["where"] == SAMPLE}
+    from_ = ", ".join(f"[{name}]({(STUDIES / name).as_posix()})" for name in sorted(runs))
+    return (
+        f"{table(list(rows[0]), [list(row.values()) for row in rows])}\nOf one image of each ImageNet class: {from_}.\n"
     )
 
 
@@ -231,6 +244,7 @@ def promises() -> str:
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {
     "figure": (README, figure),
     "claims": (README, claims),
+    "sample": (README, sample),
     "time": (README, time),
     "study": (README, study),
     "results": (REPORTS / "README.md", results),

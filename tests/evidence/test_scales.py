@@ -109,6 +109,28 @@ def test_another_sample_is_consistent_within_its_interval_and_inconsistent_beyon
     assert verdicts["svd/ViT-Tiny/svd/99"] == INCONSISTENT
 
 
+def test_published_figures_stand_beside_those_of_another_sample():
+    def claim(name, published, measured, interval, where=SAMPLE):
+        verdict = CONSISTENT if where == SAMPLE and interval[0] <= published <= interval[1] else INCONSISTENT
+        keys = {"id": name, "where": where, "published": published, "measured": measured, "interval": interval}
+        return {**keys, "verdict": verdict}
+
+    audit = {
+        "claims": [
+            claim("svd/ViT-Tiny/svd/80", 1, 1, [1, 1]),
+            claim("svd/ViT-Tiny/svd/95", 7, 9, [8, 10]),
+            claim("sep/ViT-Tiny/50", 97, 97, [97, 97]),
+            claim("svd/CaiT-S24/svd/80", 30, 30, [29, 31], where=PAPER),
+        ]
+    }
+    first, second = tables_audit.of_another_sample(audit)
+    assert list(first.values()) == [
+        *("ViT-Tiny", "dims of one image, 99th percentile: 80, 95 %", "1, 7", "1, 9", "1–1, 8–10"),
+        f"1 {CONSISTENT}, 1 {INCONSISTENT}",
+    ]
+    assert list(second.values())[1:3] == ["dims of SEP: 50 %", "97"]
+
+
 def test_a_sample_is_of_the_same_kind_by_its_classes_and_needs_an_interval():
     claim, results = OF_TINY[0], another_sample()
     of = results.analyses["svd"][claim.backbone["timm"]]

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from stages.core.evidence.claims import CONTROLS, FAMILIES
-from stages.core.evidence.scales import LEADS, NOT_MEASURED, PAPER, WORDS, counted, counts, rank, sentence
+from stages.core.evidence.scales import LEADS, NOT_MEASURED, PAPER, SAMPLE, WORDS, counted, counts, rank, sentence
 from stages.core.report.markup import Badge, Facet, Lines, Link
 from stages.core.report.tables.findings import claimed, measured
 
@@ -116,6 +116,29 @@ def families(audit: Mapping[str, Any], published: Mapping[str, Any], page: str |
         unmeasured_ones = _counted({NOT_MEASURED: of[NOT_MEASURED]}, family, NO_RUN, page)
         rows.append({"family": family, "the paper says": texts[family], **cells, NOT_MEASURED: unmeasured_ones})
     return rows
+
+
+def of_another_sample(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Published figures of backbones beside those of another sample of the same kind, by backbone and analysis."""
+    bases = {"svd": "dims of one image, 99th percentile", "pca": "dims of a shared basis", "sep": "dims of SEP"}
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for claim in audit["claims"]:
+        analysis, *place = claim["id"].split("/")  # svd/BACKBONE/BASIS/LEVEL, sep/BACKBONE/LEVEL
+        if claim["where"] == SAMPLE and analysis in bases and claim["interval"]:
+            groups.setdefault((place[0], analysis), []).append(claim)
+    return [
+        {
+            "backbone": backbone,
+            "": f"{bases[analysis]}: {', '.join(claim['id'].rpartition('/')[2] for claim in claims)} %",
+            "published": ", ".join(f"{claim['published']:g}" for claim in claims),
+            "measured": ", ".join(f"{claim['measured']:g}" for claim in claims),
+            "95 of 100 samples": ", ".join("–".join(f"{end:g}" for end in claim["interval"]) for claim in claims),
+            "verdicts": ", ".join(
+                counted(count, word) for word, count in Counter(claim["verdict"] for claim in claims).items()
+            ),
+        }
+        for (backbone, analysis), claims in groups.items()
+    ]
 
 
 def _counted(of: Mapping[str, int], family: str, where: str, page: str | None) -> list[Link] | str | None:
