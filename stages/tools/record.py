@@ -61,7 +61,7 @@ def commit() -> str:
     files = {one["path"] for stage in stages for kind in ("deps", "outs") for one in stage.get(kind, [])}
     # `python -m` imports modules that lie here in the place of installed ones.
     files |= {"dvc.yaml", *map(str, (LOCK, PARAMS, REPORTS, *Path().glob("*.py"), *Path().glob("*/__init__.py")))}
-    changed = output_of("git", "status", "--porcelain", "--", *sorted(files)).splitlines()
+    changed = output_of("git", "status", "--porcelain", "--untracked-files=all", "--", *sorted(files)).splitlines()
     if changed := [line for line in changed if not line.endswith(".md")]:
         shown = ", ".join(line[3:] for line in changed[:5]) + (", …" if len(changed) > 5 else "")
         raise UserError(f"there are uncommitted changes ({shown}); commit them first")

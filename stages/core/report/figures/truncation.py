@@ -41,9 +41,9 @@ def accuracy_by_dims(curves: pd.DataFrame, of: Mapping[str, Any]) -> tuple[Figur
     ticks = curve["dims"].tolist()[::-2]  # every second, all of them among these
     panel.set_xticks(ticks, [str(d) for d in ticks], minor=False)
     panel.minorticks_off()
-    panel.set_ylim(bottom=0)
+    panel.set_ylim(0, 1.09 * max(of["top1"], *(curve[basis].max() for basis in BASES)))  # the label is within
     panel.set(xlabel="dimensions that every token keeps", ylabel="top-1 on the validation images, %")
-    panel.set_title(f"{backbone_name(of)}: dims that accuracy needs")
+    panel.set_title(f"{backbone_name(of)}: top-1 by kept dims")
     panel.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")  # a dotted line may pass behind
     kept = "; ".join(
         f"{name}: "
