@@ -2,15 +2,19 @@
 
 from stages import messages
 from stages.core.base.errors import UserError, run
-from stages.core.base.files import prune, write_text
+from stages.core.base.files import atomic_folder, prune, write_json, write_text
 from stages.core.base.names import TEACHER
 from stages.core.config import params
-from stages.paths import CHECKED, PARAMS, TRAIN
+from stages.paths import CHECK, CHECKED, PARAMS, TRAIN
 from stages.plan import planned
 
 
 def main() -> None:
-    """Check the parameters, and write the marker that the first stages depend on; its content never changes."""
+    """Check the parameters, and write the marker that the first stages depend on; its content never changes.
+
+    What `train` reads of each student goes into a file per seed, on which it depends: DVC could record no less than all
+    strategies and objectives, again for each seed, and would train a seed when one changes that is none of its own.
+    """
     settings = params.load(PARAMS)
     analysis, runs = settings.analysis, settings.grid.runs
     if settings.plan != planned(analysis.backbones, analysis.layerwise, analysis.classifiers, runs):
@@ -30,6 +34,11 @@ def main() -> None:
 
         suitability.check_models(settings)
     prune(TRAIN, list(runs))  # seeds that params no longer name
+    CHECK.parent.mkdir(exist_ok=True)
+    with atomic_folder(CHECK) as folder:
+        for seed in runs:
+            students = settings.grid.of_seed(int(seed))
+            write_json(folder / f"{seed}.json", {one.name: settings.decided(one) for one in students})
     write_text(CHECKED, "params.yaml is valid\n")
     count = len(settings.grid.listed())
     found = f"{messages.counted(count, 'run')}, {messages.counted(len(analysis.backbones), 'backbone')}"

@@ -7,6 +7,7 @@ from stages.core.base.names import Run
 PARAMS = Path("params.yaml")
 
 ARTIFACTS = Path("artifacts")
+CHECK = ARTIFACTS / "check"  # one file per seed
 PREPARE = ARTIFACTS / "prepare"
 TEACH = ARTIFACTS / "teach"
 WEIGHTS = ARTIFACTS / "weights"  # one file per timm model

@@ -79,9 +79,7 @@ def train_runs(settings: params.Params, runs: Sequence[Run], world: distributed.
 
 def job(settings: params.Params, one: Run, distillation: Distillation) -> Job:
     """A student that is to learn from a teacher, and what decides its result."""
-    data, objective = settings.dataset, settings.objective.definitions[one.objective]
-    architecture, model_args = settings.student.model(one.strategy, settings.teacher)
-    copies = settings.student.strategies[one.strategy].copies_teacher
+    objective, decided = settings.objective.definitions[one.objective], settings.decided(one)
     return Job(
         run=one.name,
         create=partial(create, settings, one, distillation),
@@ -89,18 +87,16 @@ def job(settings: params.Params, one: Run, distillation: Distillation) -> Job:
         objective=objective,
         seed=one.seed,
         identity={
-            "student": [architecture, model_args],
-            "copies_teacher": copies,
-            "objective": objective.model_dump(),
+            **decided,  # what `check` writes for DVC
             "seed": one.seed,
             "recipe": settings.recipe.model_dump(),
-            "dataset": data.model_dump(),
+            "dataset": settings.dataset.model_dump(),
             "manifest": read_json(MANIFEST),
             "teacher": sha256(TEACH / "model.safetensors"),
         },
         modules=[
-            folders.module_of(architecture),
-            *(["stages.core.models.copying"] if copies else []),
+            folders.module_of(decided["student"][0]),
+            *(["stages.core.models.copying"] if decided["copies_teacher"] else []),
             *lessons.modules(objective),
         ],
         stage="stages.train",

@@ -16,28 +16,21 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.core.base.errors import StoppedError, UserError, run
-from stages.core.base.ownership import try_lock
 from stages.core.config import params
 from stages.core.runtime import machine
 from stages.paths import PARAMS, TEACH
 
-if TYPE_CHECKING:
-    from submitit import Job
-    from submitit.helpers import DelayedSubmission
-
-SAVE_S = 120  # that a job has to save before its time limit, unless that is more than half of the limit
+SAVE_S = 120  # that a job has to save before its time limit
 KILL_S = 600  # for SLURM to end what it has asked to stop; its KillWait is 30 s by default
-LIMITS = 1000  # how often a job may reach its time limit
-LOCAL_MINUTES = 10 * 365 * 24 * 60  # submitit wants a time limit on this machine, too
+UNLIMITED = 10**6  # how often a job may reach its time limit; on this machine, minutes until then
 POLL_S = 2.0  # between two looks at the jobs
 NOISE = ("submitit ", "srun: ", "slurmstepd")  # begin lines of a log that are not the stage's
 TERMINAL = {signal.SIGINT, signal.SIGHUP}  # what a terminal sends to all its processes
-ENDED = "{}_ended"  # the file that says that a job has ended well
 
 
 @dataclass
@@ -45,26 +38,18 @@ class Training:
     """A command of the stage `train` as submitit keeps and runs it: a child process, which can be asked to stop."""
 
     command: list[str]
-    process: "subprocess.Popen[bytes]" = field(init=False)
 
     def __call__(self) -> None:
-        """Run the command, and leave a file if it ends well; else end with its exit status."""
-        from submitit import JobEnvironment
-
-        job = JobEnvironment()
+        """Run the command, and end with its exit status unless that is 0: then alone submitit writes a result."""
         self.process = subprocess.Popen(self.command)
-        if job.cluster == "local":  # SLURM signals all processes of a job itself
-            signal.signal(signal.SIGTERM, lambda *_: self.process.terminate())
+        signal.signal(signal.SIGTERM, lambda *_: self.process.terminate())
         status = self.process.wait()
-        if status == os.EX_TEMPFAIL and job.cluster == "slurm":  # which ends this process, too, or queues the job again
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit passes over it
-            time.sleep(KILL_S)
+        if status == os.EX_TEMPFAIL and os.environ["SUBMITIT_EXECUTOR"] == "slurm":
+            time.sleep(KILL_S)  # SLURM has asked it to stop, and ends this process, too, or queues the job again
         if status:
             sys.exit(status if status > 0 else f"ended by {signal.Signals(-status).name}")
-        if job.global_rank == 0:
-            (job.paths.folder / ENDED.format(job.job_id)).touch()
 
-    def checkpoint(self) -> "DelayedSubmission":
+    def checkpoint(self) -> Any:
         """Let the command save and end; submitit queues what is returned."""
         from submitit.helpers import DelayedSubmission
 
@@ -77,11 +62,10 @@ class Training:
 
 def queued() -> dict[str, str] | None:
     """The states of this folder's jobs that SLURM has not ended, by the jobs' names; None if SLURM does not answer."""
-    command = ["squeue", "--me", "--noheader", "--format=%j|job %i: %T (%r)|%Z"]
+    command = ["squeue", "--me", "--noheader", "--format=%Z|%j|job %i: %T (%r)"]
     answer = subprocess.run(command, capture_output=True, text=True)
-    rows = [line.split("|", 2) for line in answer.stdout.splitlines()]
-    here = {name: state.removesuffix(" (None)") for name, state, folder in rows if folder == str(Path.cwd())}
-    return None if answer.returncode else here
+    rows = [line.rsplit("|", 2) for line in answer.stdout.replace(" (None)", "").splitlines()]
+    return None if answer.returncode else {name: state for folder, name, state in rows if folder == str(Path.cwd())}
 
 
 def _last_line(text: str) -> str:
@@ -89,15 +73,14 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else "nothing was printed"
 
 
-def follow(jobs: "dict[str, Job[Any]]", slurm: bool) -> None:
-    """Print the state and the last line of each job, by its name, whenever they change, until all have ended.
+def follow(jobs: dict[str, Any], slurm: bool) -> None:
+    """Print the state and the last line of each of submitit's jobs, by its name, until all have ended.
 
     Raises:
         UserError: jobs failed.
         StoppedError: a signal stopped this command, which stopped the local jobs.
     """
-    said: dict[str, str] = {}
-    failures, left, stopped = [], dict(jobs), False
+    left, said, failures, stopped = dict(jobs), dict.fromkeys(jobs, ""), [], False
     while left:
         time.sleep(POLL_S)
         if not slurm and not stopped and (stopped := bool(TERMINAL & signal.sigpending())):
@@ -106,18 +89,16 @@ def follow(jobs: "dict[str, Job[Any]]", slurm: bool) -> None:
         states = queued() if slurm else {name: "running" for name, job in left.items() if not job.done()}
         if states is None:
             continue
-        for name, job in list(left.items()):
-            log = job.paths.stdout
+        for name in [*left]:
+            log, result = left[name].paths.stdout, left[name].paths.result_pickle
             line = _last_line(log.read_text(encoding="utf-8", errors="replace") if log.is_file() else "")
-            if name not in states:
-                del left[name]
-                # Network file systems may hide a new file for a while, but not from who lists its folder.
-                if log.with_name(ENDED.format(job.job_id)) not in list(log.parent.iterdir()):
-                    failures.append(f"{name} {'stopped' if stopped else 'failed'}: {line} (all of it: {log})")
-                    continue
-            if said.get(name) != (now := f"{states.get(name, 'has ended')}: {line}"):
-                print(f"{name}: {now}", flush=True)
+            # Network file systems may hide a new file for a while, but not from who lists its folder.
+            if name not in states and result not in [*result.parent.iterdir()]:
+                failures.append(f"{name} {'stopped' if stopped else 'failed'}: {line} (all of it: {log})")
+            elif (now := f"{name}: {states.get(name, 'has ended')}: {line}") != said[name]:
+                print(now, flush=True)
                 said[name] = now
+        left = {name: job for name, job in left.items() if name in states}
     if failures:
         raise (StoppedError if stopped else UserError)("; ".join(failures))
 
@@ -129,9 +110,7 @@ def options() -> argparse.Namespace:
         UserError: it cannot be had.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, metavar="SEED", help="of grid.runs in params.yaml (default: all)"
-    )
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="of grid.runs (default: all)")
     parser.add_argument("--split", type=int, default=1, metavar="N", help="divide the students of a seed among N jobs")
     parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of each node for a job")
     parser.add_argument("--cpus", type=int, default=0, metavar="N", help="CPU cores of each node for a job")
@@ -141,7 +120,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--cluster", choices=["slurm", "local"], help="default: slurm where it is installed")
     parser.add_argument("--wait", action="store_true", help="show how the jobs get on until all have ended")
     given = parser.parse_args()
-    for option, least in (("split", 1), ("gpus", 0), ("cpus", 0), ("nodes", 1), ("hours", 0.01)):
+    for option, least in {"split": 1, "gpus": 0, "cpus": 0, "nodes": 1, "hours": 0.1}.items():
         if not getattr(given, option) >= least:
             raise UserError(f"--{option} {getattr(given, option)}: must be at least {least}")
     given.slurm = given.cluster != "local" and all(map(shutil.which, ("sbatch", "srun", "squeue")))
@@ -152,32 +131,29 @@ def options() -> argparse.Namespace:
     return given
 
 
-def commands(given: argparse.Namespace) -> dict[tuple[int, int], list[str]]:
-    """The command of each job, by the seed and the part of its students from 1.
+def commands(given: argparse.Namespace) -> dict[str, list[str]]:
+    """The command of each job by its name, which begins with the seed's: seed-0, or seed-0.1 of several.
 
     Raises:
         UserError: a seed has no students, or there is no teacher.
     """
-    words = [sys.executable, "-m", "stages.train"]
-    if not given.slurm:  # submitit hides the GPUs from local jobs
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        shown = ["-u", "CUDA_VISIBLE_DEVICES"] if visible is None else [f"CUDA_VISIBLE_DEVICES={visible}"]
-        words = ["env", *shown, *([f"GPUS={given.gpus}"] if given.gpus else []), *words]
-    runs = params.load(PARAMS).grid.listed()
-    found = {}
-    for seed in given.seeds or sorted({one.seed for one in runs}):
-        names = [one.name for one in runs if one.seed == seed]
-        if not names:
+    runs, found = params.load(PARAMS).grid.runs, {}
+    hidden = "CUDA_VISIBLE_DEVICES"  # by submitit from local jobs
+    shown = [f"{hidden}={os.environ[hidden]}"] if hidden in os.environ else []
+    here = ["env", "-u", hidden, *shown, *([f"GPUS={given.gpus}"] if given.gpus else [])]
+    for seed in map(str, given.seeds or runs):
+        if seed not in runs:
             raise UserError(f"--seeds {seed}: {PARAMS} has no student of this seed in grid.runs")
-        for part in range(parts := min(given.split, len(names))):
-            only = ["--only", *names[part::parts]] if parts > 1 else []
-            found[seed, part + 1] = [*words, "--seed", str(seed), *only]
+        for part in range(parts := min(given.split, len(runs[seed]))):
+            only = ["--only", *runs[seed][part::parts]] if parts > 1 else []
+            command = [sys.executable, "-m", "stages.train", "--seed", seed, *only]
+            found[f"seed-{seed}" + f".{part + 1}" * (parts > 1)] = command if given.slurm else here + command
     if not (TEACH / "model.safetensors").is_file():
         raise UserError("there is no teacher yet; make it with: dvc repro teach")
     return found
 
 
-def submitted(given: argparse.Namespace, name: str, command: list[str], folder: Path) -> "Job[Any]":
+def submitted(given: argparse.Namespace, name: str, command: list[str], folder: Path) -> Any:
     """A job that runs a command, with its log in `folder`.
 
     Raises:
@@ -186,24 +162,16 @@ def submitted(given: argparse.Namespace, name: str, command: list[str], folder: 
     from submitit import AutoExecutor
     from submitit.core.utils import FailedJobError
 
-    minutes = math.ceil(60 * given.hours) if given.slurm else LOCAL_MINUTES
     tasks = max(1, given.gpus) if given.nodes > 1 else 1  # on one node the stage starts a process for each GPU itself
-    cpus = given.cpus // tasks
-    executor = AutoExecutor(folder, cluster="slurm" if given.slurm else "local", slurm_max_num_timeout=LIMITS)
-    executor.update_parameters(
-        name=name,
-        timeout_min=minutes,
-        nodes=given.nodes,
-        tasks_per_node=tasks,
-        gpus_per_node=given.gpus or None,
-        cpus_per_task=cpus or None,
-        stderr_to_stdout=True,
-        slurm_partition=given.partition,
-        slurm_signal_delay_s=min(SAVE_S, 30 * minutes),
-        slurm_additional_parameters={"requeue": True},
-        # A task that fails ends the others. How many cores sbatch was asked for, srun does not know.
-        slurm_srun_args=["--kill-on-bad-exit=1", *([f"--cpus-per-task={cpus}"] if cpus else [])],
-    )
+    cpus = given.cpus // tasks or None
+    asked = {"name": name, "timeout_min": math.ceil(60 * given.hours) if given.slurm else UNLIMITED}
+    asked |= {"nodes": given.nodes, "tasks_per_node": tasks, "gpus_per_node": given.gpus or None, "cpus_per_task": cpus}
+    asked |= {"slurm_partition": given.partition, "slurm_signal_delay_s": SAVE_S, "stderr_to_stdout": True}
+    # A task that fails ends the others. How many cores sbatch was asked for, srun does not know.
+    asked["slurm_srun_args"] = ["--kill-on-bad-exit=1", *([f"--cpus-per-task={cpus}"] if cpus else [])]
+    cluster = "slurm" if given.slurm else "local"
+    executor = AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=UNLIMITED)
+    executor.update_parameters(**asked, slurm_additional_parameters={"requeue": True})
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises, too
             return executor.submit(Training(command))
@@ -214,23 +182,16 @@ def submitted(given: argparse.Namespace, name: str, command: list[str], folder: 
 def main() -> None:
     """Submit the jobs that the command line asks for; follow them if it says so, and on this machine."""
     given = options()
-    todo = commands(given)
-    folder = machine.checkpoints() / "jobs"
-    folder.mkdir(parents=True, exist_ok=True)
-    locks = {name: try_lock(folder / f"{name}.lock") for name in dict.fromkeys(f"seed-{seed}" for seed, _ in todo)}
-    queue = (queued() or {}) if given.slurm else {}
-    states = {name.partition(".")[0]: state for name, state in queue.items()}
-    for name, lock in locks.items():  # held until this process ends
-        if lock is None or name in states:
-            raise UserError(f"{name} is submitted already ({states.get(name, 'by a command that still runs')})")
-        shutil.rmtree(folder / name, ignore_errors=True)  # what earlier jobs left
+    todo, folder = commands(given), machine.checkpoints() / "jobs" / time.strftime("%Y%m%d-%H%M%S")
+    for name, state in ((given.slurm and queued()) or {}).items():
+        if (seed := name.partition(".")[0]) in {job.partition(".")[0] for job in todo}:
+            raise UserError(f"{seed} is submitted already ({state})")
     if not given.slurm:  # local jobs inherit this, so that `follow` alone can stop them
         signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    jobs: dict[str, Job[Any]] = {}
-    for (seed, part), command in todo.items():
-        name = f"seed-{seed}" + (f".{part}" if given.split > 1 else "")
-        jobs[name] = submitted(given, name, command, folder / f"seed-{seed}")
+    jobs: dict[str, Any] = {}
+    for name, command in todo.items():
+        jobs[name] = submitted(given, name, command, folder / name)
         print(f"{name}: job {jobs[name].job_id}, log {jobs[name].paths.stdout}", flush=True)
         if not given.slurm and not given.gpus:
             follow({name: jobs[name]}, given.slurm)

@@ -40,7 +40,7 @@ OTHERS = (
     *("DVC_ROOT", "CUDA_VISIBLE_DEVICES", "CC", "CXX", "CI"),
 )
 OF_RESULTS = {"figure", "claims", "study", "results", "scales"}  # the blocks that read what runs write
-BETWEEN_PROCESSES = {"FRESH_START"}  # what the launcher tells its workers, and no user sets
+BETWEEN_PROCESSES = {"FRESH_START", "SUBMITIT_EXECUTOR"}  # what launcher or submitit tell workers, and no user sets
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 

@@ -178,4 +178,4 @@ def test_a_seed_that_reaches_its_time_limit_ends_as_a_plain_run_does(cluster, lo
 
 def text_of(name):
     """The logs of a seed's jobs."""
-    return "".join(log.read_text() for log in Path(".ckpt/jobs", name).glob("*.out"))
+    return "".join(log.read_text() for log in Path(".ckpt/jobs").glob(f"*/{name}/*.out"))

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from stages.core.base.errors import UserError
-from stages.core.base.ownership import try_lock
 from stages.tools import submit
 
 SUBMIT = [sys.executable, "-m", "stages.tools.submit"]
@@ -68,7 +67,8 @@ counted.unlink()
 def played(*words):
     """A command that submits another one than the stage's."""
     program = "import sys; from stages.tools import submit; submit.POLL_S = 0.2\n"
-    program += f"submit.commands = lambda given: {{(0, 1): [sys.executable, *{words}], (1, 1): ['touch', 'second']}}\n"
+    program += f"jobs = {{'seed-0': [sys.executable, *{words}], 'seed-1': ['touch', 'second']}}\n"
+    program += "submit.commands = lambda given: jobs\n"
     program += "from stages.core.base.errors import run; run(submit.main)"
     return [sys.executable, "-c", program, "--cluster", "local"]
 
@@ -78,7 +78,7 @@ def test_a_job_that_is_preempted_saves_and_goes_on(project):
     Path("stage.py").write_text(STAGE)
     ended = subprocess.run(played("stage.py", "SIGUSR2"), capture_output=True, text=True)
     assert ended.returncode == 0 and not ended.stderr, ended.stderr
-    (log,) = Path(".ckpt/jobs/seed-0").glob("*.out")
+    (log,) = Path(".ckpt/jobs").glob("*/seed-0/*.out")
     lines = [line for line in log.read_text().splitlines() if not line.startswith("submitit ")]
     assert lines == [*[f"step {step}" for step in range(5)], "saved", *[f"step {step}" for step in range(4, 8)]]
     assert Path("second").exists()
@@ -89,7 +89,7 @@ def test_a_job_that_is_preempted_saves_and_goes_on(project):
 def test_what_stops_the_command_stops_local_jobs_which_save(project, sent):
     Path("stage.py").write_text(STAGE)
     running = subprocess.Popen(played("stage.py", "SIGCONT"), stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not any("step 4" in log.read_text() for log in Path(".ckpt/jobs/seed-0").glob("*.out")):
+    while not any("step 4" in log.read_text() for log in Path(".ckpt/jobs").glob("*/seed-0/*.out")):
         assert running.poll() is None
         time.sleep(0.05)
     if sent == signal.SIGTERM:
@@ -122,7 +122,7 @@ def test_what_cannot_be_submitted_is_one_line(jobs, project, monkeypatch):
         (["--split", "0"], "--split 0: must be at least 1"),
         (["--nodes", "0"], "--nodes 0: must be at least 1"),
         (["--gpus", "-1"], "--gpus -1: must be at least 0"),
-        (["--hours", "nan"], "--hours nan: must be at least 0.01"),
+        (["--hours", "nan"], "--hours nan: must be at least 0.1"),
         (["--nodes", "2"], "there is no SLURM here (sbatch); submit where it is, or without --cluster and --nodes"),
     ):
         with pytest.raises(UserError) as caught:
@@ -142,14 +142,6 @@ def test_what_cannot_be_submitted_is_one_line(jobs, project, monkeypatch):
     with pytest.raises(UserError, match="there is no teacher yet; make it with: dvc repro teach"):
         jobs("--cluster", "local")
     assert not Path(".ckpt/jobs").exists()
-
-
-def test_a_seed_is_submitted_once_at_a_time(jobs):
-    Path(".ckpt/jobs").mkdir(parents=True)
-    reason = r"^seed-1 is submitted already \(by a command that still runs\)$"
-    with try_lock(Path(".ckpt/jobs/seed-1.lock")), pytest.raises(UserError, match=reason):
-        jobs("--cluster", "local")
-    assert not list(Path(".ckpt/jobs").glob("*/*"))
 
 
 @pytest.fixture
@@ -183,9 +175,9 @@ def test_what_slurm_is_asked_for(slurm, jobs, capsys):
     for option, value in wanted.items():
         assert f"#SBATCH --{option}={value}\n" in asked
     assert "#SBATCH --requeue\n" in asked and "--kill-on-bad-exit=1 --cpus-per-task=8 " in asked
-    jobs("--seeds", "0", "--gpus", "4", "--hours", "0.01")
+    jobs("--seeds", "0", "--gpus", "4")
     asked = Path("sent2").read_text()
-    assert "#SBATCH --ntasks-per-node=1\n" in asked and "#SBATCH --signal=USR2@30\n" in asked
+    assert "#SBATCH --ntasks-per-node=1\n" in asked and "#SBATCH --time=1440\n" in asked
     assert "partition" not in asked and "cpus-per-task" not in asked
 
 
@@ -196,7 +188,9 @@ def test_the_students_of_a_seed_are_divided_among_its_jobs(project, monkeypatch)
     trains = ["-m", "stages.train", "--seed"]
     assert [command[-2:] for command in commands().values()] == [["--seed", "0"], ["--seed", "1"]]
     for split in (2, 9):  # there are two students
-        first, second = commands(slurm=True, seeds=[1], split=split).values()
+        named = commands(slurm=True, seeds=[1], split=split)
+        assert [*named] == ["seed-1.1", "seed-1.2"]
+        first, second = named.values()
         assert first == [sys.executable, *trains, "1", "--only", "baseline-mse-1"]
         assert second == [sys.executable, *trains, "1", "--only", "lift-mse-1"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -204,13 +198,13 @@ def test_the_students_of_a_seed_are_divided_among_its_jobs(project, monkeypatch)
     assert command == ["env", "-u", "CUDA_VISIBLE_DEVICES", "GPUS=2", sys.executable, *trains, "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     (command,) = commands(seeds=[0]).values()
-    assert command == ["env", "CUDA_VISIBLE_DEVICES=1,3", sys.executable, *trains, "0"]
+    assert command == ["env", "-u", "CUDA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES=1,3", sys.executable, *trains, "0"]
 
 
 def test_a_seed_that_waits_in_the_queue_is_not_submitted_again(slurm, jobs):
     slurm(
         sbatch=NUMBERED,
-        squeue="echo 'seed-1.2|job 12: PENDING (Priority)|'$PWD; echo 'seed-0|job 3: RUNNING (None)|/x'",
+        squeue="echo $PWD'|seed-1.2|job 12: PENDING (Priority)'; echo '/x|seed-0|job 3: RUNNING (None)'",
     )
     with pytest.raises(UserError, match=r"^seed-1 is submitted already \(job 12: PENDING \(Priority\)\)$"):
         jobs()
@@ -227,13 +221,14 @@ def test_what_slurm_refuses_is_one_line(slurm, jobs, capfd):
 
 
 def test_a_job_of_slurm_that_fails_is_named_with_its_last_line(slurm, jobs, project, capsys):
-    log = project / ".ckpt/jobs/seed-0/70_0_log.out"
     text = "step 1\nerror: no space left on the disk\nsrun: error: node: task 0: Exited with exit code 1"
-    states = ["exit 1", f"echo 'seed-0|job 70: PENDING (Priority)|'{project}", f"printf '{text}' > {log}"]
+    states = ["exit 1", f"echo '{project}|seed-0|job 70: PENDING (Priority)'"]
+    states.append(f"printf '{text}' > $(echo .ckpt/jobs/*/seed-0)/70_0_log.out")
     for number, state in enumerate(states):
         Path(f"state{number}").write_text(state)
     slurm(sbatch=NUMBERED, squeue="[ -e sent0 ] || exit; n=$(ls said* 2> /dev/null | wc -l); touch said$n; . ./state$n")
     with pytest.raises(UserError) as caught:
         jobs("--seeds", "0", "--wait")
+    (log,) = (project / ".ckpt/jobs").glob("*/seed-0/70_0_log.out")
     assert str(caught.value) == f"seed-0 failed: error: no space left on the disk (all of it: {log})"
     assert "seed-0: job 70: PENDING (Priority): nothing was printed" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
-from stages.core.base.names import TEACHER
+from stages.core.base.names import TEACHER, Run
 from stages.core.config.models import ISOTROPIC, USUAL, ModelArgs, Student, Teacher
 from stages.core.config.schema import Analysis, Dataset, Grid, Name, Objectives, Recipe, Section, Seed, Selection
 
@@ -40,6 +40,14 @@ class Params(Section):
     def has_teacher(self) -> bool:
         """Whether a teacher is made: to be analysed, or for students."""
         return TEACHER in self.analysis.backbones or bool(self.grid.runs)
+
+    def decided(self, run: Run) -> dict[str, Any]:
+        """What decides a student beside recipe, seed, images and teacher: its model and its objective."""
+        return {
+            "student": list(self.student.model(run.strategy, self.teacher)),
+            "copies_teacher": self.student.strategies[run.strategy].copies_teacher,
+            "objective": self.objective.definitions[run.objective].model_dump(),
+        }
 
     @model_validator(mode="after")
     def _names(self) -> Self:
