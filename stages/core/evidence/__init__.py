@@ -3,6 +3,7 @@
 __all__ = [
     "analysis_measures",
     "analysis_tables",
+    "applied",
     "blocks",
     "claims",
     "comparison",
@@ -11,6 +12,8 @@ __all__ = [
     "differences",
     "measured",
     "measures",
+    "mixed",
+    "questions",
     "register",
     "requirements",
     "results",
