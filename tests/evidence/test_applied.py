@@ -107,12 +107,12 @@ def test_a_check_passes_at_half_of_the_way(reached, expected):
     found = with_applied(runs, encoding_of(runs, {"none": 0.9, "mse": 0.8}), FLOORS)
     verdict, words = check(found, [("baseline", "mse"), ("baseline", "none")], ["own"], 50)
     assert verdict == expected
-    assert words == f"at w = 0.5 mse moved the features of baseline: {100 - 100 * reached:.0f} % by its own loss"
+    assert words == f"at w = 0.5 mse moved the features of baseline {100 - 100 * reached:.0f} % of the way"
     assert check(found, [("baseline", "none")], ["own"], 50) == ("", "")
     # What was not recorded does not pass, and what fails fails whatever is not known.
     verdict, words = check(found, [("baseline", "mse")], ["own", "own_equal"], 50)
     assert verdict == (UNCHECKED if expected == PASSED else FAILED)
-    assert words.endswith(", not recorded every direction counted alike")
+    assert words.endswith(" of the way (every direction counted alike: an unknown part (not recorded))")
 
 
 def test_the_recorded_study_says_what_its_tables_hold(root):

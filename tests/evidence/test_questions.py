@@ -117,7 +117,7 @@ def test_a_verdict_is_read_off_the_interval(by, verdict, rng, register):
     found = questions_table(a_study(rng, {"half-mse": by}), register).set_index("question")
     row = found.loc["half_mse"]
     assert row["verdict"] == verdict and row["difference"] == pytest.approx(by, abs=0.6)
-    assert row["moved"].startswith("at w = 2 mse moved the features of half: 80 % by its own loss, 80 %")
+    assert row["moved"].startswith("at w = 2 mse moved the features of half 80 % of the way (every")
 
 
 @pytest.mark.parametrize(("moved", "verdict"), [(49.0, WEAK), (np.nan, UNCHECKED)])

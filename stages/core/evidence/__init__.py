@@ -7,7 +7,6 @@ __all__ = [
     "blocks",
     "claims",
     "comparison",
-    "controls",
     "deviations",
     "differences",
     "measured",

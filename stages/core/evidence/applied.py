@@ -22,11 +22,11 @@ import pandas as pd
 from stages.core.base.names import TEACHER
 
 _PARTS = ("without", "reached", "floor", "moved")
-KINDS = {  # what a way is measured by, as it stands behind the percent
-    "own": "by its own loss",
+KINDS = {  # what a way is measured by
+    "own": "its own loss",
     "own_equal": "every direction counted alike",
-    "probe": "by the best projector's error",
-    "probe_equal": "by the best projector's error, every direction counted alike",
+    "probe": "the best projector's error",
+    "probe_equal": "the same, every direction counted alike",
 }
 APPLIED_COLUMNS = (
     *(f"{kind}_{part}" for kind in KINDS for part in _PARTS),
@@ -76,14 +76,7 @@ def with_applied(
     for run in runs.to_dict("records"):
         row: dict[str, float] = dict.fromkeys(APPLIED_COLUMNS, np.nan)
         if not pd.isna(run["feature"]):
-            without = runs[
-                (runs["strategy"] == run["strategy"])
-                & (runs["seed"] == run["seed"])
-                & runs["feature"].isna()
-                & (runs["alpha"] == run["alpha"])
-                & (runs["tau"] == run["tau"])
-            ]["run"]
-            before = without.iloc[0] if len(without) else None
+            before = without_loss(runs, run)
             for kind in ("probe", "probe_equal"):
                 row |= _way(kind, _cell(errors, before, kind), *(errors.loc[run["run"], [kind, f"{kind}_floor"]]))
             for kind in ("own", "own_equal"):
@@ -98,6 +91,20 @@ def with_applied(
         rows.append(row)
     columns = pd.DataFrame(rows, columns=list(APPLIED_COLUMNS), index=runs.index, dtype=float)
     return runs.drop(columns=[name for name in APPLIED_COLUMNS if name in runs]).join(columns)
+
+
+def without_loss(runs: pd.DataFrame, run: Mapping[Any, Any]) -> str | None:
+    """The run of the same strategy and seed that leaves the feature loss of `run` out, and nothing else."""
+    if pd.isna(run["feature"]):
+        return None
+    found = runs[
+        (runs["strategy"] == run["strategy"])
+        & (runs["seed"] == run["seed"])
+        & runs["feature"].isna()
+        & (runs["alpha"] == run["alpha"])
+        & (runs["tau"] == run["tau"])
+    ]["run"]
+    return str(found.iloc[0]) if len(found) else None
 
 
 def _way(kind: str, without: float, reached: float, floor: float) -> dict[str, float]:
@@ -180,13 +187,15 @@ def check(
         of = runs[(runs["strategy"] == strategy) & (runs["objective"] == objective)]
         if of.empty or of["feature"].isna().all():
             continue
-        parts = []
+        parts = {}
         for kind in kinds:
             way = of.reindex(columns=[f"{kind}_moved"])[f"{kind}_moved"].mean(skipna=False)
-            parts.append(f"{_why_unknown(of, kind) if pd.isna(way) else f'{way:.0f} %'} {KINDS[kind]}")
+            parts[kind] = _why_unknown(of, kind) if pd.isna(way) else f"{way:.0f} %"
             found.append(UNCHECKED if pd.isna(way) else PASSED if way >= passes_at else FAILED)
         weight = of["feature_weight"].iloc[0]
-        words.append(f"at w = {weight:g} {objective} moved the features of {strategy}: {', '.join(parts)}")
+        beside = "; ".join(f"{KINDS[kind]}: {part}" for kind, part in parts.items() if kind != "own")
+        own = f"{parts['own']} of the way" if "own" in parts else "part of the way"
+        words.append(f"at w = {weight:g} {objective} moved the features of {strategy} {own}{beside and f' ({beside})'}")
     worst = next((one for one in (FAILED, UNCHECKED, PASSED) if one in found), "")
     return worst, "; ".join(words)
 
@@ -195,5 +204,5 @@ def _why_unknown(runs: pd.DataFrame, kind: str) -> str:
     """Why it is not known how far the loss of one setting moved its features."""
     parts = runs.reindex(columns=[f"{kind}_reached", f"{kind}_without"])
     if parts[f"{kind}_reached"].notna().all() and parts[f"{kind}_without"].isna().any():
-        return f"no run of {runs['strategy'].iloc[0]} without the loss"
-    return "not recorded"
+        return f"an unknown part (no run of {runs['strategy'].iloc[0]} without the loss)"
+    return "an unknown part (not recorded)"

@@ -26,6 +26,7 @@ from stages.core.evidence.mixed import Contrast, Mixed
 from stages.core.evidence.statistics import bonferroni, paired_t, pooled_t, without_interval
 
 FILE = "questions.yaml"  # of reports/reference
+QUESTIONS = "questions"  # the register among the reference data that every claim carries
 Setting = tuple[str, str]  # strategy, objective
 NOT_RUN, UNJUDGED, WEAK, UNCHECKED = (
     "not run",
@@ -93,6 +94,7 @@ class Questions:
         passes_at: the percent of the way at which a manipulation check passes.
         teacher_top1: of a teacher below it, every sentence says so.
         seeds: how many were planned for each setting.
+        checks: the manipulation checks of a loss of which no question says others.
         looks: by study, the numbers of seeds at which its results were looked at, the last one included.
         questions: in the order in which they are asked.
     """
@@ -100,6 +102,7 @@ class Questions:
     passes_at: float
     teacher_top1: float
     seeds: int
+    checks: tuple[str, ...]
     looks: Mapping[str, Sequence[int]]
     questions: tuple[Question, ...]
 
@@ -117,7 +120,9 @@ def read_questions(folder: Path) -> Questions:
     try:
         questions = tuple(_question(content, one) for one in content["questions"])
         numbers = {key: content[key] for key in ("passes_at", "teacher_top1", "seeds")}
-        register = Questions(**numbers, looks=content.get("looks", {}), questions=questions)
+        register = Questions(
+            **numbers, checks=tuple(content["checks"]), looks=content.get("looks", {}), questions=questions
+        )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: {error} is missing or not what its first lines explain") from None
     except ValueError as error:
