@@ -10,7 +10,6 @@ from stages import messages
 from stages.core.base.errors import run
 from stages.core.base.files import read_json, write_json
 from stages.core.evidence import scales, studies
-from stages.core.evidence.claims import CONTROLS
 from stages.core.evidence.register import read_register
 from stages.core.evidence.results import read_results
 from stages.core.evidence.verdicts import judge_all
@@ -26,11 +25,9 @@ def main() -> None:
     claims = read_register(REFERENCE)
     messages.begin("audit", f"judges {len(claims)} claims by {len(runs)} reproductions")
     verdicts = [judge_all(claim, runs, released) for claim in claims]
-    published = [verdict for verdict in verdicts if verdict["family"] != CONTROLS]
-    asked = [verdict for verdict in verdicts if verdict["family"] == CONTROLS]
-    counts = scales.counts(published)
-    write_json(AUDIT, {"counts": counts, CONTROLS: scales.counts(asked), "claims": verdicts})
-    messages.end("audit", f"of {len(published)} published claims {scales.sentence(counts)}", AUDIT)
+    counts = scales.counts(verdicts)
+    write_json(AUDIT, {"counts": counts, "claims": verdicts})
+    messages.end("audit", f"of {len(verdicts)} published claims {scales.sentence(counts)}", AUDIT)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from stages.core.evidence.comparison import (
     nested_means,
     runs_table,
 )
-from stages.core.evidence.controls import controls_table
 from stages.core.evidence.differences import differences_table
+from stages.core.evidence.questions import questions_table, read_questions
 from stages.paths import (
     COST,
     DYNAMICS,
@@ -34,6 +34,7 @@ from stages.paths import (
     PARAMS,
     PCA,
     PREPARE,
+    REFERENCE,
     REPORTS,
     RESULTS,
     ROTATION,
@@ -129,12 +130,14 @@ def of_students(grid: list[Run]) -> Files:
         raise UserError(f"{error.filename} is missing; run `dvc repro train` to make it") from None
     truth = np.array(labels(read_index(index_file(PREPARE, "val")), read_json(MANIFEST)["class_names"]))
     encoding = pd.DataFrame(read_json(ENCODE / "metrics.json")["runs"]).astype({"seed": "Int64"})
-    differences = differences_table(runs, correct_predictions(runs, students, truth))
+    register = read_questions(REFERENCE)
+    asked = [one.pairs[0] for one in register.questions if len(one.pairs) == 1]
+    differences = differences_table(runs, correct_predictions(runs, students, truth), asked)
     return {
         "runs": runs,
         "comparison": comparison_table(runs, encoding),
         "differences": differences,
-        "controls": controls_table(differences),
+        "questions": questions_table(runs, register),
         "curves": curves[HEAD + [column for column in curves if column not in HEAD]],
         "cka": analysis_tables.cka_table(ENCODE, runs),
         "encoding": encoding[HEAD + [column for column in encoding if column not in HEAD]],

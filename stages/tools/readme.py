@@ -19,12 +19,13 @@ from stages.core.config.models import Student, Teacher
 from stages.core.config.schema import Objective
 from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
+from stages.core.evidence.questions import read_questions
 from stages.core.evidence.register import read_published, read_register
 from stages.core.evidence.scales import SAMPLE
 from stages.core.report.markup import DARK
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables import audit as audit_tables
-from stages.core.report.tables import distillation, findings
+from stages.core.report.tables import distillation, findings, questions
 from stages.core.report.tables.encoding import premise
 from stages.core.runtime.environment import Environment
 from stages.paths import AUDIT, FIGURES, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
@@ -63,10 +64,11 @@ def claims() -> str:
     audit = read_json(AUDIT)
     rows = audit_tables.families(audit, read_published(REFERENCE))
     header, cells = ["", *list(rows[0])[1:]], [row.values() for row in rows]
-    notes = (audit_tables.against_itself(audit), audit_tables.controls_sentence(audit))
+    note = audit_tables.against_itself(audit)
     return (
         f"{table(header, [[f'**{family}**', *(text or '' for text in rest)] for family, *rest in cells])}\n"
-        f"Claims by verdict of the [audit](reports/reference/README.md). {' '.join(filter(None, notes))}\n"
+        f"Claims by verdict of the [audit](reports/reference/README.md). {note}".rstrip()
+        + "\n"
     )
 
 
@@ -88,16 +90,29 @@ def time() -> str:
 
 
 def study() -> str:
-    """What the study that was recorded last shows of the paper's claims, and what it cannot."""
+    """What the study that was recorded last shows of the paper's claims and of the questions, and what it cannot."""
     last = studies.latest(studies.read(STUDIES))
     if last is None:
         return "No finished reproduction at a scale of natural images is recorded yet.\n"
-    claims = read_register(REFERENCE)
-    listed = [*findings.sentences(findings.findings(last, claims)), findings.limits(last, claims, 1)]
+    claims, register = read_register(REFERENCE), read_questions(REFERENCE)
+    asked, top1 = findings.asked(last, register), findings.teacher_top1(last)
+    weak = questions.weak_teacher(top1, register)
+    listed = [
+        *findings.sentences(findings.findings(last, claims), weak, questions.unsaid(asked), brief=True),
+        questions.moved_sentence(findings.applied(last), register, brief=True),
+        *questions.grouped(asked, weak, alone=False),
+    ]
+    below = f" Weak: a teacher below {register.teacher_top1:g} %." if weak else ""
+    notes = [
+        f"Points of top-1; one family of 95 % intervals (Bonferroni, {int(asked['comparisons'].max())} contrasts), "
+        "strategy × seed random.",
+        questions.looks(last.name, int(asked["seeds"].max()), register),
+        questions.registered(asked, last.record["date"]),
+    ]
+    folder = last.folder.as_posix()
     return (
-        f"{findings.setting(last)}\n\n{''.join(f'- {text}{chr(10)}' for text in listed)}\n"
-        f"In points of top-1, with 95 % intervals that hold together; from "
-        f"[{last.folder.as_posix()}]({last.folder.as_posix()}).\n"
+        f"{findings.setting(last)}{below}\n\n{''.join(f'- {text}{chr(10)}' for text in listed if text)}\n"
+        f"{' '.join(filter(None, notes))} From [{folder}]({folder}).\n"
     )
 
 

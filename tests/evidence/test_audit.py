@@ -26,7 +26,7 @@ from reproduction import (
 
 from stages import audit
 from stages.core.base.errors import UserError
-from stages.core.evidence.claims import CONTROLS, FAMILIES
+from stages.core.evidence.claims import FAMILIES
 from stages.core.evidence.comparison import RUN_COLUMNS, runs_table
 from stages.core.evidence.measures import MEASURES
 from stages.core.evidence.register import expand
@@ -36,7 +36,7 @@ from stages.core.evidence.scales import ELSEWHERE, NOT_MEASURED, PAPER, WORDS
 from stages.core.evidence.training_logs import published_curves
 from stages.core.evidence.verdicts import judge
 
-# Claims that a value decides, at the paper's own setting or, of the controls, elsewhere.
+# Claims that a value decides, at the paper's own setting.
 DECIDED = [
     name
     for name, claim in CLAIMS.items()
@@ -47,7 +47,7 @@ DECIDED = [
 @pytest.mark.parametrize("name", DECIDED)
 def test_every_verdict_flips_at_its_tolerance(name):
     claim = CLAIMS[name]
-    where = ELSEWHERE if claim.family == CONTROLS else PAPER
+    where = PAPER
     for inside, outside in edges(claim):
         for value, word in ((inside, WORDS[where].holds), (outside, WORDS[where].fails)):
             verdict = judge(claim, moved(claim, value))
@@ -341,7 +341,7 @@ DIFFERENCES = [name for name, claim in CLAIMS.items() if claim.measure in ("top1
 def test_a_difference_counts_only_with_its_whole_interval(name):
     claim = CLAIMS[name]
     (bound,) = claim.bounds.values()
-    words = WORDS[ELSEWHERE if claim.family == CONTROLS else PAPER]
+    words = WORDS[PAPER]
     verdict = judge(claim, moved(claim, bound, (bound - 0.5, bound + 0.5)))
     assert verdict["verdict"] == words.open and verdict["reason"].startswith("no difference shown: interval")
     assert verdict["measured"] == bound and verdict["evidence"]["figure"] == "differences"
@@ -421,7 +421,7 @@ def test_every_backbone_is_needed_to_confirm_and_one_to_contradict():
 
 
 def test_every_claim_is_of_one_family_and_no_family_is_empty():
-    assert {claim.family for claim in CLAIMS.values()} == {*FAMILIES, CONTROLS}
+    assert {claim.family for claim in CLAIMS.values()} == {*FAMILIES}
     for claim in CLAIMS.values():  # the students' accuracies go by strategy, whatever table they are published in
         strategy = claim.entry.get("strategy")
         if claim.id.startswith("top1/"):
@@ -450,7 +450,6 @@ def test_every_verdict_names_its_evidence_and_scale():
         ({"family": "luck"}, "unknown family luck; must be one of low rank, shared basis"),
         ({"elsewhere": ["study", "luck"]}, "unknown requirement luck"),
         ({"requires": []}, "nothing can judge it; give requires, elsewhere or both"),
-        ({"family": "controls"}, "the paper has no setting for controls; give elsewhere alone"),
         ({"family": {"lift": "luck"}}, "unknown family luck"),
         ({"figures": "top2.*"}, "reaches nothing"),
         ({"other": "top1.*.top1"}, "reaches 12 figures, not one"),

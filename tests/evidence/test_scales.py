@@ -29,7 +29,6 @@ from stages.core.analysis import sep
 from stages.core.analysis.energy import shares
 from stages.core.base.errors import UserError
 from stages.core.base.files import names_digest
-from stages.core.evidence.claims import CONTROLS
 from stages.core.evidence.register import expand
 from stages.core.evidence.requirements import images_of_the_figure
 from stages.core.evidence.results import Results, read_results
@@ -226,24 +225,6 @@ def test_white_noise_lies_on_the_diagonal_and_a_common_offset_does_not(rng):
     assert verdict(noise + slow)["verdict"] == CONTRADICTED
 
 
-def test_a_control_is_judged_by_its_width_and_not_by_a_published_architecture():
-    claim = CLAIMS["control/equal_width_gains/half"]
-    results = moved(claim, 1.0)
-    half = {"strategy": "half", "objective": "mse", "architecture": "cait_s24_224", "width": 384, "teacher_width": 384}
-    results.runs.append(half)
-    assert judge(claim, results)["verdict"] == HOLDS_THERE
-    half["width"] = 192
-    assert judge(claim, results)["reason"] == "half is 192 wide, the claim's is as wide as its teacher, 384"
-
-
-def test_the_control_of_parameters_has_a_width_of_its_own():
-    claim = CLAIMS["control/place_not_parameters/uniform"]
-    results = moved(claim, 1.0)
-    uniform = {"strategy": "uniform", "objective": "none", "architecture": "deit_tiny_uniform_patch16_224"}
-    results.runs.append({**uniform, "width": 222, "teacher_width": 384})
-    assert judge(claim, results)["verdict"] == HOLDS_THERE
-
-
 def test_low_rank_is_not_judged_where_few_tokens_bound_it():
     claim = CLAIMS["worded/low_rank/teacher"]
     results = relabelled(as_published(), "cifar100")
@@ -259,8 +240,8 @@ def test_low_rank_is_not_judged_where_few_tokens_bound_it():
 
 
 def test_words_are_judged_at_other_scales_apart_and_never_on_digits():
-    worded = [claim for name, claim in CLAIMS.items() if name.startswith(("worded/", "control/")) and claim.bounds]
-    assert len(worded) == 22
+    worded = [claim for name, claim in CLAIMS.items() if name.startswith("worded/") and claim.bounds]
+    assert len(worded) == 18
     for claim in worded:
         for value, word in zip(edges(claim)[0], (HOLDS_THERE, FAILS_THERE), strict=True):
             of = {label: judge(claim, relabelled(moved(claim, value), label)) for label in ("cifar100", "digits")}
@@ -278,21 +259,6 @@ def test_words_are_judged_by_the_value_on_another_sample():
     for value, word in zip(edges(claim)[0], (CONSISTENT, INCONSISTENT), strict=True):
         results = dataclasses.replace(another_sample(), analyses=moved(claim, value).analyses)
         assert (judge(claim, results)["where"], judge(claim, results)["verdict"]) == (SAMPLE, word)
-
-
-def test_no_control_stands_among_what_the_paper_says():
-    controls = [claim for claim in CLAIMS.values() if claim.family == CONTROLS]
-    assert len(controls) == 4 and all(claim.id.startswith("control/") for claim in controls)
-    verdicts = [judge_all(claim, {"current": moved(claim, edges(claim)[0][0])}) for claim in controls]
-    assert {(one["where"], one["verdict"]) for one in verdicts} == {(ELSEWHERE, HOLDS_THERE)}  # at any scale
-    audit = {"claims": [*verdicts, judge_all(CLAIMS["cost_params/lift/params"], {"current": as_published()})]}
-    rows = tables_audit.families(audit, PAPER_DATA)
-    assert CONTROLS not in {row["family"] for row in rows}
-    assert "at another scale" not in rows[0]  # nothing of the paper's was judged there
-    assert [row["this project asks whether"].first for row in tables_audit.asked_here(audit)]
-    assert tables_audit.controls_sentence(audit) == (
-        "Asked here, and not by the paper: 4 questions, at another scale 4 hold there."
-    )
 
 
 def test_the_nearest_to_the_paper_decides_and_there_whoever_contradicts():
@@ -360,7 +326,7 @@ def test_every_claim_is_judged_where_its_requirements_say():
         found = requirements(claim)
         assert list(found) == [where for where in WORDS if where in found] != []  # the nearest first
         assert (SAMPLE in found) == ("sample" in claim.requires)
-        assert (PAPER in found) != (claim.family == CONTROLS)
+        assert PAPER in found
 
 
 def test_a_reproduction_of_analyses_alone_is_judged(tmp_path):

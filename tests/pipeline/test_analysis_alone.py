@@ -29,7 +29,15 @@ STAGES = {
     *("check", "watch", "prepare", "weights", "extract", "svd", "pca", "sep", "rotation", "truncation", "dynamics"),
     *("cost", "summarize", "audit", "report"),
 }
-OF_TRAINING = ("teacher.json", "runs.csv", "comparison.csv", "differences.csv", "controls.csv", "curves.csv", "cka.csv")
+OF_TRAINING = (
+    "teacher.json",
+    "runs.csv",
+    "comparison.csv",
+    "differences.csv",
+    "questions.csv",
+    "curves.csv",
+    "cka.csv",
+)
 
 
 @pytest.fixture

@@ -14,9 +14,11 @@ import pytest
 from bs4 import BeautifulSoup, Tag
 
 from stages.core.evidence import studies
-from stages.core.evidence.claims import CONTROLS, FAMILIES
+from stages.core.evidence.claims import FAMILIES
+from stages.core.evidence.questions import NOT_RUN, read_questions
 from stages.core.evidence.scales import WORDS
 from stages.core.report.markup import Badge, Lines, Link, Prose, picture, table
+from stages.core.report.tables import findings
 from stages.core.report.tables.audit import unmeasured
 from tests.report.conftest import write_pages
 
@@ -80,11 +82,10 @@ def test_all_pages_share_the_bar_and_list_their_sections(site, page):
 
 def test_the_dashboards_verdicts_are_those_of_the_audit(site, committed):
     claims = json.loads((committed / "reports/audit.json").read_text())["claims"]
-    published = [claim for claim in claims if claim["family"] != CONTROLS]
     page = parsed(site, "index")
     shown = after(page, "claims")
     assert [row[0] for row in texts(shown)] == list(FAMILIES)
-    counted = Counter((claim["family"], claim["where"] or "none", claim["verdict"]) for claim in published)
+    counted = Counter((claim["family"], claim["where"] or "none", claim["verdict"]) for claim in claims)
     linked = {}
     for link in shown.find_all("a"):
         asked = parse_qs(urlparse(link["href"]).query)
@@ -100,10 +101,11 @@ def test_the_dashboards_verdicts_are_those_of_the_audit(site, committed):
         failed = [claim for claim in claims if claim["verdict"] == WORDS[where].fails]
         assert (heading in tables) == bool(failed)
         assert not failed or len(texts(tables[heading])) == sum(1 + len(claim["others"]) for claim in failed)
-    controls = [claim for claim in claims if claim["family"] == CONTROLS]
-    assert len(texts(tables["Asked here, not by the paper"])) == len(controls)
+    last = studies.latest(studies.read(committed / "reports/studies"))
+    asked = findings.asked(last, read_questions(committed / "reports/reference"))
+    assert len(texts(after(page, "questions"))) == int((asked["verdict"] != NOT_RUN).sum())
     said = " ".join(shown.get_text().split())
-    assert not any(claim["statement"].partition(":")[0] in said for claim in controls)
+    assert not any(question in said for question in asked[asked["asked_by"] == "project"]["asks"])
 
 
 def test_the_dashboards_accuracies_are_those_of_the_runs(site, committed):

@@ -71,7 +71,6 @@ def test_every_figure_says_what_it_is_of(shown, committed):
         of_students = {
             "accuracy",
             "cka",
-            "controls",
             "cost",
             "curves",
             "differences",

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from stages.core.base.files import read_json
-from stages.core.evidence.claims import CONTROLS, FAMILIES
+from stages.core.evidence.claims import FAMILIES
 from stages.core.evidence.register import read_register
 from stages.paths import AUDIT, REFERENCE
 from stages.tools import readme
@@ -33,5 +33,3 @@ def test_the_table_of_claims_counts_every_claim_once(committed, monkeypatch: pyt
     assert counted == [of_family[family] for family in FAMILIES]
     verdicts = Counter(one["verdict"] for one in audit["claims"] if register[one["id"]].measure == "published")
     assert f"{verdicts['confirmed']} confirmed and {verdicts['contradicted']} contradicted compare" in readme.claims()
-    asked = sum(claim.family == CONTROLS for claim in register.values())
-    assert f"Asked here, and not by the paper: {asked} questions, " in readme.claims()

@@ -6,7 +6,6 @@ from typing import Any
 
 # What the claims are about, in the order in which the paper argues.
 FAMILIES = ("low rank", "shared basis", "SEP", "naive distillation", "remedies", "cost")
-CONTROLS = "controls"  # the family of questions that this project asks: the paper claims nothing about them
 
 
 @dataclass(frozen=True)
@@ -15,7 +14,7 @@ class Claim:
 
     Attributes:
         id: entry of the register and place, like "svd/CaiT-S24/svd/95".
-        family: what it is about, one of FAMILIES, or CONTROLS.
+        family: what it is about, one of FAMILIES.
         statement: what is claimed, with its unit.
         source: where it was published.
         figure: the published value; None for a worded claim.
@@ -30,7 +29,8 @@ class Claim:
         tolerance: around the figure, {"absolute": …, "relative": …}; a value within either confirms it.
         bounds: of a worded claim, {"above", "at_least", "below", "at_most": …}.
         options: further inputs of the measure (settings, backbones, another published value).
-        paper: all reference data: paper.yaml, and training_logs.yaml under "training_logs".
+        paper: all reference data: paper.yaml, training_logs.yaml under "training_logs", and the register of questions
+            under "questions".
     """
 
     id: str

@@ -24,7 +24,7 @@ from stages.core.base.files import read_json
 FLOAT32 = 1e-5  # relative: what is left of float32 after sums of hundreds of terms, in results of six digits
 MARGIN = 3.0  # times the measured difference: a few pairs of kernels do not show the largest that there can be
 # Tables made from runs.csv and encoding.csv alone, whose intervals and verdicts can come and go with one image.
-DERIVED = ("comparison.csv", "differences.csv", "controls.csv")
+DERIVED = ("comparison.csv", "differences.csv", "questions.csv")
 # Where a curve that is compared itself is largest, or first reaches a level: one last digit can move that anywhere.
 PLACES = re.compile(r"(runs|teacher)/top1_best_epoch|sep/.*largest_gap(_at)?|truncation/.*/bases/.*")
 # One of what a kind counts, in the default: a validation image, a dimension or frequency of one image, or of the mean

@@ -17,7 +17,7 @@ from scipy import stats
 from stages.core.base.errors import UserError
 from stages.core.base.names import BASELINE, LABELS_ONLY, setting_name
 from stages.core.evidence.blocks import Blocks
-from stages.core.evidence.controls import CONTROLS, Setting
+from stages.core.evidence.questions import Setting
 from stages.core.evidence.simultaneous import LEVEL, dunnett, tukey
 from stages.core.evidence.statistics import (
     HIGHER,
@@ -43,23 +43,25 @@ DIFFERENCE_COLUMNS = (
 )
 
 
-def family(settings: Sequence[Setting]) -> list[tuple[Setting, Setting]]:
+def family(settings: Sequence[Setting], asked: Sequence[tuple[Setting, Setting]] = ()) -> list[tuple[Setting, Setting]]:
     """The comparisons that are made, each a pair of settings, the first minus the second.
 
     Every two strategies under one objective (the later minus the earlier); every objective minus `none` under one
-    strategy; every other setting minus the plain student, baseline with `none`; the pairs of `CONTROLS`.
+    strategy; every other setting minus the plain student, baseline with `none`; the pairs that are `asked`.
     """
     strategies, objectives = (list(dict.fromkeys(values)) for values in zip(*settings, strict=True))
     strategies.sort(key=lambda name: name != PLAIN[0])  # the baseline is what others are compared with
     pairs = [((b, one), (a, one)) for one in objectives for a, b in combinations(strategies, 2)]
     pairs += [((one, objective), (one, LABELS_ONLY)) for one in strategies for objective in objectives]
     pairs += [(setting, PLAIN) for setting in settings]
-    pairs += [(control.first, control.second) for control in CONTROLS]
+    pairs += asked
     there = set(settings)
     return [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1] and there.issuperset(pair)]
 
 
-def differences_table(runs: pd.DataFrame, correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def differences_table(
+    runs: pd.DataFrame, correct: Mapping[str, np.ndarray], asked: Sequence[tuple[Setting, Setting]] = ()
+) -> pd.DataFrame:
     """Top-1 differences of `family` in percentage points, with intervals that hold together.
 
     Several seeds: by the pooled variance of `Blocks`, Dunnett's where the plain student is subtracted and Tukey's
@@ -69,13 +71,14 @@ def differences_table(runs: pd.DataFrame, correct: Mapping[str, np.ndarray]) -> 
     Args:
         runs: runs.csv.
         correct: for each run, which validation images it classifies correctly, [images] of booleans.
+        asked: further pairs of settings.
 
     Raises:
         UserError: two runs that are compared on images were validated on different ones.
     """
     names = list(zip(runs["strategy"].astype(str), runs["objective"].astype(str), strict=True))
     settings = list(dict.fromkeys(names))
-    pairs = family(settings) if settings else []
+    pairs = family(settings, asked) if settings else []
     groups = {one: runs[[name == one for name in names]].set_index("seed") for one in settings}
     blocks = Blocks(names, list(runs["seed"]))
     rows = _over_seeds(pairs, blocks, runs["top1"].to_numpy(dtype=float)) if blocks.freedom else None

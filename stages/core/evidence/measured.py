@@ -15,6 +15,7 @@ class Measured:
         another_sample: where the value of another sample of the paper's size falls, where that is known.
         missing: what the claim covers but was not measured: then the value can contradict it, but not confirm it.
         caution: what to know of the value or its interval, as words that follow the reason.
+        withheld: why the value decides nothing at another scale: the reason of a verdict that stays open.
     """
 
     value: float
@@ -24,3 +25,4 @@ class Measured:
     another_sample: tuple[float, float] | None = None
     missing: str = ""
     caution: str = ""
+    withheld: str = ""

@@ -8,8 +8,9 @@ from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
 from stages.core.base.names import setting_name
 from stages.core.evidence.analysis_measures import BACKBONES
-from stages.core.evidence.claims import CONTROLS, FAMILIES, Claim
+from stages.core.evidence.claims import FAMILIES, Claim
 from stages.core.evidence.measures import MEASURES
+from stages.core.evidence.questions import QUESTIONS, read_questions
 from stages.core.evidence.requirements import REQUIREMENTS
 
 BOUNDS = {"above": "above {:g}", "at_least": "at least {:g}", "below": "below {:g}", "at_most": "at most {:g}"}
@@ -22,8 +23,9 @@ def read_register(folder: Path) -> list[Claim]:
 
 
 def read_published(folder: Path) -> dict[str, Any]:
-    """All published figures: paper.yaml, and training_logs.yaml as its entry `training_logs`."""
-    return {**read_yaml(folder / "paper.yaml"), LOGS: read_yaml(folder / f"{LOGS}.yaml")}
+    """All reference data: paper.yaml, training_logs.yaml as `training_logs`, and the register of questions."""
+    logs, questions = read_yaml(folder / f"{LOGS}.yaml"), read_questions(folder)
+    return {**read_yaml(folder / "paper.yaml"), LOGS: logs, QUESTIONS: questions}
 
 
 def expand(register: list[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[Claim]:
@@ -100,15 +102,13 @@ def _check(one: Mapping[str, Any]) -> None:
         ("measure", [one["measure"]], MEASURES),
         ("requirement", [name for names in required.values() for name in names], REQUIREMENTS),
         ("bound", one.get("bounds", {}), BOUNDS),
-        ("family", families, (*FAMILIES, CONTROLS)),
+        ("family", families, FAMILIES),
     ):
         unknown = [name for name in used if name not in known]
         if unknown:
             raise UserError(f"claims.yaml: {one['id']}: unknown {kind} {unknown[0]}; must be one of {', '.join(known)}")
     if not any(required.values()):
         raise UserError(f"claims.yaml: {one['id']}: nothing can judge it; give requires, elsewhere or both")
-    if CONTROLS in families and required["requires"]:
-        raise UserError(f"claims.yaml: {one['id']}: the paper has no setting for {CONTROLS}; give elsewhere alone")
 
 
 def _figures(one: Mapping[str, Any], paper: Mapping[str, Any], pattern: str) -> list[tuple[Any, Any, float]]:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
+from stages.core.evidence.applied import APPLIED_COLUMNS, with_applied
 
 TEXT_COLUMNS = ("run", "strategy", "objective", "architecture")  # of runs.csv and curves.csv: text, whatever it says
 DIFFERENCE_NUMBERS = ("difference", "low", "high", "equal_variances_p")
@@ -23,7 +26,8 @@ class Results:
     Attributes:
         data: the manifest of its images.
         analyses: the contents of svd.json, pca.json and sep.json by "svd", "pca" and "sep".
-        runs: one mapping per row of runs.csv; empty without students.
+        runs: one mapping per row of runs.csv, with how far each feature loss moved the features as far as that was
+            recorded; empty without students.
         cost: architecture, parameters and FLOPs of the paper's students by strategy.
         teacher: the teacher's metrics; empty without one.
         differences: one mapping per row of differences.csv.
@@ -66,7 +70,7 @@ def read_results(folder: Path, manifest: Path) -> Results:
     return Results(
         data=read_json(manifest),
         analyses={name: read[name] for name in ("svd", "pca", "sep")},
-        runs=read_runs(tables["runs"]) if tables["runs"].is_file() else [],
+        runs=_with_applied(folder, read_runs(tables["runs"])) if tables["runs"].is_file() else [],
         cost=read["cost"],
         teacher=read["teacher"],
         differences=_read_rows(tables["differences"], dict.fromkeys(DIFFERENCE_NUMBERS, float), str, math.nan)
@@ -75,6 +79,18 @@ def read_results(folder: Path, manifest: Path) -> Results:
         curves=read_runs(tables["curves"]) if tables["curves"].is_file() else [],
         folder=folder.as_posix(),
     )
+
+
+def _with_applied(folder: Path, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs with how far each feature loss moved features, as far as that is known where it was not yet recorded."""
+    tables = [folder / f"{name}.csv" for name in ("encoding", "floor")]
+    if not runs or APPLIED_COLUMNS[0] in runs[0] or not all(table.is_file() for table in tables):
+        return runs
+    found = with_applied(
+        pd.DataFrame(runs), *(pd.read_csv(table, keep_default_na=False, na_values=[""]) for table in tables)
+    )
+    columns = found[list(APPLIED_COLUMNS)].astype(object).where(found[list(APPLIED_COLUMNS)].notna(), None)
+    return [run | dict(row) for run, row in zip(runs, columns.to_dict("records"), strict=True)]  # type: ignore[misc]
 
 
 def _read_rows(

@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from stages.core.base.names import BASELINE, LABELS_ONLY, setting_name
 from stages.core.evidence.analysis_measures import BACKBONES
+from stages.core.evidence.applied import FAILED, UNCHECKED, check
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.differences import UNEQUAL
 from stages.core.evidence.measured import Measured
+from stages.core.evidence.questions import QUESTIONS, WEAK, questions_table
 from stages.core.evidence.requirements import PaperStudent, unmet_requirement
 from stages.core.evidence.results import Results, Run
 
-UNIFORM = "uniform"  # the strategy that spreads the parameters of WideLast over all blocks
 CAUTION = "; variances differ between settings, which the interval does not allow for"
 
 
@@ -129,13 +132,19 @@ def lift_width_top1(claim: Claim, results: Results) -> Measured | str:
     return _mean_top1(claim, results, strategy, LABELS_ONLY, PaperStudent("lift", width), figure)
 
 
-def _difference(results: Results, first: Sequence[str], second: Sequence[str]) -> Measured | str:
-    """Top-1 of one setting minus another's, in points, with its adjusted interval."""
+def _difference(claim: Claim, results: Results, first: Sequence[str], second: Sequence[str]) -> Measured | str:
+    """Top-1 of one setting minus another's, in points, with its adjusted interval.
+
+    A registered question of the same pair has the interval, where its seeds give one; else differences.csv has it.
+    """
     if not results.runs:
         return "no student was trained"
+    names = [setting_name(*setting) for setting in (first, second)]
+    asked = _question(claim, results, names)
+    if asked is not None:
+        return asked
     if not results.differences:
         return f"{results.folder}/differences.csv is missing"
-    names = [setting_name(*setting) for setting in (first, second)]
     for row in results.differences:
         pair = [
             setting_name(row["strategy"], row["objective"]),
@@ -146,8 +155,46 @@ def _difference(results: Results, first: Sequence[str], second: Sequence[str]) -
             low, high = sorted(sign * row[end] for end in ("low", "high"))
             place = f"{results.folder}/differences.csv: {' minus '.join(pair)}"
             caution = CAUTION if row.get("equal_variances_p", 1) < UNEQUAL else ""
-            return Measured(sign * row["difference"], place, "differences", (low, high), caution=caution)
+            return Measured(
+                sign * row["difference"],
+                place,
+                "differences",
+                (low, high),
+                caution=caution,
+                withheld=_weak(claim, results, [first, second]),
+            )
     return f"no comparison of {' with '.join(names)}"
+
+
+def _question(claim: Claim, results: Results, names: list[str]) -> Measured | None:
+    """What a registered question of two settings found; None where there is none, or its seeds give no interval."""
+    runs, register = pd.DataFrame(results.runs), claim.paper[QUESTIONS]
+    if not {"seed", "top1"} <= set(runs) or runs["seed"].nunique() < 2:
+        return None
+    contrast = " − ".join(names)
+    row = next((one for one in questions_table(runs, register).to_dict("records") if one["contrast"] == contrast), None)
+    if row is None or pd.isna(row["low"]):
+        return None
+    return Measured(
+        row["difference"],
+        f"{results.folder}/runs.csv: {contrast}",
+        None,
+        (row["low"], row["high"]),
+        withheld=_withheld(str(row["check"]), str(row["moved"])),
+    )
+
+
+def _weak(claim: Claim, results: Results, settings: Sequence[Sequence[str]]) -> str:
+    """Why nothing can be said of the settings' feature losses; empty where their checks pass, or none has one."""
+    runs, register = pd.DataFrame(results.runs), claim.paper[QUESTIONS]
+    if "feature" not in runs:
+        return ""
+    pairs = [(strategy, objective) for strategy, objective in settings]
+    return _withheld(*check(runs, pairs, register.checks, register.passes_at))
+
+
+def _withheld(checked: str, moved: str) -> str:
+    return {FAILED: f"{WEAK}: {moved}", UNCHECKED: f"{UNCHECKED}: {moved}"}.get(checked, "")
 
 
 def top1_difference(claim: Claim, results: Results) -> Measured | str:
@@ -158,7 +205,7 @@ def top1_difference(claim: Claim, results: Results) -> Measured | str:
         _not_as_published(claim, results, strategy, objective, _paper_student(claim, strategy))
         for strategy, objective in (first, second)
     ]
-    return next(filter(None, reasons), None) or _difference(results, first, second)
+    return next(filter(None, reasons), None) or _difference(claim, results, first, second)
 
 
 def _not_as_published(
@@ -172,21 +219,15 @@ def _not_as_published(
 
 
 def _no_such_student(claim: Claim, results: Results, strategy: str) -> str | None:
-    """The reason why the runs of a strategy are not of the paper's student of that name, at whatever scale.
-
-    A student that the paper does not have is a control, and has its teacher's width, but for `uniform`: it has as many
-    parameters as WideLast, in blocks of one width.
-    """
-    of_paper = strategy in claim.paper["cost"]
-    architecture = results.cost[strategy]["architecture"] if of_paper else None
+    """The reason why the runs of a strategy are not of the paper's student of that name, at whatever scale."""
+    architecture = results.cost[strategy]["architecture"]
     for run in results.runs:
         if run["strategy"] != strategy:
             continue
-        if architecture is not None and run["architecture"] != architecture:
+        if run["architecture"] != architecture:
             return f"{strategy} is {run['architecture']}, the paper's is {architecture}"
-        if strategy not in (BASELINE, UNIFORM) and run["width"] != run["teacher_width"]:
-            meant = "the paper's" if of_paper else "the claim's"
-            return f"{strategy} is {run['width']} wide, {meant} is as wide as its teacher, {run['teacher_width']}"
+        if strategy != BASELINE and run["width"] != run["teacher_width"]:
+            return f"{strategy} is {run['width']} wide, the paper's is as wide as its teacher, {run['teacher_width']}"
     return None
 
 
@@ -202,4 +243,4 @@ def wider_than_teacher(claim: Claim, results: Results) -> Measured | str:
         _not_as_published(claim, results, strategy, LABELS_ONLY, PaperStudent("lift", width))
         for width, strategy in ((widest, first), (teacher, second))
     )
-    return next(filter(None, reasons), None) or _difference(results, (first, LABELS_ONLY), (second, LABELS_ONLY))
+    return next(filter(None, reasons), None) or _difference(claim, results, (first, LABELS_ONLY), (second, LABELS_ONLY))

@@ -110,6 +110,8 @@ def _side(value: float, claim: Claim, allowed: float) -> int:
 def _decide(claim: Claim, measured: Measured, where: str) -> tuple[str, str] | str:
     """Verdict and reason; or the reason alone, where too little was measured to judge."""
     words, allowed = WORDS[where], _tolerance(claim)
+    if measured.withheld and where == ELSEWHERE:
+        return words.open, measured.withheld
     if claim.figure is None and not claim.bounds:
         return words.open, f"{measured.value:.3g}, {NO_BOUND}"
     if measured.interval is not None:

@@ -14,6 +14,7 @@ from stages.core.base.files import read_json
 from stages.core.base.names import TEACHER
 from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
+from stages.core.evidence.questions import questions_table, read_questions
 from stages.core.evidence.register import read_published
 from stages.core.evidence.scales import sentence
 from stages.core.evidence.statistics import NOT_SHOWN
@@ -22,7 +23,8 @@ from stages.core.report.markup import Link, Prose, fill, picture, table
 from stages.core.report.notebooks import read_table
 from stages.core.report.pages import Page, write_page
 from stages.core.report.tables import audit as audit_tables
-from stages.core.report.tables import distillation, encoding, representation
+from stages.core.report.tables import distillation, encoding, findings, representation
+from stages.core.report.tables import questions as question_tables
 from stages.core.report.tables import studies as study_tables
 
 TITLE = "What was reproduced, and what was found"
@@ -134,7 +136,7 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
         headline=_headline(drawn, places, root, recorded),
         cards=[_card(card, drawn, places, root) for card in _cards(_shown(ran.backbones)) if card.figure in drawn],
         verdicts=f"{_counted(audit['counts'])}. {audit_tables.against_itself(audit)}",
-        asked=table(audit_tables.asked_here(audit), cards=True),
+        asked=_asked(ran, places, recorded),
         families=table(audit_tables.families(audit, read_published(places.reference), "audit.html"), cards=True),
         failed={
             heading: table(audit_tables.register(claims), cards=True)
@@ -191,6 +193,22 @@ def _number(count: int, noun: str) -> str:
 
 def _weights(teacher: Mapping[str, Any]) -> str:
     return {"fit": "fitted here", "random": "random weights"}.get(teacher["weights"], teacher["weights"])
+
+
+def _asked(ran: Ran, places: Places, recorded: Sequence[studies.Study]) -> dict[str, Any] | None:
+    """The registered questions, by the study that was recorded last, or by this run where there is none."""
+    register, last = read_questions(places.reference), studies.latest(recorded)
+    if last is None and ran.students is None:
+        return None
+    if last is None:
+        assert ran.students is not None
+        found, top1, of = questions_table(ran.students.runs, register), ran.teacher.get("top1"), "this run"
+    else:
+        found, top1, of = findings.asked(last, register), findings.teacher_top1(last), f"study {last.name}"
+    weak = question_tables.weak_teacher(top1, register)
+    looked = question_tables.looks(last.name if last else "", int(found["seeds"].max()), register)
+    rows = question_tables.rows(found, register, weak)
+    return {"lead": f"Judged by {of}{weak}. {looked}", "table": table(rows, cards=True)} if rows else None
 
 
 def _counted(counts: Mapping[str, Any]) -> str:

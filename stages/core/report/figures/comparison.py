@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stages.core.base.names import BASELINE, setting_name
-from stages.core.evidence.controls import NOT_RUN
 from stages.core.evidence.differences import summary_sentence
 from stages.core.evidence.statistics import NOT_SHOWN
 from stages.core.report.style import GREY, label_ends, levels, new_figure
@@ -43,26 +42,6 @@ def differences(rows: pd.DataFrame, runs: pd.DataFrame) -> tuple[Figure, str]:
     empty = int(rows["low"].isna().sum())
     if empty:
         caption += f" {empty} without a line: there is no interval."
-    return figure, caption
-
-
-def controls(rows: pd.DataFrame) -> tuple[Figure, str]:
-    """The pairs of settings that separate the explanations, each with its interval, as in `differences`.
-
-    Args:
-        rows: what `controls_table` made of differences.csv; pairs that were not run are left out.
-    """
-    known = rows[rows["verdict"] != NOT_RUN]
-    figure = new_figure(8.4, 1.7 + 0.4 * len(known))
-    panel = figure.subplots()
-    _draw_intervals(panel, known, [f"{row['first']} − {row['second']}" for row in known.to_dict("records")])
-    panel.set_title("Width, projector or basis?")
-    shown = int((known["verdict"] != NOT_SHOWN).sum())
-    caption = (
-        "The first setting's top-1 minus the second's, with its interval, for the pairs that separate the "
-        f"explanations: {len(known)} of {len(rows)} were run, {shown or 'none'} of them "
-        f"{'show' if shown > 1 else 'shows'} a difference."
-    )
     return figure, caption
 
 

@@ -6,10 +6,9 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlencode
 
-from stages.core.evidence.claims import CONTROLS, FAMILIES
-from stages.core.evidence.scales import LEADS, NOT_MEASURED, PAPER, SAMPLE, WORDS, counted, counts, rank, sentence
+from stages.core.evidence.claims import FAMILIES
+from stages.core.evidence.scales import LEADS, NOT_MEASURED, PAPER, SAMPLE, WORDS, counted, counts, rank
 from stages.core.report.markup import Badge, Facet, Lines, Link
-from stages.core.report.tables.findings import claimed, measured
 
 ROOT = "../.."  # of the project, from a page or an executed notebook
 REFERENCE = "reports/reference/"  # begins the evidence that is published, not measured
@@ -89,7 +88,7 @@ def facets(claims: Claims) -> list[Facet]:
         Facet("run", [[run] for run in runs], [run for run in dict.fromkeys(runs) if run != NO_RUN]),
         Facet("where", [[one["where"] or NO_RUN] for _, one in rows], order=[*WORDS, NO_RUN]),
         Facet("verdict", [[one["verdict"]] for _, one in rows]),
-        Facet("family", [[claim["family"]] for claim, _ in rows], order=(*FAMILIES, CONTROLS)),
+        Facet("family", [[claim["family"]] for claim, _ in rows], order=FAMILIES),
         Facet("source", [publications(claim["source"]) for claim, _ in rows]),
     ]
 
@@ -150,26 +149,6 @@ def _counted(of: Mapping[str, int], family: str, where: str, page: str | None) -
     query = {"family": family, "where": where}
     links = [Link(text, f"{page}?{urlencode({**query, 'verdict': word})}#claims") for word, text in texts.items()]
     return links or None
-
-
-def asked_here(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The questions that this project asks beside the paper, what was measured of each, and the verdict."""
-    return [
-        {
-            "this project asks whether": Lines(*claimed(claim)),
-            "expected": claim["expected"],
-            "measured": None if claim["measured"] is None else measured(claim),
-            "verdict": Badge(claim["verdict"]),
-            "run": claim["run"] or NO_RUN,
-        }
-        for claim in sorted(of_family(audit, CONTROLS), key=rank)
-    ]
-
-
-def controls_sentence(audit: Mapping[str, Any]) -> str:
-    """How many of the questions that this project asks have each verdict; or nothing."""
-    of = of_family(audit, CONTROLS)
-    return f"Asked here, and not by the paper: {len(of)} questions, {sentence(counts(of))}." if of else ""
 
 
 def against_itself(audit: Mapping[str, Any]) -> str:

@@ -95,20 +95,5 @@ def differences(rows: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def controls(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """The table of `controls_table` in words: question, pair, difference with its interval, and what is shown."""
-    return [
-        {
-            "question": row["question"],
-            "first": row["first"],
-            "second": row["second"],
-            "points": "–" if pd.isna(row["difference"]) else f"{row['difference']:+.2f}",
-            "interval": _interval(row["low"], row["high"]),
-            "what it shows": row["reading"],
-        }
-        for row in rows.to_dict("records")
-    ]
-
-
 def _interval(low: float, high: float) -> str:
     return "–" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"

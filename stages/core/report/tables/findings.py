@@ -4,9 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from stages.core.base.files import read_json
 from stages.core.base.names import TEACHER
-from stages.core.evidence.claims import CONTROLS, Claim
+from stages.core.evidence.analysis_measures import OTHERWISE
+from stages.core.evidence.claims import Claim
+from stages.core.evidence.questions import UNCHECKED, WEAK, Questions, questions_table
 from stages.core.evidence.results import read_results
 from stages.core.evidence.scales import ELSEWHERE, PAPER, SAMPLE, WORDS
 from stages.core.evidence.studies import Study
@@ -23,7 +27,6 @@ LEADS = {  # of a study's sentences
     SAMPLE: ("Consistent with it", "Inconsistent with it", "Open on its sample"),
     ELSEWHERE: ("Holds there", "Does not hold there", "Open there"),
 }
-ASKED_HERE = "Asked here, not by the paper"
 
 
 def findings(study: Study, claims: Sequence[Claim]) -> list[dict[str, Any]]:
@@ -43,7 +46,6 @@ def table(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "claim": Lines(*claimed(verdict)),
-            "said by": "this project" if verdict["family"] == CONTROLS else "the paper",
             "expected": verdict["expected"],
             "measured": measured(verdict),
             "verdict": Badge(verdict["verdict"]),
@@ -62,27 +64,69 @@ def measured(verdict: Mapping[str, Any]) -> str:
     """The measured share in two digits, or the difference with its interval; without a bound, with what to compare."""
     if verdict["expected"] == NO_BOUND:
         return f"{verdict['measured']:.2g} ({verdict['reason'].partition('; ')[2]})"
+    if verdict["interval"] is None and verdict["reason"].startswith(OTHERWISE):
+        return f"{verdict['measured']:.2g} ({verdict['reason']})"
     if verdict["interval"] is None or verdict["where"] == SAMPLE:
         return f"{verdict['measured']:.2g}"
     low, high = (f"{end:+.2f}" if end is not None else "?" for end in verdict["interval"])
     return f"{verdict['measured']:+.2f} ({low} to {high})"
 
 
-def sentences(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the claims of each verdict are, one sentence for each verdict that there is; the controls' apart."""
+def sentences(
+    verdicts: Sequence[Mapping[str, Any]], teacher: str = "", questions: str = "", *, brief: bool = False
+) -> list[str]:
+    """What the claims of each verdict are, one sentence for each verdict that there is.
+
+    Of claims about a feature loss that was not applied strongly enough, or is not known to have been, nothing is said
+    but that.
+
+    Args:
+        verdicts: as `findings` gives them.
+        teacher: what `questions.weak_teacher` says.
+        questions: what those questions are about of which nothing is said either.
+        brief: of those of which nothing is said, how many they are in the place of their words.
+    """
     found = []
-    for asked in (False, True):
-        for where, leads in LEADS.items():
-            for lead, word in zip(leads, WORDS[where], strict=True):
-                chosen = (where, word, asked)
-                of = [one for one in verdicts if (one["where"], one["verdict"], one["family"] == CONTROLS) == chosen]
-                by_words: dict[str, list[Mapping[str, Any]]] = {}
-                for one in of:
-                    by_words.setdefault(claimed(one)[0], []).append(one)
-                listed = "; ".join(f"{words}, {_cases(cases)}" for words, cases in by_words.items())
-                said = f"{ASKED_HERE}: {lead[0].lower()}{lead[1:]}" if asked else lead
-                found += [f"**{said}** ({len(of)}): {listed}."] if of else []
-    return found
+    for where, leads in LEADS.items():
+        for lead, word in zip(leads, WORDS[where], strict=True):
+            of = [one for one in verdicts if (one["where"], one["verdict"]) == (where, word) and not unsaid(one)]
+            by_words: dict[str, list[Mapping[str, Any]]] = {}
+            for one in of:
+                by_words.setdefault(claimed(one)[0], []).append(one)
+            listed = "; ".join(f"{words}, {_cases(cases)}" for words, cases in by_words.items())
+            found += [f"**{lead}{teacher}**: {listed}."] if of else []
+    said_too = {claimed(one)[0] for one in verdicts if not unsaid(one)}
+    withheld = list(dict.fromkeys(_named(one, claimed(one)[0] in said_too) for one in verdicts if unsaid(one)))
+    said = f"{WEAK}, or not checked"
+    listed = f"{sum(map(unsaid, verdicts))} claims about feature losses" if brief else "; ".join(withheld)
+    listed += f"; questions on {questions}" if questions else ""
+    return found + ([f"**{said[0].upper()}{said[1:]}{teacher}**: {listed}."] if withheld else [])
+
+
+def _named(verdict: Mapping[str, Any], case: bool) -> str:
+    """A claim's words, with the name of its case where others of them are said."""
+    return claimed(verdict)[0] + (f" (`{verdict['id'].rpartition('/')[2]}`)" if case else "")
+
+
+def unsaid(verdict: Mapping[str, Any]) -> bool:
+    """Whether a verdict is about a feature loss that was not applied strongly enough, or is not known to have been."""
+    return verdict["reason"].startswith((WEAK, UNCHECKED))
+
+
+def asked(study: Study, register: Questions) -> pd.DataFrame:
+    """The registered questions, judged by a study's runs."""
+    return questions_table(applied(study), register)
+
+
+def applied(study: Study) -> pd.DataFrame:
+    """The runs of a study, with how far each feature loss moved the features as far as that was recorded."""
+    return pd.DataFrame(read_results(study.results, study.data).runs)
+
+
+def teacher_top1(study: Study) -> float | None:
+    """The top-1 of a study's teacher."""
+    top1: float | None = read_json(study.results / "teacher.json").get("top1")
+    return top1
 
 
 def _cases(verdicts: Sequence[Mapping[str, Any]]) -> str:
@@ -126,10 +170,9 @@ def limits(study: Study, claims: Sequence[Claim], reasons_named: int = REASONS) 
         reasons_named: how many reasons are named.
     """
     results = read_results(study.results, study.data)
-    published = [claim for claim in claims if claim.family != CONTROLS]
-    verdicts = [judge(claim, results) for claim in published]
+    verdicts = [judge(claim, results) for claim in claims]
     reasons = Counter(verdict["reason"] for verdict in verdicts if verdict["measured"] is None)
     listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(reasons_named))
     left = len(reasons) - reasons_named
     more = f"; {left} other {'reason' if left == 1 else 'reasons'}" if left > 0 else ""
-    return f"**It cannot show** {reasons.total()} of {len(published)} claims: {listed}{more}."
+    return f"**It cannot show** {reasons.total()} of {len(claims)} claims: {listed}{more}."
