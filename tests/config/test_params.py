@@ -18,6 +18,7 @@ from stages.paths import CHECKED
 from stages.tools.compose import CONF, composed
 
 GIVEN = yaml.safe_load(composed())
+NO_RECIPE = {**GIVEN["teacher"], "weights": "finetune", "recipe": None}
 OPTIONAL = {"base", "model_args", "plan"}  # mappings whose keys may be left out
 OPEN = {"strategies", "definitions", "options", "runs"}  # mappings whose keys are names of the user's
 
@@ -415,6 +416,7 @@ def test_an_impossible_value_is_named(path, value, load):
         ("analysis.classifiers", ["a", "a"], "analysis.classifiers: ['a', 'a'] has the same value twice"),
         ("analysis.img_size", {"teacher": 8}, "analysis: img_size: set the teacher's by teacher.model_args.img_size"),
         ("teacher.recipe", None, "teacher: weights fit needs a recipe, but recipe is null"),
+        ("teacher", NO_RECIPE, "teacher: weights finetune needs a recipe, but recipe is null"),
         ("analysis.sep.thresholds", [50, 50], "analysis.sep.thresholds: [50, 50] has the same value twice"),
     ],
 )

@@ -92,21 +92,26 @@ class ModelArgs(Section):
 class Teacher(Section):
     """The model to distil from.
 
-    `weights: fit` trains it from scratch on the dataset by `recipe`, `pretrained` loads timm's weights of that
-    architecture, `random` keeps random weights, for dry runs.
+    `weights: fit` trains it from scratch on the dataset by `recipe`, `finetune` trains timm's weights of that
+    architecture further, `pretrained` takes them as they are, `random` keeps random weights, for dry runs.
     """
 
     architecture: Name
     model_args: ModelArgs
-    weights: Literal["fit", "pretrained", "random"]
+    weights: Literal["fit", "finetune", "pretrained", "random"]
     seed: Seed
     recipe: Recipe | None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.weights == "fit" and self.recipe is None:
-            raise ValueError("weights fit needs a recipe, but recipe is null")
+        if self.fitted and self.recipe is None:
+            raise ValueError(f"weights {self.weights} needs a recipe, but recipe is null")
         return self
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it is trained here, from scratch or from pretrained weights."""
+        return self.weights in ("fit", "finetune")
 
 
 class Strategy(Section):
