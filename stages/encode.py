@@ -53,16 +53,18 @@ def main() -> None:
     batches = evaluation_batches(sample, first, batch=BATCH, workers=machine.workers())
     renormalize = renormalization(first, teacher, device)
     target = last_block.last_maps(teacher, batches, device, renormalize)
+    images, labels = (shown.to(device) for shown in next(iter(batches)))
     teacher_tokens = last_block.tokens_of(target)
     own, floors = measure(teacher_tokens, **options)
-    images, channels, rows, columns = target.shape
-    shape = {"images": images, "rows": rows, "columns": columns}
+    count, channels, rows, columns = target.shape
+    shape = {"images": count, "rows": rows, "columns": columns}
     measured: list[dict[str, Any]] = [
         {
             "run": TEACHER,
             "strategy": TEACHER,
             "width": channels,
             "rank": last_block.map_rank(teacher),
+            "reads_matched_tokens": last_block.reads_patch_tokens(teacher, renormalize(images), labels),
             **shape,
             **own,
             "cka": similarity(teacher_tokens, teacher_tokens).cka,
@@ -85,7 +87,8 @@ def main() -> None:
                 **one._asdict(),
                 "width": found.shape[1],
                 "rank": last_block.map_rank(student),
-                **dict(zip(shape, (images, *found.shape[2:]), strict=True)),
+                "reads_matched_tokens": last_block.reads_patch_tokens(student, images, labels),
+                **dict(zip(shape, (count, *found.shape[2:]), strict=True)),
                 **measure(tokens, **options)[0],
                 "cka": near and near.cka,
                 "probe_error": near and near.probe_error,

@@ -1,4 +1,4 @@
-"""Make the teacher: fit it on the dataset, or load its weights, and save it in a folder that timm opens."""
+"""Make the teacher: fit it, from scratch or from pretrained weights, or take its weights; save it for timm to open."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,21 +38,36 @@ def teach(settings: params.Params) -> None:
     with distributed.joined() as world:
         teacher = settings.teacher
         if world.primary:
-            verb = "fits" if teacher.weights == "fit" else f"opens, with {teacher.weights} weights,"
+            verbs = {"fit": "fits", "finetune": "fine-tunes"}
+            verb = verbs.get(teacher.weights, f"opens, with {teacher.weights} weights,")
             messages.begin("teach", f"{verb} {teacher.architecture}")
-        if settings.teacher.weights == "fit" and settings.teacher.recipe is not None:
-            fit(settings.dataset, settings.teacher, settings.teacher.recipe, world)
+        if teacher.fitted and teacher.recipe is not None:
+            fit(settings.dataset, teacher, teacher.recipe, world)
         else:
-            load(settings.dataset, settings.teacher, world)
+            load(settings.dataset, teacher, world)
 
 
 def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, world: World) -> None:
-    """Fit the teacher on the labels alone."""
+    """Fit the teacher on the labels alone, from random or from pretrained weights.
+
+    Raises:
+        UserError: pretrained weights are not available, or not those of the architecture.
+    """
+    arguments, started = teacher.model_args.keyword_arguments(), {}
+    if teacher.weights == "finetune":  # found, or missed, before any work
+        started = {"pretrained": backbones.located(teacher.architecture, folder=machine.weights()).record()}
 
     def create() -> tuple[nn.Module, Mapping[str, Any]]:
-        arguments, options = teacher.model_args.keyword_arguments(), model_options(data, recipe)
-        model = folders.create(teacher.architecture, arguments, seed=teacher.seed, **options)
-        return model.to(world.device), Provenance(teacher.architecture, teacher.weights).record()
+        if teacher.weights == "finetune":
+            shown = data.model_dump(include={"classes", "image_size", "crop_pct", "interpolation"})
+            model, provenance = backbones.to_finetune(
+                teacher.architecture, arguments, seed=teacher.seed, folder=machine.weights(), **shown
+            )
+        else:
+            options = model_options(data, recipe)
+            model = folders.create(teacher.architecture, arguments, seed=teacher.seed, **options)
+            provenance = Provenance(teacher.architecture, teacher.weights)
+        return model.to(world.device), provenance.record()
 
     job = Job(
         run="teach",
@@ -64,8 +79,9 @@ def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, wo
             "teacher": teacher.model_dump(),
             "dataset": data.model_dump(),
             "manifest": read_json(MANIFEST),
+            **started,
         },
-        modules=[folders.module_of(teacher.architecture)],
+        modules=[folders.module_of(teacher.architecture), *(["stages.core.models.backbones"] if started else [])],
         stage="stages.teach",
         command=COMMAND,
     )

@@ -38,6 +38,8 @@ STUDENTS = {
     "lift": ("deit_tiny_lift_patch16_224", {"lift_width": 96}),
     "widen": ("deit_tiny_widelast_patch16_224", {"widen_width": 96}),
     "uniform": ("deit_tiny_uniform_patch16_224", {"embed_dim": 57}),
+    "pooled": ("deit_tiny_patch16_224", {"global_pool": "avg", "fc_norm": False}),
+    "widen_pooled": ("deit_tiny_widelast_patch16_224", {"widen_width": 96, "global_pool": "avg", "fc_norm": False}),
 }
 
 

@@ -136,6 +136,9 @@ def results() -> str:
     )
 
 
+ORIGINS = {"fit": "fitted", "finetune": "fine-tuned"}  # of a teacher's weights; others are called as in params
+
+
 def scales() -> str:
     """What each profile trains, and whether its results are here."""
     from stages.tools.compose import composed  # here: no other part of the module needs Hydra
@@ -155,7 +158,7 @@ def scales() -> str:
                 f"`{profile}`",
                 f"{data['classes']} classes, {data['image_size']}²",
                 f"`{teacher.architecture}`, {width(teacher.architecture, own)} wide, "
-                f"{'fitted' if teacher.weights == 'fit' else teacher.weights}",
+                f"{ORIGINS.get(teacher.weights, teacher.weights)}",
                 f"{width(*student.model('baseline', teacher))} wide, {recipe['epochs']} epochs",
                 ", ".join(names) or "no figures yet",
             ]

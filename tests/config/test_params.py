@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 import yaml
 from dvc.utils.serialize import parse_yaml
 from omegaconf import OmegaConf
@@ -18,6 +19,7 @@ from stages.paths import CHECKED
 from stages.tools.compose import CONF, composed
 
 GIVEN = yaml.safe_load(composed())
+NO_RECIPE = {**GIVEN["teacher"], "weights": "finetune", "recipe": None}
 OPTIONAL = {"base", "model_args", "plan"}  # mappings whose keys may be left out
 OPEN = {"strategies", "definitions", "options", "runs"}  # mappings whose keys are names of the user's
 
@@ -415,6 +417,7 @@ def test_an_impossible_value_is_named(path, value, load):
         ("analysis.classifiers", ["a", "a"], "analysis.classifiers: ['a', 'a'] has the same value twice"),
         ("analysis.img_size", {"teacher": 8}, "analysis: img_size: set the teacher's by teacher.model_args.img_size"),
         ("teacher.recipe", None, "teacher: weights fit needs a recipe, but recipe is null"),
+        ("teacher", NO_RECIPE, "teacher: weights finetune needs a recipe, but recipe is null"),
         ("analysis.sep.thresholds", [50, 50], "analysis.sep.thresholds: [50, 50] has the same value twice"),
     ],
 )
@@ -665,16 +668,31 @@ def test_a_depth_that_does_not_halve_stops_only_who_trains_such_a_student(tmp_pa
 
 
 def test_a_depth_that_no_name_tells_is_asked_for(tmp_path):
-    teacher = ["teacher=imagenet", "teacher.architecture=deit_small_patch16_224", "teacher.weights=random"]
+    teacher = ["teacher=imagenet", "teacher.architecture=vit_nano_patch16_224", "teacher.weights=random"]
     size = ["+teacher.model_args.img_size=8", "+teacher.model_args.patch_size=2"]
     with pytest.raises(
-        UserError, match=r"half\.depth_divisor: set teacher\.model_args\.depth, to the blocks of deit_small"
+        UserError, match=r"half\.depth_divisor: set teacher\.model_args\.depth, to the blocks of vit_nano"
     ):
         load_text(tmp_path, composed(*teacher, *size, "strategy=half", "objective=none"))
     given = load_text(
         tmp_path, composed(*teacher, *size, "+teacher.model_args.depth=12", "strategy=half", "objective=none")
     )
     assert given.student.model("half", given.teacher)[1] == {"img_size": 8, "patch_size": 2, "depth": 6}
+
+
+def test_names_tell_the_depth_that_timm_builds():
+    told = {name: depth for name in timm.list_models() if (depth := models.named_depth(name))}
+    assert {"cait_s24_224", "deit_small_patch16_224", "deit3_base_patch16_224"} < set(told)
+    assert models.named_depth("vit_small_patch16_36x1_224") is None and models.named_depth("resnet50") is None
+    for name in [*told][::6]:
+        with torch.device("meta"):
+            assert len(timm.create_model(name).blocks) == told[name]
+
+
+def test_an_argument_that_is_not_set_identifies_nothing():
+    """What identifies a trained model leaves arguments out that came later and are not set."""
+    assert not {"global_pool", "fc_norm"} & models.ModelArgs(depth=3).model_dump().keys()
+    assert models.ModelArgs(fc_norm=False).model_dump()["fc_norm"] is False
 
 
 def test_the_stage_refuses_backbones_that_timm_does_not_have(tmp_path, monkeypatch):

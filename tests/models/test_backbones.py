@@ -539,6 +539,96 @@ def test_a_pretrained_teacher_is_taken_as_it_is(project, monkeypatch, tmp_path, 
     assert metrics["source"] == f"WEIGHTS/{NAME}/model.safetensors" and metrics["input_size"] == [3, 32, 32]
 
 
+FINETUNED = ("teacher.weights=finetune", "~teacher.model_args", f"teacher.architecture={NAME}")
+QUICK = (
+    "teacher.recipe.epochs=1",
+    "teacher.recipe.epoch_steps=2",
+    "teacher.recipe.warmup_epochs=0",
+    "teacher.recipe.augment.on_device=false",
+)
+SHOWN = {"classes": 3, "seed": 0, "image_size": 32, "crop_pct": 1.0, "interpolation": "bicubic"}
+
+
+def test_embeddings_are_resampled_by_timm(model, tmp_path, offline):
+    as_safetensors(model, tmp_path)
+    found, _ = backbones.to_finetune(NAME, {"img_size": 32, "patch_size": 8}, folder=tmp_path, **SHOWN)
+    positions = timm.layers.resample_abs_pos_embed(model.pos_embed, (4, 4), num_prefix_tokens=model.num_prefix_tokens)
+    patches = timm.layers.resample_patch_embed(model.patch_embed.proj.weight, [8, 8])
+    assert torch.equal(found.pos_embed, positions) and torch.equal(found.patch_embed.proj.weight, patches)
+    resized = {"pos_embed", "patch_embed.proj.weight", "head.weight", "head.bias"}
+    state = found.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items() if key not in resized)
+    assert found(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    config = found.pretrained_cfg
+    assert (config["input_size"], config["crop_pct"], config["mean"]) == ((3, 32, 32), 1.0, CONFIG.mean)
+
+
+def test_fine_tuning_starts_from_the_pretrained_features_and_a_head_of_its_seed(model, tmp_path, offline):
+    as_safetensors(model, tmp_path)
+    size = CONFIG.input_size[-1]
+    one, other, again = (
+        backbones.to_finetune(NAME, {}, folder=tmp_path, **SHOWN | {"image_size": size, "seed": seed})[0]
+        for seed in (0, 1, 0)
+    )
+    images = torch.randn(2, 3, size, size)
+    assert torch.equal(one.forward_features(images), model.eval().forward_features(images))
+    assert torch.equal(one.head.weight, again.head.weight) and not torch.equal(one.head.weight, other.head.weight)
+
+
+def test_a_fine_tuned_teacher_says_where_it_started(project, monkeypatch, tmp_path, model, offline):
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setenv("WEIGHTS", str(tmp_path / "weights"))
+    size = ("dataset.image_size=32", "student.base.img_size=32", "student.base.patch_size=8")
+    project(*FINETUNED, *QUICK, *size, "+teacher.model_args={img_size: 32, patch_size: 8, depth: 6}")
+    with pytest.raises(UserError, match=rf"no weights for {NAME} .*download .* and put it at .*weights/{NAME}\."):
+        run(teach, monkeypatch)
+    path = tmp_path / "weights" / as_safetensors(model, tmp_path / "weights")
+    run(teach, monkeypatch)
+    metrics, taught = read_json(Path("artifacts/teach/metrics.json")), read_json(Path("artifacts/teach/config.json"))
+    started = {
+        "architecture": NAME,
+        "weights": "finetune",
+        "source": f"WEIGHTS/{NAME}.safetensors",
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    assert started.items() <= metrics.items() and taught["provenance"] == started and metrics["epochs"] == 1
+    kept = timm.create_model("local-dir:artifacts/teach", pretrained=True)
+    assert kept.num_classes == 3 and not torch.equal(kept.norm.weight, model.norm.weight)
+    drift = torch.nn.functional.cosine_similarity(
+        *(one.blocks[0].attn.qkv.weight.flatten() for one in (kept, model)), 0
+    )
+    assert drift > 0.9  # two steps from there, and not from random weights
+    run(extract, monkeypatch, "--backbone", "teacher")
+    record = read_json(Path("artifacts/extract/teacher/features.json"))
+    assert (record["weights"], record["source"]) == ("finetune", started["source"])
+
+    torch.manual_seed(8)
+    as_safetensors(timm.create_model(NAME), tmp_path / "weights")
+    before = kept.state_dict()
+    run(teach, monkeypatch)  # other weights to start from: no checkpoint of the former ones is taken
+    after = timm.create_model("local-dir:artifacts/teach", pretrained=True).state_dict()
+    assert not torch.equal(before["blocks.0.attn.qkv.weight"], after["blocks.0.attn.qkv.weight"])
+
+
+def test_weights_to_fine_tune_that_are_of_another_model_or_nowhere_are_one_line(
+    project, monkeypatch, tmp_path, offline
+):
+    monkeypatch.setenv("WEIGHTS", str(tmp_path))
+    size = ("dataset.image_size=32", "student.base.img_size=32")
+    project(*FINETUNED, *QUICK, *size, "+teacher.model_args={img_size: 32}")
+    save_file(timm.create_model("test_vit2").state_dict(), tmp_path / f"{NAME}.safetensors")
+    with pytest.raises(UserError, match="does not hold the weights of"):
+        run(teach, monkeypatch)
+    project(*FINETUNED[:2], *QUICK, *size, "teacher.architecture=vit_nano", "+teacher.model_args={img_size: 32}")
+    with pytest.raises(UserError, match="timm has no model vit_nano"):
+        run(teach, monkeypatch)
+    project(*FINETUNED[:2], *QUICK, *size, "teacher.architecture=test_vit4", "+teacher.model_args={img_size: 32}")
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: None)
+    with pytest.raises(UserError, match="timm has no weights for test_vit4; put yours at"):
+        run(teach, monkeypatch)
+    assert not Path("artifacts/teach").exists()
+
+
 def test_a_teacher_of_another_head_is_refused(project, monkeypatch, tmp_path, model, offline):
     as_safetensors(model, tmp_path)
     monkeypatch.setenv("WEIGHTS", str(tmp_path))

@@ -42,6 +42,7 @@ def test_the_hub_reads_library_licence_and_result(tmp_path):
     ("weights", "licence", "said"),
     [
         ("fit", "apache-2.0", "A teacher, fitted to the labels."),
+        ("finetune", "apache-2.0", "A teacher with pretrained weights, fitted to the labels."),
         ("random", "apache-2.0", "A teacher with random weights, for dry runs."),
         ("pretrained", "apache-2.0", "A teacher with timm's pretrained weights."),
     ],
@@ -51,8 +52,9 @@ def test_a_teachers_card_says_whose_weights_they_are(tmp_path, weights, licence,
     assert said in made.text and made.data.license == licence and "teacher" in made.data.tags
 
 
-def test_pretrained_weights_keep_their_own_licence(tmp_path):
-    metrics = TEACHER | {"weights": "pretrained", "architecture": "vit_base_patch16_224.mae"}
+@pytest.mark.parametrize("weights", ["pretrained", "finetune"])
+def test_pretrained_weights_keep_their_own_licence(tmp_path, weights):
+    metrics = TEACHER | {"weights": weights, "architecture": "vit_base_patch16_224.mae"}
     assert card(tmp_path, metrics=metrics).data.license == "cc-by-nc-4.0"
 
 

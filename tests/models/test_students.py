@@ -88,6 +88,17 @@ def test_teachers_map_is_its_last_token_blocks_output(teacher, images):
     torch.testing.assert_close(last_map.flatten(2).transpose(1, 2), outputs[0])
 
 
+@pytest.mark.parametrize(("pooled", "plain"), [("pooled", "baseline"), ("widen_pooled", "widen")])
+@torch.no_grad()
+def test_a_pooled_student_is_the_plain_one_with_another_reading(pooled, plain, make_student, images):
+    student, other = make_student(pooled).eval(), make_student(plain).eval()
+    assert student.state_dict().keys() == other.state_dict().keys()
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in student.state_dict().items())
+    tokens = student.norm(other.blocks(other.norm_pre(other._pos_embed(other.patch_embed(images)))))
+    torch.testing.assert_close(student(images), student.head(tokens[:, 1:].mean(1)))
+    torch.testing.assert_close(other(images), student.head(tokens[:, 0]))
+
+
 @torch.no_grad()
 def test_lift_reads_projected_patch_tokens(make_student, images):
     model = make_student("lift").eval()
@@ -282,6 +293,8 @@ def test_widen_refuses_impossible_widths(make_student, arguments, reason):
         ("deit_tiny_widelast_patch16_224", {"widen_width": 96, "widen_blocks": 2, "widen_heads": 3}),
         ("deit_tiny_widelast_patch16_224", {"widen_widths": [72, 96], "widen_heads": 3}),
         ("deit_tiny_uniform_patch16_224", {"embed_dim": 57}),
+        ("deit_tiny_patch16_224", {"global_pool": "avg", "fc_norm": False}),
+        ("deit_tiny_widelast_patch16_224", {"widen_width": 96, "global_pool": "avg", "fc_norm": False}),
         ("cait_s24_224", {"embed_dim": 96, "num_heads": 6, "init_values": 0.1}),
     ],
 )

@@ -175,7 +175,7 @@ def test_seeds_are_counted_by_setting():
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"), [("fit", "fitted"), ("pretrained", "pretrained"), ("random", "random weights")]
+    ("weights", "said"), [("fit", "fitted"), ("finetune", "fine-tuned"), ("random", "random weights")]
 )
 def test_a_face_says_where_weights_are_from(weights, said):
     data = {"dataset": "cifar100", "val": {"images": 10_000}}

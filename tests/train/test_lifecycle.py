@@ -318,7 +318,7 @@ def test_weights_that_the_last_step_makes_infinite_end_in_one_line(started, tmp_
     assert not (folder / SEED_0 / "lift-mse-0").exists()
 
 
-@pytest.mark.parametrize("objective", ["projector", "softkd_orthogonal_projector", "balanced_mse"])
+@pytest.mark.parametrize("objective", ["projector", "softkd_orthogonal_projector", "balanced_mse", "principal_mse"])
 def test_what_is_trained_beside_the_student_resumes_with_it(started, tmp_path, environment, objective):
     """Interrupted between its two steps, a run resumes with the projector, its moments and the target's statistics."""
     whole = train_one(copied(started, tmp_path / "whole"), objective, "baseline")

@@ -10,7 +10,8 @@ from stages.core.base.errors import UserError
 from stages.core.config import params
 from stages.core.config.feature_losses import takes_any_width
 from stages.core.distillation.against_teacher import evaluate_against_teacher
-from stages.core.distillation.balancing import hadamard_matrix
+from stages.core.distillation.balancing import hadamard_matrix, token_moments
+from stages.core.distillation.principal import match_leading_directions
 from stages.core.distillation.task import check_compatible, create_task
 from stages.core.losses.targets import feature_target
 from stages.core.models.maps import forward_with_map
@@ -20,8 +21,9 @@ from stages.tools.compose import composed
 
 PAPER = ["none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral"]
 CONTROLS = ["projector", "frozen_projector", "orthogonal_projector", "normalized_mse", "gram", "relation"]
-CONTROLS += ["l1_cosine", "balanced_mse"]
-PROJECTED = {f"{beside}{name}" for beside in ("", "softkd_") for name in CONTROLS if name not in ("gram", "relation")}
+CONTROLS += ["l1_cosine", "balanced_mse", "principal_mse"]
+UNPROJECTED = ("gram", "relation", "principal_mse")
+PROJECTED = {f"{beside}{name}" for beside in ("", "softkd_") for name in CONTROLS if name not in UNPROJECTED}
 NAMES = [*PAPER, *CONTROLS, *(f"softkd_{name}" for name in CONTROLS)]
 CPU = torch.device("cpu")
 SMOOTHING = 0.1
@@ -65,6 +67,14 @@ def plain_target(teacher_map):
     return balanced.unflatten(0, teacher_map.movedim(1, -1).shape[:3]).movedim(-1, 1)
 
 
+def plain_principal(teacher_map, width):
+    """The leading right singular vectors of all tokens of these maps, and the tokens along them."""
+    tokens = teacher_map.double().movedim(1, -1).flatten(0, 2)
+    _, _, vectors = torch.linalg.svd(tokens)
+    vectors = vectors * vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
+    return (tokens @ vectors[:width].T).unflatten(0, teacher_map.movedim(1, -1).shape[:3]).movedim(-1, 1)
+
+
 def plain_loss(objective, student, teacher, images, labels, project=None):
     logits, student_map = forward_with_map(student, images)
     mean, std = (torch.tensor(student.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
@@ -79,6 +89,8 @@ def plain_loss(objective, student, teacher, images, labels, project=None):
     loss = (1 - objective.alpha) * entropy + objective.alpha * objective.tau**2 * divergence
     if objective.feature:
         target = plain_target(teacher_map) if objective.target == "balanced" else teacher_map
+        if objective.target == "principal":
+            target = plain_principal(teacher_map, student_map.shape[1])
         if objective.projector and (objective.project_equal or student_map.shape[1] != teacher_map.shape[1]):
             student_map = project(student_map)
         elif not takes_any_width(objective.feature):
@@ -96,11 +108,13 @@ def test_params_define_the_papers_objectives_and_the_controls(definitions):
 
 
 def make_task(objective, student, teacher, images, **options):
-    """The task of an objective; balanced targets take their statistics from the batch."""
+    """The task of an objective; targets take their statistics from the batch."""
     options = {"label_smoothing": SMOOTHING, "device": CPU, **options}
     task = create_task(student, teacher, **objective.model_dump(), **options).train()
     if objective.target == "balanced":
         task.balance([(images, None)])
+    if objective.target == "principal":
+        match_leading_directions([task], lambda task, at: token_moments([task.teacher_output(images).maps[at]]))
     return task
 
 

@@ -1,11 +1,13 @@
-"""The last-block maps of a trained model on a set of images, in memory, as tokens, and the rank that they can have."""
+"""The last-block maps of a trained model on a set of images, as tokens; the rank that they can have; who reads them."""
 
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.core.models.blocks import recorded_blocks
 from stages.core.models.lift import LiftedVisionTransformer
 from stages.core.models.maps import forward_with_map
 
@@ -44,3 +46,22 @@ def map_rank(model: nn.Module) -> int:
     """
     width: int = model.feature_info[-1]["num_chs"]  # type: ignore[index, assignment]
     return min(width, model.lift_proj.in_features + 1) if isinstance(model, LiftedVisionTransformer) else width
+
+
+def reads_patch_tokens(model: nn.Module, images: Tensor, labels: Tensor) -> bool:
+    """Whether the head reads the patch tokens that leave the last block, which feature losses match with the teacher's.
+
+    It does if the gradient of the cross-entropy at any of them is not exactly zero. A head on the class token alone
+    reads none of them: matching them can change its logits only through the weights of the blocks before.
+
+    Args:
+        model: a timm ViT, CaiT or student, in evaluation mode.
+        images: [images, 3, height, width], normalised for the model.
+        labels: [images].
+    """
+    with torch.enable_grad(), recorded_blocks(model) as outputs:
+        logits, last_map = forward_with_map(model, images)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), outputs[-1])
+    if gradient.ndim == 3:  # tokens: class and register tokens come before those of the map
+        gradient = gradient[:, gradient.shape[1] - last_map.shape[2] * last_map.shape[3] :]
+    return bool(gradient.any())

@@ -17,10 +17,17 @@ ISOTROPIC = r"cait_|(vit|deit3?)_\w*patch\d"
 # Those of the profiles, which go through the whole pipeline.
 USUAL = {"cait_s24_224", "deit_tiny_patch16_224"} | {f"deit_tiny_{kind}_patch16_224" for kind in STUDENTS}
 CAIT_DEPTH = r"cait_[a-z]+(\d+)_"  # CaiT's names tell how many blocks it has: cait_s24_224
+VIT_DEPTH = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}  # and those of ViT and DeiT by size
+# Arguments that came later leave what identifies a model without them as it was.
+UNLESS_SET = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class ModelArgs(Section):
     """Arguments of a timm model; unset ones keep the architecture's default.
+
+    `global_pool: avg` lets a VisionTransformer's head read the mean of its patch tokens in the place of its class
+    token. With `fc_norm: false` each token goes through the final norm before the mean, as in Lift and as in the plain
+    student, of which nothing else differs then; timm's default norms the mean.
 
     `widen_width`, `widen_blocks`, `widen_widths` and `widen_heads` are those of `stages.core.models.widelast.widen`:
     the last block's width and the number of widened blocks, or the width of each widened block.
@@ -35,6 +42,8 @@ class ModelArgs(Section):
     init_values: Positive | None = None
     drop_path_rate: Share | None = None
     weight_init: Literal["jax", "jax_nlhb", "moco", "reset"] | None = None
+    global_pool: Literal["token", "avg"] | None = UNLESS_SET
+    fc_norm: bool | None = UNLESS_SET
     lift_width: Count | None = None
     widen_width: Count | None = None
     widen_blocks: Annotated[int, Field(ge=1, le=1000)] | None = None
@@ -92,21 +101,26 @@ class ModelArgs(Section):
 class Teacher(Section):
     """The model to distil from.
 
-    `weights: fit` trains it from scratch on the dataset by `recipe`, `pretrained` loads timm's weights of that
-    architecture, `random` keeps random weights, for dry runs.
+    `weights: fit` trains it from scratch on the dataset by `recipe`, `finetune` trains timm's weights of that
+    architecture further, `pretrained` takes them as they are, `random` keeps random weights, for dry runs.
     """
 
     architecture: Name
     model_args: ModelArgs
-    weights: Literal["fit", "pretrained", "random"]
+    weights: Literal["fit", "finetune", "pretrained", "random"]
     seed: Seed
     recipe: Recipe | None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.weights == "fit" and self.recipe is None:
-            raise ValueError("weights fit needs a recipe, but recipe is null")
+        if self.fitted and self.recipe is None:
+            raise ValueError(f"weights {self.weights} needs a recipe, but recipe is null")
         return self
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it is trained here, from scratch or from pretrained weights."""
+        return self.weights in ("fit", "finetune")
 
 
 class Strategy(Section):
@@ -164,8 +178,8 @@ class Student(Section):
         return architecture, {name: value for name, value in every.items() if value is not None}
 
     def _divided_depth(self, strategy: str, divisor: int, teacher: Teacher) -> int:
-        key, named = f"student.strategies.{strategy}.depth_divisor", re.match(CAIT_DEPTH, teacher.architecture)
-        depth = teacher.model_args.depth or (int(named[1]) if named else None)
+        key = f"student.strategies.{strategy}.depth_divisor"
+        depth = teacher.model_args.depth or named_depth(teacher.architecture)
         if depth is None:
             raise ValueError(f"{key}: set teacher.model_args.depth, to the blocks of {teacher.architecture}")
         if depth % divisor:
@@ -178,3 +192,11 @@ class Student(Section):
         if argument in entry.model_args.keyword_arguments():
             return f"student.strategies.{strategy}.model_args.{argument}"
         return f"teacher.model_args.{argument}" if entry.of_teacher else f"student.base.{argument}"
+
+
+def named_depth(architecture: str) -> int | None:
+    """The number of blocks that the name of an architecture tells; None where it does not."""
+    if named := re.match(CAIT_DEPTH, architecture):
+        return int(named[1])
+    named = re.match(r"(?:vit|deit3?)_([a-z]+)_patch\d+(?!\d|_\d+x)", architecture)
+    return VIT_DEPTH.get(named[1]) if named else None

@@ -120,9 +120,9 @@ class Params(Section):
 
         Sizes that params leave to the architecture are checked before training, by `stages.core.train.task`.
         """
-        fitted = self.has_teacher and self.teacher.weights == "fit"
+        fitted = self.has_teacher and self.teacher.fitted
         if self.dataset.train_split is None and (self.grid.runs or fitted):
-            reason = "grid.runs trains students" if self.grid.runs else "teacher.weights is fit"
+            reason = "grid.runs trains students" if self.grid.runs else f"teacher.weights is {self.teacher.weights}"
             raise ValueError(f"dataset.train_split: null names no images to train on, but {reason}; set it")
         if not self.has_teacher:
             return self

@@ -258,9 +258,10 @@ class Objective(Section):
     orthonormal rows."""
     project_equal: bool = True
     """Whether a student as wide as its teacher is read through the projector too."""
-    target: Literal["features", "balanced"] = "features"
-    """The teacher's features as they are, or `balanced`: centred and rotated so that all channels have one variance
-    over the training images (PHI-S)."""
+    target: Literal["features", "balanced", "principal"] = "features"
+    """The teacher's features as they are; `balanced`: centred and rotated so that all channels have one variance over
+    the training images (PHI-S); or `principal`: along the leading directions that the tokens of the training images
+    share, not centred, as many as the student has channels."""
     blocks: Annotated[list[Literal["first", "last"]], Field(min_length=1)] = ["last"]
     """Which blocks are compared."""
 
@@ -272,6 +273,8 @@ class Objective(Section):
                     raise ValueError(f"{name} is set, but feature is null")
         if len(set(self.blocks)) != len(self.blocks):
             raise ValueError(f"blocks: {self.blocks} has the same value twice")
+        if self.projector is not None and self.target == "principal":
+            raise ValueError(f"target must be features or balanced where there is a projector ({self.projector})")
         if self.projector is not None and self.wider == "pool":
             raise ValueError(f"wider must be refuse where there is a projector ({self.projector})")
         return self

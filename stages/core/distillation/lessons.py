@@ -18,6 +18,7 @@ from stages.core.data.image_list import ImageList
 from stages.core.data.loader import Loader
 from stages.core.distillation import balancing
 from stages.core.distillation.against_teacher import evaluate_against_teacher
+from stages.core.distillation.principal import Moments, match_leading_directions
 from stages.core.distillation.task import MapDistillationTask, create_task
 from stages.core.losses.by_name import feature_loss, module_of
 from stages.core.models.cost import flops
@@ -76,6 +77,14 @@ class Distillation:
             if isinstance(task, MapDistillationTask) and job.objective.target == "balanced":
                 balance(task, images, batch=sampler.piece)
             tasks.append(task)
+        led = [task for job, task in zip(jobs, tasks, strict=True) if job.objective.target == "principal"]
+
+        def moments(task: MapDistillationTask, position: int) -> Moments:
+            batches = statistics_batches(task, images, batch=sampler.piece)
+            maps = (task.teacher_output(shown.to(task.device)).maps[position] for shown, _ in batches)
+            return balancing.token_moments(maps)
+
+        match_leading_directions([task for task in led if isinstance(task, MapDistillationTask)], moments)
         return tasks
 
     def _shared_teacher(self, jobs: Sequence[Job]) -> FrozenTeacher | None:
@@ -102,7 +111,9 @@ def modules(objective: Objective) -> list[str]:
     """The modules whose code decides what a student learns by an objective."""
     if not objective.distils:
         return []
-    return ["stages.core.distillation.task", *([module_of(objective.feature)] if objective.feature else [])]
+    own = [module_of(objective.feature)] if objective.feature else []
+    own += ["stages.core.distillation.principal"] if objective.target == "principal" else []
+    return ["stages.core.distillation.task", *own]
 
 
 def teacher_precision(recipe: Recipe) -> dict[str, Any]:
@@ -118,6 +129,11 @@ def balance(task: MapDistillationTask, images: ImageList, *, batch: int) -> None
 
     Every process computes them from the same images; the first one's are used by all, and by a resumed run.
     """
+    task.balance(statistics_batches(task, images, batch=batch))
+
+
+def statistics_batches(task: MapDistillationTask, images: ImageList, *, batch: int) -> Loader:
+    """Training images that statistics of a target are taken from, evenly spaced, without augmentation."""
     whole = Images(images, create_transform(**resolve_model_data_config(bare_model(task))))
     chosen = np.linspace(0, len(whole) - 1, min(len(whole), balancing.IMAGES)).round().astype(int).tolist()
-    task.balance(Loader(Subset(whole, chosen), workers=machine.workers(), batch_size=batch))
+    return Loader(Subset(whole, chosen), workers=machine.workers(), batch_size=batch)

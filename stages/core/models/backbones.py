@@ -8,7 +8,7 @@ then on the hub. Only tensors are loaded: a checkpoint that holds anything else 
 import hashlib
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import nn
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json, sha256
 from stages.core.models import students  # noqa: F401  registers the students with timm
+from stages.core.models.normalization import check_preprocessing
 from stages.core.models.talking_heads import batch_talking_heads
 
 SUFFIXES = (".safetensors", ".pth", ".bin")  # in the order in which they are tried
@@ -51,9 +52,10 @@ class Provenance:
 
     Attributes:
         architecture: the timm name, with its tag if it had one.
-        weights: "fit", "pretrained" or "random".
-        source: the user's file, the hub repository and commit, or the address; None for weights made here.
-        sha256: of the weights' file, where it is known; of one in shards, over those of its index and its shards.
+        weights: "fit", "finetune", "pretrained" or "random".
+        source: the user's file, the hub repository and commit, or the address; None for weights made here. Weights that
+            were fitted further ("finetune") started from it.
+        sha256: of that file, where it is known; of one in shards, over those of its index and its shards.
     """
 
     architecture: str
@@ -122,6 +124,43 @@ def pretrained(
         shown = _shown(arguments, img_size)
         raise UserError(f"{path} does not hold the weights of {name} with {shown}: {_line(error)}") from None
     return model, Provenance(name, "pretrained", source, _digest(path))
+
+
+def to_finetune(
+    name: str,
+    arguments: Mapping[str, Any],
+    *,
+    classes: int,
+    seed: int,
+    folder: Path | None,
+    image_size: int,
+    crop_pct: float,
+    interpolation: str,
+) -> tuple[nn.Module, Provenance]:
+    """A timm model with pretrained weights and a new head, to be fitted.
+
+    timm resamples position and patch embeddings to the image and patch size of `arguments`. Images are normalised as
+    the weights expect them, and cropped as the dataset says.
+
+    Args:
+        name: a timm name, with or without a tag.
+        arguments: of the architecture.
+        classes: number of the head's outputs.
+        seed: of the head.
+        folder: where the user keeps weights, or None.
+        image_size, crop_pct, interpolation: of the dataset.
+
+    Raises:
+        UserError: as `pretrained`, or the model does not take images of that size.
+    """
+    model, provenance = pretrained(name, arguments, folder=folder)
+    torch.manual_seed(seed)
+    model.reset_classifier(classes)  # type: ignore[operator]
+    shown = {"input_size": (3, image_size, image_size), "crop_pct": crop_pct, "interpolation": interpolation}
+    config: Any = model.pretrained_cfg
+    model.pretrained_cfg = model.default_cfg = config | shown | {"num_classes": classes}
+    check_preprocessing(model, image_size)
+    return model, replace(provenance, weights="finetune")
 
 
 def located(name: str, *, folder: Path | None) -> Provenance:

@@ -17,6 +17,7 @@ LICENCE = "apache-2.0"  # of this project, and so of weights that it fits
 REPOSITORY = "encoding-mismatch"
 SHOWN = ("top1", "top5", "loss", "relative_feature_error", "parameters", "flops", "epochs", "global_batch", "lr")
 PRETRAINED = "pretrained"  # weights that others have trained, under their licence
+FINETUNED = "finetune"  # the same, fitted further
 
 
 def write_card(
@@ -34,7 +35,7 @@ def write_card(
         hub_dataset: their name on the Hugging Face Hub; None if they are not from there.
     """
     architecture, licence = metrics["architecture"], LICENCE
-    if metrics.get("weights") == PRETRAINED:
+    if metrics.get("weights") in (PRETRAINED, FINETUNED):
         licence = get_pretrained_cfg_value(architecture, "license")
     title = f"{name}: {architecture} on {dataset}"
     data = ModelCardData(
@@ -99,6 +100,7 @@ def _about(metrics: Mapping[str, Any]) -> str:
         "fit": "A teacher, fitted to the labels.",
         "random": "A teacher with random weights, for dry runs.",
         PRETRAINED: "A teacher with timm's pretrained weights.",
+        FINETUNED: "A teacher with pretrained weights, fitted to the labels.",
     }[metrics["weights"]]
 
 

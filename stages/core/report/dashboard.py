@@ -192,7 +192,8 @@ def _number(count: int, noun: str) -> str:
 
 
 def _weights(teacher: Mapping[str, Any]) -> str:
-    return {"fit": "fitted here", "random": "random weights"}.get(teacher["weights"], teacher["weights"])
+    said = {"fit": "fitted here", "finetune": "pretrained, fitted further here", "random": "random weights"}
+    return said.get(teacher["weights"], teacher["weights"])
 
 
 def _asked(ran: Ran, places: Places, recorded: Sequence[studies.Study]) -> dict[str, Any] | None:

@@ -65,7 +65,8 @@ def seeds(runs: pd.DataFrame) -> str:
 
 def _model(of: Mapping[str, Any]) -> str:
     """A backbone's name and architecture, and where its weights are from."""
-    name, weights = backbone_name({**of, "weights": "known"}), {"fit": "fitted", "random": "random weights"}
+    name = backbone_name({**of, "weights": "known"})
+    weights = {"fit": "fitted", "finetune": "fine-tuned", "random": "random weights"}
     architecture = of.get("architecture", name)
     model = name if architecture == name else f"{name} ({architecture})"
     return f"{model}, {weights.get(of['weights'], of['weights'])}"

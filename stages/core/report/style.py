@@ -52,8 +52,8 @@ KNOWN = (
     "copy",
     "lift_two_thirds",
     "lift_five_sixths",
-    "widen_linear",
-    "widen_three_heads",
+    "pooled",
+    "widen_pooled",
 )
 
 
