@@ -24,12 +24,16 @@ BENCHMARKS = {
     "together-imagenet-cuda": "python tests/benchmarks/together.py --scale imagenet",
     "together-digits-cpu": "python tests/benchmarks/together.py --scale digits",
     "whole_run-cpu": "python tests/benchmarks/whole_run.py",
+    "loading-cpu": "python tests/benchmarks/loading.py",
     "extraction-cuda": "python tests/benchmarks/extraction.py --images 2000",
-    "extraction-cpu": "python tests/benchmarks/extraction.py",
+    "extraction-cpu": "python tests/benchmarks/extraction.py --model vit_tiny_patch16_224",
     "growth-cpu": "python tests/benchmarks/growth.py",
 }
 FORMS = {"eager": "not compiled", "timm_heads": "not compiled, timm's talking heads"}
 KERNEL_LETTERS = 72  # of a kernel's name on the page
+WAYS = {"ours": "with three repeats", "once": "each image decoded", "timm": "timm's loader"}  # of loading
+GOAL = 5_400  # images/s of WideLast's step on an H100, to be reached
+ANCHOR = 0.229  # of the matrix rate: the training step of ViT-S in BioNeMo's recipes, as published
 Measured = Mapping[str, Mapping[str, Any]]
 
 
@@ -186,20 +190,138 @@ def floors_table(found: Measured) -> str:
     return table(header, rows) if rows else "Not measured.\n"
 
 
+def loading_table(found: Measured) -> str:
+    """Images per second of the training loader, ours and timm's."""
+    record = found.get("loading-cpu")
+    if record is None:
+        return "Not measured.\n"
+    header = ["loading processes", *(f"images/s, {WAYS[way]}" for way in WAYS), "of timm's", "of each decoded"]
+    header += [f"images per CPU second, {WAYS[way]}" for way in WAYS]
+    rows: list[list[object]] = []
+    for one in record["results"]:
+        rates, per_core = one["images_per_s"], one["images_per_cpu_s"]
+        ratios = (ratio(rates["ours"], rates[way]) for way in ("timm", "once"))
+        rows.append([one["workers"], *(spread(rates[way]) for way in WAYS), *ratios])
+        rows[-1] += [spread(per_core[way]) for way in WAYS]
+    parts = table(["of an image's CPU time, were each decoded", "ms"], list(map(list, record["parts_ms"].items())))
+    decoders = [
+        [name, one["ms"], one["largest_difference"] or "the same pixels"] for name, one in record["decoders"].items()
+    ]
+    header_of_decoders = ["decoder", "ms an image", "largest difference from Pillow's pixels, of 255"]
+    return "\n".join([table(header, rows), parts, table(header_of_decoders, decoders), _halved(record)])
+
+
+def _halved(record: Mapping[str, Any]) -> str:
+    return (
+        f"A JPEG decoder can make half of the pixels in less time (`draft`). {record['halved']:.0%} of the crops would "
+        "be at least as large as the network's images after that; those of smaller crops would be blurred.\n"
+    )
+
+
+def cores_text(found: Measured) -> str:
+    """How many cores load what one GPU trains, in words."""
+    loading, training = found.get("loading-cpu"), found.get("training-imagenet-cuda")
+    if loading is None or training is None:
+        return "How many cores feed a GPU: not measured.\n"
+    per_core = loading["results"][0]["images_per_cpu_s"]["ours"]["median"]
+    (row,) = (one for one in training["results"] if one["student"] == STUDENT)
+    measured_rate = row["ours"]["images_per_s"]["median"]
+    return (
+        f"At {per_core:.0f} images per CPU second, {measured_rate / per_core:.0f} such cores feed one "
+        f"{training['hardware']['gpus'][0]['name']} at its {measured_rate:,.0f} images/s, and {GOAL / per_core:.0f} at "
+        f"{GOAL:,}. Students side by side share what is loaded.\n"
+    )
+
+
+def standing_table(found: Measured) -> str:
+    """Of each measured row the limit, a rate to compare with, the distance from the limit, and what would come next."""
+    rows: list[list[object]] = []
+    if record := found.get("training-imagenet-cuda"):
+        (row,) = (one for one in record["results"] if one["student"] == STUDENT)
+        limit = record["matrix_peak_flops_per_s"] / row["flops_per_image"]
+        rate, used = row["ours"]["images_per_s"]["median"], row["ours"]["utilisation"]
+        rows.append(
+            [
+                "training step, imagenet, cuda",
+                f"the rate of a large matrix product: {limit:,.0f} images/s",
+                f"{ANCHOR:.1%} of that rate: BioNeMo's compiled ViT-S step on one H100, the best public figure known",
+                f"{rate:,.0f} images/s, {used:.1%}",
+                f"{1 / used:.1f} times, {ANCHOR / used:.1f} to the anchor",
+                "the teacher's heads mixed in one kernel (`TALKING_HEADS=fused`); TORCHINDUCTOR_MAX_AUTOTUNE=1",
+            ]
+        )
+    if record := found.get("together-imagenet-cuda"):
+        last = record["results"][-1]
+        rows.append(
+            [
+                f"{last['students']} students side by side, imagenet, cuda",
+                f"the operations that are shared: {last['limit']:.2f} times",
+                "separate runs: 1",
+                f"{last['ratio']['median']:.2f} times",
+                f"{last['share_of_limit']:.0%} of it",
+                "the same, compiled",
+            ]
+        )
+    if record := found.get("loading-cpu"):
+        parts = record["parts_ms"]
+        once = sum(parts[name] for name in ("read", "decode"))
+        limit = 1e3 / (sum(parts.values()) - once + once / record["repeats"])
+        rates = {way: record["results"][0]["images_per_cpu_s"][way]["median"] for way in WAYS}
+        rows.append(
+            [
+                "loading, a CPU second",
+                f"the parts' own time, a decoding for {record['repeats']} images: {limit:.0f} images",
+                f"timm's loader: {rates['timm']:.0f}",
+                f"{rates['ours']:.0f}",
+                f"{limit / rates['ours']:.2f} times",
+                "RandAugment and crops on the device (`augment.on_device` for CIFAR's crops), whose pixels differ",
+            ]
+        )
+    if record := found.get("extraction-cpu"):
+        rates = {way: one["median"] for way, one in record["images_per_s"].items()}
+        rows.append(
+            [
+                f"extraction, {record['model']}, cpu",
+                f"the forward pass alone: {rates['forward']:.1f} images/s",
+                f"one image at a time: {rates['plain']:.1f}",
+                f"{rates['ours']:.1f} images/s; of every block {rates['layerwise']:.1f}",
+                f"{rates['forward'] / rates['ours']:.2f} times; {rates['forward'] / rates['layerwise']:.2f}",
+                "bfloat16, which would change the features",
+            ]
+        )
+    if record := found.get("whole_run-cpu"):
+        outside = record["train"]["share_outside"]["median"]
+        rows.append(
+            [
+                "`dvc repro` of the default, cpu",
+                f"the optimizer steps: {1 - outside:.0%} of one student's process",
+                'a unit: `python -c "import timm"`',
+                f"{record['repro_units']:.0f} units",
+                f"{outside:.0%} of that process are imports, loading, evaluation, saving",
+                "fewer processes: a stage's imports take a unit and more",
+            ]
+        )
+    header = ["what", "limit", "anchor", "here", "from the limit", "what one would do next"]
+    return table(header, rows) if rows else "Not measured.\n"
+
+
 def extraction_table(found: Measured) -> str:
-    """Images per second of extraction, ours and the plain loop's."""
-    header = ["device", "model", "images", "images/s", "plain loop's images/s", "ratio"]
-    header += ["largest relative difference"]
+    """Images per second of extraction: ours, of every block, the forward pass alone, and the plain loop's."""
+    ways = ("ours", "layerwise", "forward", "plain")
+    header = ["device", "model", "images", "images/s", "every block, images/s", "forward pass alone, images/s"]
+    header += ["plain loop's images/s", "ratio", "largest relative difference"]
     rows: list[list[object]] = []
     for device in ("cuda", "cpu"):
         record = found.get(f"extraction-{device}")
         if record is None:
             rows.append([device, *["not measured"] * (len(header) - 1)])
             continue
-        ours, plain = (spread(record["images_per_s"][way], 2) for way in ("ours", "plain"))
-        times = ratio(record["images_per_s"]["ours"], record["images_per_s"]["plain"])
+        rates = record["images_per_s"]
+        shown = (spread(rates[way], 2) for way in ways)
         difference = f"{record['largest_relative_difference']:.1e}"
-        rows.append([device, record["model"], record["images"], ours, plain, times, difference])
+        rows.append(
+            [device, record["model"], record["images"], *shown, ratio(rates["ours"], rates["plain"]), difference]
+        )
     return table(header, rows)
 
 
@@ -291,6 +413,9 @@ Made by `python -m stages.tools.performance` from the JSON files in `reports/per
 Rates are medians over rounds, with the least and the greatest; a ratio is one of the greatest, which other work on the
 machine disturbs least. A wide span, and a median far from the greatest, say that there was such work.
 
+## Where it stands
+
+{standing_table(found)}
 ## Training step
 
 Images that are on the device already; CaiT to DeiT with soft labels and feature distillation (`softkd_mse`). The
@@ -326,6 +451,14 @@ both follow each other. The limit is that of the operations: Σ(3 × student's f
 
 {together_table(found)}
 {limits_table(found)}
+## Loading
+
+Batches under the paper's recipe from generated 500×375 JPEGs. Repeated augmentation yields each image three times in a
+row: it is decoded once for its repeats. Beside it the same without repeats, and timm's own loader with the same
+transform.
+
+{loading_table(found)}
+{cores_text(found)}
 ## Extraction
 
 Last-block features of generated 500×375 JPEGs; the plain loop takes one image at a time and writes a file for each.

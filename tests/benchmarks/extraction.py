@@ -1,14 +1,17 @@
 """Extraction throughput against the plain loop: python tests/benchmarks/extraction.py --out FILE.
 
-Ours is what the stage `extract` does: its loader, `extraction.extract`, one file per block. The plain loop takes one
-image at a time and writes one file per image. Both read the same generated JPEGs, their features must agree within 1e-4
-of the root mean square, and they alternate, so that a busy machine slows both.
+Ours is what the stage `extract` does: its loader, `extraction.extract`, one file per block; of the last block alone, or
+of all (`layerwise`). The plain loop takes one image at a time and writes one file per image. All read the same
+generated JPEGs, their features must agree within 1e-4 of the root mean square, and they alternate, so that a busy
+machine slows all of them. `forward` is the model's forward pass alone, in batches as ours, which extraction cannot
+beat.
 """
 
 import argparse
 import copy
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,7 @@ def jpegs(folder: Path, images: int) -> ImageList:
     return ImageList(folder, names, [0] * images)
 
 
-def ours(model: nn.Module, images: ImageList, folder: Path, device: torch.device) -> None:
+def ours(model: nn.Module, images: ImageList, folder: Path, device: torch.device, *, layerwise: bool = False) -> None:
     world = World(0, 1, device)
     batches = evaluation_batches(images, model, batch=batch_size(device), workers=machine.workers(), world=world)
     extraction.extract(
@@ -51,7 +54,7 @@ def ours(model: nn.Module, images: ImageList, folder: Path, device: torch.device
         folder,
         images=len(images.files),
         world=world,
-        layerwise=False,
+        layerwise=layerwise,
         provenance={"architecture": "", "weights": "random"},
     )
 
@@ -64,6 +67,14 @@ def plain(model: Any, images: ImageList, folder: Path, device: torch.device) -> 
             image = transform(Image.open(images.folder / name).convert("RGB"))[None].to(device)
             (found,) = model.forward_intermediates(image, indices=[last], intermediates_only=True)
             np.save(folder / f"{index}.npy", found[0].flatten(1).T.cpu().numpy())
+
+
+def forward(model: Any, images: ImageList, folder: Path, device: torch.device) -> None:
+    batch = batch_size(device)
+    pixels = torch.randn(batch, *model.pretrained_cfg["input_size"], device=device)
+    with torch.inference_mode():
+        for start in range(0, len(images.files), batch):
+            model(pixels[: len(images.files) - start])
 
 
 def main() -> None:
@@ -82,12 +93,18 @@ def main() -> None:
             torch.nn.init.constant_(weights, 0.1)
     batched = copy.deepcopy(as_in_timm)
     batch_talking_heads(batched)  # as the stage's models are
-    taken: dict[str, list[float]] = {"ours": [], "plain": []}
+    ways = {
+        "ours": (ours, batched),
+        "layerwise": (partial(ours, layerwise=True), batched),
+        "forward": (forward, batched),
+        "plain": (plain, as_in_timm),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as made:
         (Path(made) / "images").mkdir()
         images = jpegs(Path(made) / "images", options.images)
         for number in range(options.rounds + 1):
-            for name, extract, model in (("ours", ours, batched), ("plain", plain, as_in_timm)):
+            for name, (extract, model) in ways.items():
                 folder = Path(made) / f"{name}-{number}"
                 folder.mkdir()
                 measuring.wait(options.device)

@@ -366,6 +366,7 @@ def main() -> None:
             "steps": options.steps,
             "precision": options.precision,
             "compiled": compiled,
+            "max_autotune": compiled and os.environ.get("TORCHINDUCTOR_MAX_AUTOTUNE") == "1",
             "talking_heads": own_heads,
             "matrix_peak_flops_per_s": round(peak),
             "copy_peak_bytes_per_s": round(measuring.copy_peak(options.device)),

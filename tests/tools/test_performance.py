@@ -60,13 +60,13 @@ def test_what_was_not_measured_is_said_to_be_so():
         name.removeprefix("training-").replace("-", ", ") for name in performance.BENCHMARKS if "training" in name
     }
     assert cells(page, "Training step") == {place: [missing] * 8 for place in places}
-    assert cells(page, "Extraction") == {device: [missing] * 6 for device in ("cuda", "cpu")}
+    assert cells(page, "Extraction") == {device: [missing] * 8 for device in ("cuda", "cpu")}
     sources = cells(page, "How it was measured")
     assert set(sources) == set(performance.BENCHMARKS)
     for name, (command, *rest) in sources.items():
         assert command == f"`{performance.BENCHMARKS[name]} --out reports/performance/{name}.json`"
         assert rest == [missing] * 3
-    for title in ("Two floors", "A whole default run"):
+    for title in ("Where it stands", "Two floors", "Loading", "A whole default run"):
         assert "Not measured." in page.partition(f"## {title}\n")[2].partition("\n## ")[0]
     assert "wall time of the paper's run: not measured" in page
 
@@ -130,6 +130,52 @@ def test_students_side_by_side_stand_beside_the_limit_of_the_arithmetic():
     assert "| digits, cpu | 3 | 1.00 (0.50-1.50) | 1.00 (0.50-1.50) | 1.00 (0.50-1.50) | 1.25 | 80% |\n" in found
     assert performance.limits_table({"together-digits-cpu": record}).endswith("| imagenet | 1.00 | 1.91 |\n")
     assert "not measured" in found and performance.limits_table({}) == "Not measured.\n"
+
+
+def rates(**medians):
+    return {way: {"median": one, "min": one, "max": one, "rounds": 1} for way, one in medians.items()}
+
+
+LOADING = {
+    "repeats": 3,
+    "results": [
+        {
+            "workers": 1,
+            "images_per_s": rates(ours=120.0, once=60.0, timm=80.0),
+            "images_per_cpu_s": rates(ours=100.0, once=50.0, timm=70.0),
+        }
+    ],
+    "parts_ms": {"read": 0.5, "decode": 5.5, "crop, resize, flip": 2.0, "RandAugment": 3.5, "to a tensor": 0.5},
+    "decoders": {"Pillow": {"ms": 5.5, "largest_difference": 0}, "other": {"ms": 4.0, "largest_difference": 2}},
+    "halved": 0.25,
+}
+
+
+def test_loading_stands_beside_timm_s_loader():
+    found = performance.loading_table({"loading-cpu": LOADING})
+    shown = " | ".join(f"{rate:.1f} ({rate:.1f}-{rate:.1f})" for rate in (120, 60, 80))
+    assert f"| 1 | {shown} | 1.50 | 2.00 | 100.0 (100.0-100.0) |" in found
+    assert "| Pillow | 5.5 | the same pixels |\n| other | 4.0 | 2 |\n" in found and "25% of the crops" in found
+    assert performance.loading_table({}) == "Not measured.\n"
+
+
+def test_cores_that_feed_a_gpu_are_its_rate_over_that_of_a_cpu_second():
+    text = performance.cores_text({"loading-cpu": LOADING, "training-imagenet-cuda": TRAINING})
+    assert "40 such cores feed one G100 at its 4,000 images/s, and 54 at 5,400" in text
+    assert "not measured" in performance.cores_text({"loading-cpu": LOADING})
+
+
+def test_where_it_stands_is_a_distance_from_a_limit():
+    record = {"model": "m", "images_per_s": rates(ours=8.0, layerwise=5.0, forward=10.0, plain=4.0)}
+    measured = {"loading-cpu": LOADING, "training-imagenet-cuda": TRAINING, "extraction-cpu": record}
+    training, loading, extraction = performance.standing_table(measured).splitlines()[2:]
+    assert "10,000 images/s" in training and "| 4,000 images/s, 40.0% | 2.5 times, 0.6 to the anchor |" in training
+    assert "a decoding for 3 images: 125 images | timm's loader: 70 | 100 | 1.25 times |" in loading  # 8 ms each
+    assert (
+        "alone: 10.0 images/s | one image at a time: 4.0 | 8.0 images/s; of every block 5.0 | 1.25 times; 2.00 |"
+        in extraction
+    )
+    assert performance.standing_table({}) == "Not measured.\n"
 
 
 def test_growth_shows_memory_time_and_the_line():

@@ -13,6 +13,7 @@ from stages.core.runtime.distributed import World
 from stages.core.train import compilation
 from stages.core.train.drop_path import DropPathMasks
 from stages.core.train.sampler import EpochSampler
+from stages.core.train.teacher import FrozenTeacher, teacher_outputs
 
 CPU = torch.device("cpu")
 OTHERS = (("baseline", "softkd_spectral"), ("widen", "softkd_spectral"), ("widen", "none"), ("lift", "mse"))
@@ -101,6 +102,33 @@ def test_student_and_teacher_are_each_one_graph(make_task, batch, strategy, obje
     assert graphs == (1 if objective == "none" else 2)
     step(task, *batch)
     assert counted.frame_count == graphs
+
+
+def group(make_student, make_teacher):
+    """Tasks of all students with one teacher between them."""
+    teacher = FrozenTeacher(make_teacher(), device=CPU)
+    options = {**OBJECTIVES["softkd_spectral"], "tau": 1.0, "feature_weight": 0.2, "label_smoothing": 0.1}
+    return [create_task(make_student(strategy), teacher, **options, device=CPU) for strategy in STUDENTS]
+
+
+def group_step(tasks, images, labels):
+    """Losses and gradients of a step of students side by side."""
+    outputs = teacher_outputs(tasks, images)
+    for task, output in zip(tasks, outputs, strict=True):
+        loss = task(images, labels, output)["loss"]
+        loss.backward()
+        yield loss.detach(), parameters_to_vector([one.grad for one in task.get_trainable_module().parameters()])
+
+
+@pytest.mark.parametrize("backend", ["counted", pytest.param("inductor", marks=pytest.mark.nightly)])
+def test_a_group_has_one_graph_of_each_student_and_one_of_the_teacher(make_student, make_teacher, batch, backend):
+    expected = list(group_step(group(make_student, make_teacher), *batch))
+    tasks, counted = group(make_student, make_teacher), CompileCounter()
+    for task in tasks:
+        task.compile(backend=counted if backend == "counted" else backend, fullgraph=True)
+    for found, same in zip(group_step(tasks, *batch), expected, strict=True):
+        assert_close(found, same)
+    assert counted.frame_count == (len(STUDENTS) + 1 if backend == "counted" else 0)
 
 
 @pytest.mark.nightly
