@@ -14,9 +14,20 @@ from pydantic import Field, ValidationError, model_validator
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
-from stages.core.base.names import TEACHER
+from stages.core.base.names import TEACHER, Run
 from stages.core.config.models import ISOTROPIC, USUAL, ModelArgs, Student, Teacher
-from stages.core.config.schema import Analysis, Dataset, Grid, Name, Objectives, Recipe, Section, Seed, Selection
+from stages.core.config.schema import (
+    Analysis,
+    Dataset,
+    Grid,
+    Name,
+    Objective,
+    Objectives,
+    Recipe,
+    Section,
+    Seed,
+    Selection,
+)
 
 COMPOSE = "choose what to train by `dvc exp run -S` or `python -m stages.tools.compose`, which list the runs"
 
@@ -35,6 +46,12 @@ class Params(Section):
     recipe: Recipe
     analysis: Analysis
     plan: dict[str, list[str] | dict[str, Any]]  # composed; see `stages.plan`
+
+    def objective_of(self, run: Run) -> Objective:
+        """The objective of a run, with the weight that its strategy gives the feature loss."""
+        defined = self.objective.definitions[run.objective]
+        weight = self.student.strategies[run.strategy].feature_weights.get(run.objective, defined.feature_weight)
+        return defined.model_copy(update={"feature_weight": weight})
 
     @property
     def has_teacher(self) -> bool:
@@ -72,6 +89,11 @@ class Params(Section):
                 if (other := spelled.setdefault(name.lower(), name)) != name:
                     raise ValueError(f"{place}: {other} and {name} differ by case alone, as files cannot everywhere")
         for strategy, entry in self.student.strategies.items():
+            for name in entry.feature_weights:
+                defined = self.objective.definitions.get(name)
+                if defined is None or defined.feature is None:
+                    reason = "is none of objective.definitions" if defined is None else "has no feature loss"
+                    raise ValueError(f"student.strategies.{strategy}.feature_weights: {name} {reason}; remove it")
             if entry.of_teacher and strategy not in self.strategy.names:
                 continue  # the teacher's depth need not suit a student that is not trained
             try:
