@@ -79,7 +79,7 @@ def train_runs(settings: params.Params, runs: Sequence[Run], world: distributed.
 
 def job(settings: params.Params, one: Run, distillation: Distillation) -> Job:
     """A student that is to learn from a teacher, and what decides its result."""
-    objective, decided = settings.objective.definitions[one.objective], settings.decided(one)
+    objective, decided = settings.objective_of(one), settings.decided(one)
     return Job(
         run=one.name,
         create=partial(create, settings, one, distillation),
@@ -106,7 +106,7 @@ def job(settings: params.Params, one: Run, distillation: Distillation) -> Job:
 
 def create(settings: params.Params, one: Run, distillation: Distillation) -> tuple[nn.Module, Mapping[str, Any]]:
     """A student with its initial weights, and what metrics.json says of its run."""
-    data, objective = settings.dataset, settings.objective.definitions[one.objective]
+    data, objective = settings.dataset, settings.objective_of(one)
     architecture, model_args = settings.student.model(one.strategy, settings.teacher)
     teacher = distillation.teacher
     model = folders.create(architecture, model_args, seed=one.seed, **model_options(data, settings.recipe))

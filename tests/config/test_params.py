@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from stages import check
 from stages.core.base.errors import UserError
+from stages.core.base.names import Run
 from stages.core.config import models, params
 from stages.core.config.schema import Objective
 from stages.core.models.cost import parameters
@@ -630,7 +631,7 @@ def test_widening_is_refused_where_timm_would(heads):
     assert min(found.values()) > 3
 
 
-@pytest.mark.parametrize("profile", ["digits", "cifar100", "imagenet"])
+@pytest.mark.parametrize("profile", ["digits", "cifar100", "cifar100_trial", "imagenet"])
 def test_the_uniform_student_is_of_widens_size(profile, tmp_path):
     given = load_text(tmp_path, composed(f"profile={profile}"))
     widen, uniform = (
@@ -640,7 +641,7 @@ def test_the_uniform_student_is_of_widens_size(profile, tmp_path):
     assert uniform == pytest.approx(widen, rel=0.03)
 
 
-@pytest.mark.parametrize("profile", ["digits", "cifar100", "imagenet"])
+@pytest.mark.parametrize("profile", ["digits", "cifar100", "cifar100_trial", "imagenet"])
 @pytest.mark.parametrize("strategy", ["half", "copy"])
 def test_half_and_copy_are_the_teacher_at_half_its_depth(profile, strategy, tmp_path):
     given = load_text(tmp_path, composed(f"profile={profile}", f"strategy={strategy}", "objective=paper"))
@@ -687,6 +688,17 @@ def test_names_tell_the_depth_that_timm_builds():
     for name in [*told][::6]:
         with torch.device("meta"):
             assert len(timm.create_model(name).blocks) == told[name]
+
+
+def test_a_strategy_may_weigh_a_feature_loss_its_own_way(tmp_path):
+    given = load_text(tmp_path, composed("+student.strategies.lift.feature_weights={mse: 20}"))
+    weights = {run.setting: given.objective_of(run).feature_weight for run in given.grid.listed()}
+    assert weights["lift-mse"] == 20 and weights["baseline-mse"] == weights["widen-mse"] == 0.2
+    assert given.objective_of(Run("lift", "none", 0)) == given.objective.definitions["none"]
+    for name, reason in (("none", "has no feature loss"), ("nope", "is none of objective.definitions")):
+        expected = rf"student\.strategies\.lift\.feature_weights: {name} {reason}; remove it"
+        with pytest.raises(UserError, match=expected):
+            load_text(tmp_path, composed(f"+student.strategies.lift.feature_weights={{{name}: 2}}"))
 
 
 def test_an_argument_that_is_not_set_identifies_nothing():
@@ -779,7 +791,7 @@ def test_a_plan_that_is_not_that_of_the_other_keys_is_refused(tmp_path, monkeypa
     assert not CHECKED.exists()
 
 
-@pytest.mark.parametrize("profile", ["digits", "cifar100_small", "cifar100", "imagenet"])
+@pytest.mark.parametrize("profile", ["digits", "cifar100_small", "cifar100", "cifar100_trial", "imagenet"])
 def test_every_scale_has_every_strategy_that_is_an_option(profile):
     options = {path.stem for path in (CONF / "strategy").glob("[a-z]*.yaml")} - {"all", "ablation"}
     assert options <= set(yaml.safe_load(composed(f"profile={profile}"))["student"]["strategies"])

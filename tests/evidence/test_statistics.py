@@ -320,12 +320,15 @@ def test_seeds_of_different_settings_are_not_compared_as_one():
         "objective": "mse",
         "model_args": '{"lift_width": 96}',
         "feature_weight": 0.2,
+        "target": "features",
         "lr": 0.1,
     }
     table = runs_table([{"run": f"lift-mse-{seed}", **names, "seed": seed} for seed in range(3)])
     check_settings(table)
+    check_settings(pd.concat([table, table.assign(strategy="widen", feature_weight=20.0)]))  # a weight of its own
     for column, value, of in (
-        ("feature_weight", 1.0, "mse"),
+        ("feature_weight", 1.0, "lift-mse"),
+        ("target", "principal", "mse"),
         ("model_args", '{"lift_width": 64}', "lift"),
         ("lr", 0.2, "the recipe"),
     ):

@@ -14,7 +14,7 @@ from stages.core.base.errors import UserError
 from stages.core.config import params
 from stages.tools import compose
 
-PROFILES = "cifar100, cifar100_small, digits, imagenet"
+PROFILES = "cifar100, cifar100_small, cifar100_trial, digits, imagenet"
 
 
 @pytest.fixture
@@ -96,6 +96,39 @@ def test_a_grid_names_its_settings(overrides, settings):
     assert {seed: len(names) for seed, names in content["grid"]["runs"].items()} == {
         seed: len(settings) for seed in ("0", "1", "2")
     }
+
+
+TRIAL = [
+    *(f"{name}-{loss}" for name in ("baseline", "widen", "lift", "pooled", "widen_pooled") for loss in ("none", "mse")),
+    *(f"{name}-{loss}" for name in ("half", "uniform") for loss in ("none", "mse")),
+    *("baseline-principal_mse", "baseline-projector", "pooled-projector", "baseline-gram"),
+    *(f"{name}-{loss}" for name in ("baseline", "widen") for loss in ("softkd", "softkd_mse")),
+]
+
+
+@pytest.mark.parametrize("profile", ["cifar100_trial", "imagenet"])
+def test_the_trial_separates_width_reading_target_and_loss(profile):
+    content = yaml.safe_load(compose.composed(f"profile={profile}", "grid=trial"))
+    given = params.check(content, Path("params.yaml"))
+    assert {run.setting for run in given.grid.listed()} == set(TRIAL)
+    for plain, pooled in (("baseline", "pooled"), ("widen", "widen_pooled")):  # they differ in reading alone
+        (kind, arguments), (other, others) = (given.student.model(name, given.teacher) for name in (plain, pooled))
+        assert kind == other and others == arguments | {"global_pool": "avg", "fc_norm": False}
+
+
+def test_the_sweep_has_four_weights_of_every_feature_loss_of_the_trial():
+    content = yaml.safe_load(compose.composed("profile=cifar100_trial", "grid=weights", "dataset.held_out=0.1"))
+    given = params.check(content, Path("params.yaml"))
+    swept: dict[str, set[float]] = {}
+    for run in given.grid.listed():
+        objective = given.objective_of(run)
+        base = re.sub(r"_w[0-9_]+$", "", run.objective)
+        swept.setdefault(f"{run.strategy}-{base}", set()).add(objective.feature_weight)
+        as_defined = given.objective.definitions[base].model_copy(update={"feature_weight": objective.feature_weight})
+        assert objective == as_defined
+    alone = {name for name in TRIAL if "softkd" not in name}
+    assert swept == {name: {0.0} if name.endswith("-none") else {0.2, 2, 20, 200} for name in alone}
+    assert given.seeds == [0]
 
 
 def test_a_grid_may_have_more_seeds_for_some(tmp_path):

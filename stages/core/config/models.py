@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from stages.core.base.names import TEACHER
-from stages.core.config.schema import Count, Key, Name, Positive, Recipe, Section, Seed, Share
+from stages.core.config.schema import Count, Key, Name, NonNegative, Positive, Recipe, Section, Seed, Share
 
 STUDENTS = ("lift", "widelast", "uniform")  # DeiT-Tiny's variants, registered with timm
 # Architectures whose last map has embed_dim channels and one token per patch: no hierarchy, no convolutions.
@@ -128,13 +128,15 @@ class Strategy(Section):
 
     `architecture: teacher` takes the teacher's architecture and the teacher's arguments in the place of
     `student.base`; `depth_divisor: 2` then takes half of the teacher's blocks, and `copies_teacher` lets training start
-    from the teacher's weights: of every second block, and of all that is no block.
+    from the teacher's weights: of every second block, and of all that is no block. `feature_weights` are the feature
+    losses' weights for this strategy, by objective, in the place of the definitions' own.
     """
 
     architecture: Name
     model_args: ModelArgs
     depth_divisor: Count | None = None
     copies_teacher: bool = False
+    feature_weights: dict[Key, NonNegative] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

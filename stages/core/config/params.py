@@ -16,7 +16,18 @@ from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
 from stages.core.base.names import TEACHER, Run
 from stages.core.config.models import ISOTROPIC, USUAL, ModelArgs, Student, Teacher
-from stages.core.config.schema import Analysis, Dataset, Grid, Name, Objectives, Recipe, Section, Seed, Selection
+from stages.core.config.schema import (
+    Analysis,
+    Dataset,
+    Grid,
+    Name,
+    Objective,
+    Objectives,
+    Recipe,
+    Section,
+    Seed,
+    Selection,
+)
 
 COMPOSE = "choose what to train by `dvc exp run -S` or `python -m stages.tools.compose`, which list the runs"
 
@@ -36,6 +47,12 @@ class Params(Section):
     analysis: Analysis
     plan: dict[str, list[str] | dict[str, Any]]  # composed; see `stages.plan`
 
+    def objective_of(self, run: Run) -> Objective:
+        """The objective of a run, with the weight that its strategy gives the feature loss."""
+        defined = self.objective.definitions[run.objective]
+        weight = self.student.strategies[run.strategy].feature_weights.get(run.objective, defined.feature_weight)
+        return defined.model_copy(update={"feature_weight": weight})
+
     @property
     def has_teacher(self) -> bool:
         """Whether a teacher is made: to be analysed, or for students."""
@@ -46,7 +63,7 @@ class Params(Section):
         return {
             "student": list(self.student.model(run.strategy, self.teacher)),
             "copies_teacher": self.student.strategies[run.strategy].copies_teacher,
-            "objective": self.objective.definitions[run.objective].model_dump(),
+            "objective": self.objective_of(run).model_dump(),
         }
 
     @model_validator(mode="after")
@@ -80,6 +97,11 @@ class Params(Section):
                 if (other := spelled.setdefault(name.lower(), name)) != name:
                     raise ValueError(f"{place}: {other} and {name} differ by case alone, as files cannot everywhere")
         for strategy, entry in self.student.strategies.items():
+            for name in entry.feature_weights:
+                defined = self.objective.definitions.get(name)
+                if defined is None or defined.feature is None:
+                    reason = "is none of objective.definitions" if defined is None else "has no feature loss"
+                    raise ValueError(f"student.strategies.{strategy}.feature_weights: {name} {reason}; remove it")
             if entry.of_teacher and strategy not in self.strategy.names:
                 continue  # the teacher's depth need not suit a student that is not trained
             try:

@@ -36,12 +36,15 @@ def runs_table(metrics: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def check_settings(runs: pd.DataFrame) -> None:
     """Check that all runs have one recipe, those of an objective one objective, those of a strategy one student.
 
+    A feature loss may have another weight for another strategy.
+
     Raises:
         UserError: two runs differ, as where one seed was trained again with other parameters and another was not.
     """
     everything = pd.Series("the recipe", index=runs.index)
     for groups, columns in (
-        (runs["objective"], Objective.model_fields),
+        (runs["objective"], [name for name in Objective.model_fields if name != "feature_weight"]),
+        (runs["strategy"] + "-" + runs["objective"], ["feature_weight"]),
         (runs["strategy"], ("architecture", "model_args")),
         (everything, RECIPE_SETTINGS),
     ):

@@ -52,6 +52,11 @@ def runs(blocks: Sequence[Mapping[str, Any]], strategies: Sequence[str], objecti
     return DictConfig({seed: names for seed, names in named.items() if names})
 
 
+def weighted(definition: Mapping[str, Any], weight: float) -> DictConfig:
+    """An objective's definition with another weight of its feature loss."""
+    return DictConfig(dict(definition) | {"feature_weight": float(weight)})
+
+
 def plan(analysis: Mapping[str, Any], runs: Mapping[str, Any]) -> DictConfig:
     """The stages of a run; see `stages.plan`."""
     backbones, layerwise, classifiers = ([*_listed(analysis[key])] for key in ("backbones", "layerwise", "classifiers"))
@@ -61,4 +66,5 @@ def plan(analysis: Mapping[str, Any], runs: Mapping[str, Any]) -> DictConfig:
 OmegaConf.register_new_resolver("plan", plan, replace=True)
 OmegaConf.register_new_resolver("selected", selected, replace=True)
 OmegaConf.register_new_resolver("runs", runs, replace=True)
+OmegaConf.register_new_resolver("weighted", weighted, replace=True)
 OmegaConf.register_new_resolver("label", label, replace=True)
