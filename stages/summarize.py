@@ -16,6 +16,7 @@ from stages.core.base.names import STUDENTS, TEACHER, Run
 from stages.core.config import params
 from stages.core.data.splits import index_file, labels, read_index
 from stages.core.evidence import analysis_tables
+from stages.core.evidence.applied import MATCHING_COLUMNS, with_applied
 from stages.core.evidence.comparison import (
     check_settings,
     comparison_table,
@@ -74,7 +75,7 @@ def main() -> None:
     if plan["teach"]:
         files["teacher.json"] = read_json(TEACH / "metrics.json")
     if grid:
-        files |= of_students(grid)
+        files |= of_students(grid, files["floor"])
     with atomic_folder(RESULTS) as folder:
         for name, value in files.items():
             if name.endswith(".json"):
@@ -117,11 +118,11 @@ def of_blocks(models: list[str]) -> Files:
     return {"blocks": pd.concat(tables), **of_kept}
 
 
-def of_students(grid: list[Run]) -> Files:
+def of_students(grid: list[Run], floors: pd.DataFrame) -> Files:
     """What the students reached, and how they differ from each other and from their teacher."""
     students = {one.name: run_folder(one) for one in grid}
-    runs = runs_table([{"run": name, **read_json(folder / "metrics.json")} for name, folder in students.items()])
-    check_settings(runs)
+    trained = runs_table([{"run": name, **read_json(folder / "metrics.json")} for name, folder in students.items()])
+    check_settings(trained)
     try:
         curves = pd.concat(
             [pd.read_csv(students[one.name] / "curves.csv").assign(run=one.name, **one._asdict()) for one in grid]
@@ -129,7 +130,10 @@ def of_students(grid: list[Run]) -> Files:
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run `dvc repro train` to make it") from None
     truth = np.array(labels(read_index(index_file(PREPARE, "val")), read_json(MANIFEST)["class_names"]))
-    encoding = pd.DataFrame(read_json(ENCODE / "metrics.json")["runs"]).astype({"seed": "Int64"})
+    encoded = read_json(ENCODE / "metrics.json")
+    encoding = pd.DataFrame(encoded["runs"]).astype({"seed": "Int64"})
+    matching = pd.DataFrame(encoded["matching"], columns=list(MATCHING_COLUMNS))
+    runs = with_applied(trained, encoding, floors, matching)
     register = read_questions(REFERENCE)
     asked = [one.pairs[0] for one in register.questions if len(one.pairs) == 1]
     differences = differences_table(runs, correct_predictions(runs, students, truth), asked)

@@ -127,3 +127,23 @@ def test_a_silent_student_has_no_similarity(features):
 def test_other_images_are_refused(features):
     with pytest.raises(UserError, match="cannot be compared"):
         similarity(features[1:], features)
+
+
+def test_every_leading_direction_counts_alike(rng, features):
+    tokens = student(rng, features, "principal, noisy", 5)
+
+    def flat(of, half):
+        return of[half].reshape(-1, of.shape[2]).astype(np.float64)
+
+    everything = flat(features, slice(None))
+    energies, directions = np.linalg.eigh(everything.T @ everything)
+    left = np.zeros(len(energies))
+    for fit, measured in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        pairs = [
+            (one[fit].reshape(-1, one.shape[2]), one[measured].reshape(-1, one.shape[2])) for one in (tokens, features)
+        ]
+        solution = np.linalg.lstsq(pairs[0][0], pairs[1][0], rcond=1e-6)[0]
+        left += (((pairs[0][1] @ solution - pairs[1][1]) @ directions) ** 2).sum(0)
+    count = int(np.searchsorted(np.cumsum(energies[::-1]) / energies.sum(), 0.99)) + 1
+    expected = np.minimum(left[::-1][:count] / energies[::-1][:count], 1).mean()
+    assert similarity(tokens, features).probe_equal == pytest.approx(expected, rel=1e-5)

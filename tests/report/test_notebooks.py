@@ -66,7 +66,7 @@ def test_every_figure_says_what_it_is_of(shown, committed):
     whose = {True: (last.results, last.data) if last else current, False: current}  # of the headline, and of all others
     for name, figure in shown.items():
         face = style.face_of(figure)
-        results, data = whose[name.startswith("headline")]
+        results, data = whose[name.startswith(("headline", "matching-"))]
         assert face.startswith(f"{read_json(data)['dataset']} · "), name
         of_students = {
             "accuracy",
@@ -80,7 +80,7 @@ def test_every_figure_says_what_it_is_of(shown, committed):
             "floor",
         }
         seeds = f"{read_table(results / 'runs.csv')['seed'].nunique()} seeds"
-        assert (seeds in face) == (name.startswith("headline") or name in of_students), name
+        assert (seeds in face) == (name.startswith(("headline", "matching")) or name in of_students), name
         assert "images" in face, name
 
 

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stages.core.analysis.energy import dims, shares
 from stages.core.base.errors import UserError
 from stages.core.features.store import chunks
 
 # Relative to the largest squared singular value. Tokens are float32: a direction below 1e-6 of the largest singular
 # value is rounding noise, from which least squares must not predict a teacher.
 RESOLUTION = 1e-12
+COUNTED = 99  # percent of the energy: the leading directions that hold it are those that are counted alike
 FOLDS = 2  # halves of the images: every second image, and the others
 
 
@@ -20,11 +22,14 @@ class Similarity:
     Attributes:
         cka: linear CKA, from 0 to 1; invariant to rotation, to one common scale, and to the mean.
         probe_error: ‖S W − T‖² / ‖T‖² of the best fixed linear projector W on images that it was not fitted on. See
-            `probe_error`.
+            `probe_errors`.
+        probe_equal: the mean over T's leading directions (`counted`) of that error along each, at most 1: every one of
+            them counts alike, however much energy it has.
     """
 
     cka: float
     probe_error: float
+    probe_equal: float
 
 
 def similarity(student: np.ndarray, teacher: np.ndarray) -> Similarity:
@@ -46,10 +51,10 @@ def similarity(student: np.ndarray, teacher: np.ndarray) -> Similarity:
     sums, moments = zip(*(_sum_and_moment(half) for half in halves), strict=True)
     total, count = np.sum(sums, axis=0), student.shape[0] * student.shape[1]
     centred = np.sum(moments, axis=0) - np.outer(total, total) / count
-    return Similarity(cka=_cka(centred, width), probe_error=probe_error(halves, moments, width))
+    return Similarity(_cka(centred, width), *probe_errors(halves, moments, width))
 
 
-def probe_error(halves: list[np.ndarray], moments: tuple[np.ndarray, ...], width: int) -> float:
+def probe_errors(halves: list[np.ndarray], moments: tuple[np.ndarray, ...], width: int) -> tuple[float, float]:
     """The relative error of linear projectors on images that they were not fitted on, by two-fold cross-validation.
 
     The projector for one half of the images is fitted by least squares (without a bias, of minimum norm) on the other
@@ -71,16 +76,35 @@ def probe_error(halves: list[np.ndarray], moments: tuple[np.ndarray, ...], width
         width: of the student, in channels.
 
     Returns:
-        From 0; 0 where the teacher has no energy, 1 where the student has none.
+        From 0; 0 where the teacher has no energy, 1 where the student has none. And the mean over the teacher's
+        principal directions, of the leading ones that hold `COUNTED` percent of the energy, of the error along each,
+        at most 1.
     """
     error = 0.0
+    energies, directions = np.linalg.eigh(np.sum(moments, axis=0)[width:, width:])
+    count = counted(energies[::-1])
+    energies, directions = energies[::-1][:count], directions[:, ::-1][:, :count]
+    along = np.zeros(count)
     for fold, half in enumerate(halves):
         projector = _least_squares(np.sum([m for other, m in enumerate(moments) if other != fold], axis=0), width)
         for chunk in chunks(half):
             flat = chunk.reshape(-1, chunk.shape[2])
-            error += np.square(flat[:, :width] @ projector - flat[:, width:]).sum()
+            left = flat[:, :width] @ projector - flat[:, width:]
+            error += np.square(left).sum()
+            along += np.square(left @ directions).sum(axis=0)
     energy = sum(moment[width:, width:].trace() for moment in moments)
-    return float(error / energy) if energy > 0 else 0.0
+    if not energy > 0:
+        return 0.0, 0.0
+    return float(error / energy), float(np.minimum(along / energies, 1).mean())
+
+
+def counted(energies: np.ndarray) -> int:
+    """How many of a target's directions are counted alike: the leading ones that hold `COUNTED` percent of the energy.
+
+    Args:
+        energies: along all directions, from the largest, [channels].
+    """
+    return int(dims(shares(energies.clip(min=0)), [COUNTED])[0])
 
 
 def _sum_and_moment(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -74,17 +74,8 @@ class Distillation:
                 device=self.world.device,
                 seed=job.seed,
             )
-            if isinstance(task, MapDistillationTask) and job.objective.target == "balanced":
-                balance(task, images, batch=sampler.piece)
             tasks.append(task)
-        led = [task for job, task in zip(jobs, tasks, strict=True) if job.objective.target == "principal"]
-
-        def moments(task: MapDistillationTask, position: int) -> Moments:
-            batches = statistics_batches(task, images, batch=sampler.piece)
-            maps = (task.teacher_output(shown.to(task.device)).maps[position] for shown, _ in batches)
-            return balancing.token_moments(maps)
-
-        match_leading_directions([task for task in led if isinstance(task, MapDistillationTask)], moments)
+        set_targets([(job.objective, task) for job, task in zip(jobs, tasks, strict=True)], images, batch=sampler.piece)
         return tasks
 
     def _shared_teacher(self, jobs: Sequence[Job]) -> FrozenTeacher | None:
@@ -124,12 +115,22 @@ def teacher_precision(recipe: Recipe) -> dict[str, Any]:
     return {"teacher_dtype": torch.float32, "teacher_autocast": precision}
 
 
-def balance(task: MapDistillationTask, images: ImageList, *, batch: int) -> None:
-    """Set the statistics of a task's balanced targets from training images, without augmentation.
+def set_targets(tasks: Sequence[tuple[Objective, TrainingTask]], images: ImageList, *, batch: int) -> None:
+    """Set what tasks' targets take from training images, without augmentation: statistics, leading directions.
 
     Every process computes them from the same images; the first one's are used by all, and by a resumed run.
     """
-    task.balance(statistics_batches(task, images, batch=batch))
+    mapped = [(objective.target, task) for objective, task in tasks if isinstance(task, MapDistillationTask)]
+    for target, task in mapped:
+        if target == "balanced":
+            task.balance(statistics_batches(task, images, batch=batch))
+
+    def moments(task: MapDistillationTask, position: int) -> Moments:
+        batches = statistics_batches(task, images, batch=batch)
+        maps = (task.teacher_output(shown.to(task.device)).maps[position] for shown, _ in batches)
+        return balancing.token_moments(maps)
+
+    match_leading_directions([task for target, task in mapped if target == "principal"], moments)
 
 
 def statistics_batches(task: MapDistillationTask, images: ImageList, *, batch: int) -> Loader:

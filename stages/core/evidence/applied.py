@@ -9,8 +9,8 @@ relative: 1 is the error of a map of zeros, which knows nothing of the teacher.
 
 The way begins where the same strategy and seed ends without the loss, or at 1 if that is less: features that merely
 shrink towards zero have not moved towards the teacher. It ends at the least that a map of that rank can have. Both are
-measured for the target as it is and, with `_equal`, as the mean over its principal directions of the relative error
-along each, at most 1: so one large direction cannot pass for all.
+measured for the target as it is and, with `_equal`, as the mean over the directions that hold 99 % of its energy of the
+relative error along each, at most 1: so one large direction cannot pass for all.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +21,7 @@ import pandas as pd
 
 from stages.core.base.names import TEACHER
 
+SHARE = 0.99  # of the energy, which the directions hold that are counted alike (stages.core.analysis.similarity)
 _PARTS = ("without", "reached", "floor", "moved")
 KINDS = {  # what a way is measured by
     "own": "its own loss",
@@ -134,7 +135,7 @@ def _probes(encoding: pd.DataFrame, floors: pd.DataFrame) -> pd.DataFrame:
             "probe": table["probe_error"],
             "probe_floor": [of.get(rank, np.nan) for rank in ranks],
             "probe_equal": table["probe_equal"],
-            "probe_equal_floor": 1 - ranks / width,
+            "probe_equal_floor": (1 - ranks / ((of > 1 - SHARE).sum() + 1)).clip(lower=0),
         }
     )
 

@@ -11,6 +11,7 @@ import pandas as pd
 from stages.core.base.arrays import read_npy
 from stages.core.base.errors import UserError
 from stages.core.config.schema import EVALUATION_SETTINGS, RECIPE_SETTINGS, Objective
+from stages.core.evidence.applied import means
 from stages.core.evidence.results import cell
 
 RUN_COLUMNS = (
@@ -64,7 +65,8 @@ def comparison_table(runs: pd.DataFrame, encoding: pd.DataFrame) -> pd.DataFrame
 
     Mean and sample standard deviation over seeds (empty for one seed), in the order of `runs`. The projector's error
     can be compared between all strategies. The feature error of a student narrower than its teacher is measured
-    against a pooled target and cannot be compared with a wider student's.
+    against a pooled target and cannot be compared with a wider student's. How far a feature loss moved the features is
+    the mean over seeds of the columns of `applied`.
 
     Args:
         runs: runs.csv.
@@ -72,15 +74,19 @@ def comparison_table(runs: pd.DataFrame, encoding: pd.DataFrame) -> pd.DataFrame
     """
     measured = runs.merge(encoding[["run", "probe_error"]], on="run", how="left", validate="one_to_one")
     groups = measured.groupby(["strategy", "objective"], sort=False)
-    return groups.agg(
-        seeds=("seed", "size"),
-        top1_mean=("top1", "mean"),
-        top1_std=("top1", "std"),
-        probe_error_mean=("probe_error", "mean"),
-        probe_error_std=("probe_error", "std"),
-        feature_error_mean=("relative_feature_error", "mean"),
-        feature_error_std=("relative_feature_error", "std"),
-    ).reset_index()
+    return (
+        groups.agg(
+            seeds=("seed", "size"),
+            top1_mean=("top1", "mean"),
+            top1_std=("top1", "std"),
+            probe_error_mean=("probe_error", "mean"),
+            probe_error_std=("probe_error", "std"),
+            feature_error_mean=("relative_feature_error", "mean"),
+            feature_error_std=("relative_feature_error", "std"),
+        )
+        .join(means(runs).add_suffix("_mean"))
+        .reset_index()
+    )
 
 
 def nested_means(runs: pd.DataFrame, measure: str, digits: int) -> dict[str, dict[str, float]]:

@@ -18,7 +18,7 @@ RECORD = "record.json"
 ABOUT = "README.md"  # what people write of a study: it may be there before the study is recorded, and stays
 CONTENT = ("params.yaml", "dvc.lock", "metrics.json", "results", "figures", "audit.json", "data.json")
 CURRENT = "current"  # the name of the current run in verdicts
-OF_THE_LAST_STUDY = "headline*"  # figures that are not of the run which drew them
+OF_STUDIES = ("headline*", "matching-*")  # figures that are not of the run which drew them
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def freeze(sources: Mapping[str, Path], record: Mapping[str, Any], folder: Path)
     with atomic_folder(folder) as temporary:
         for name in CONTENT:
             if sources[name].is_dir():
-                shutil.copytree(sources[name], temporary / name, ignore=shutil.ignore_patterns(OF_THE_LAST_STUDY))
+                shutil.copytree(sources[name], temporary / name, ignore=shutil.ignore_patterns(*OF_STUDIES))
             else:
                 shutil.copyfile(sources[name], temporary / name)
         if (folder / ABOUT).is_file():

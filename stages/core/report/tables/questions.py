@@ -230,4 +230,5 @@ def two_by_two(table: pd.DataFrame) -> list[dict[str, Any]]:
         cells.setdefault(width, {"last block": width})[f"head reads: {reading}"] = (
             text if shown else Lines(text, row["verdict"])
         )
+    cells["difference"]["head reads: difference"] = None  # no question is a difference of three
     return list(cells.values())
