@@ -7,6 +7,7 @@ git tracks, or from the composed configuration.
 import argparse
 import ast
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
 from stages.core.evidence.questions import read_questions
 from stages.core.evidence.register import read_published, read_register
-from stages.core.evidence.scales import SAMPLE
+from stages.core.evidence.scales import SAMPLE, counted
 from stages.core.report.markup import DARK
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables import audit as audit_tables
@@ -45,7 +46,7 @@ WINGS = (
     *("base", "runtime", "config", "data", "models", "features", "analysis"),
     *("losses", "train", "distillation", "evidence", "report"),
 )
-PROFILES = ("digits", "cifar100_small", "cifar100", "imagenet")
+PROFILES = ("digits", "cifar100_small", "cifar100_trial", "cifar100", "imagenet")
 
 
 def figure() -> str:
@@ -77,10 +78,12 @@ def sample() -> str:
     rows = audit_tables.of_another_sample(read_json(AUDIT))
     if not rows:
         return "No backbone of the paper was measured on such images yet.\n"
-    runs = {claim["run"] for claim in read_json(AUDIT)["claims"] if claim["where"] == SAMPLE}
-    from_ = ", ".join(f"[{name}]({(STUDIES / name).as_posix()})" for name in sorted(runs))
+    claims = [claim for claim in read_json(AUDIT)["claims"] if claim["where"] == SAMPLE]
+    verdicts = ", ".join(counted(count, word) for word, count in Counter(one["verdict"] for one in claims).items())
+    studied = ", ".join(f"[{name}]({(STUDIES / name).as_posix()})" for name in sorted({one["run"] for one in claims}))
     return (
-        f"{table(list(rows[0]), [list(row.values()) for row in rows])}\nOf one image of each ImageNet class: {from_}.\n"
+        f"{table(list(rows[0]), [list(row.values()) for row in rows])}\n"
+        f"On one image of each ImageNet class, not the paper's: {verdicts} ({studied}).\n"
     )
 
 

@@ -196,7 +196,7 @@ def test_groups_options_and_keys_exist(page: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     read = re.sub(r"<!--.*?-->", "", text_of(ROOT / "README.md"))  # markers of generated blocks do not show
-    assert len(read.split()) <= 1000
+    assert len([word for word in read.split() if re.search(r"\w", word)]) <= 1000  # the lines of tables are no words
 
 
 @pytest.mark.parametrize("block", [name for name in readme.BLOCKS if name != "promises"])

@@ -20,7 +20,7 @@ from stages.core.distillation import balancing
 from stages.core.models.cost import flops
 from stages.core.runtime.distributed import World, joined, launch
 from stages.core.train import fitting, outputs
-from stages.paths import COST, PARAMS
+from stages.paths import COST, PARAMS, REFERENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 STRATEGIES = ("baseline", "lift", "widen", "uniform", "half", "copy", "widen_linear")  # one of each kind
@@ -85,6 +85,8 @@ def start(folder: Path) -> None:
     for one in (extract, svd, pca, sep, rotation):
         stage(one.main, "--backbone", "teacher")
     stage(truncation.main, "--model", "teacher")
+    REFERENCE.mkdir(parents=True)
+    (REFERENCE / "questions.yaml").write_bytes((ROOT / REFERENCE / "questions.yaml").read_bytes())
     write_json(COST / "metrics.json", {})  # counted on the paper's students, not on these
 
 

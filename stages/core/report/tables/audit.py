@@ -117,9 +117,9 @@ def families(audit: Mapping[str, Any], published: Mapping[str, Any], page: str |
     return rows
 
 
-def of_another_sample(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+def of_another_sample(audit: Mapping[str, Any]) -> list[dict[str, str]]:
     """Published figures of backbones beside those of another sample of the same kind, by backbone and analysis."""
-    bases = {"svd": "dims of one image, 99th percentile", "pca": "dims of a shared basis", "sep": "dims of SEP"}
+    bases = {"svd": "own basis", "pca": "shared basis", "sep": "SEP"}
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for claim in audit["claims"]:
         analysis, *place = claim["id"].split("/")  # svd/BACKBONE/BASIS/LEVEL, sep/BACKBONE/LEVEL
@@ -127,14 +127,10 @@ def of_another_sample(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
             groups.setdefault((place[0], analysis), []).append(claim)
     return [
         {
-            "backbone": backbone,
-            "": f"{bases[analysis]}: {', '.join(claim['id'].rpartition('/')[2] for claim in claims)} %",
+            "dims": f"{backbone}, {bases[analysis]}: {', '.join(claim['id'].rpartition('/')[2] for claim in claims)} %",
             "published": ", ".join(f"{claim['published']:g}" for claim in claims),
-            "measured": ", ".join(f"{claim['measured']:g}" for claim in claims),
+            "measured": ", ".join(f"{claim['measured']:.3g}" for claim in claims),
             "95 of 100 samples": ", ".join("–".join(f"{end:g}" for end in claim["interval"]) for claim in claims),
-            "verdicts": ", ".join(
-                counted(count, word) for word, count in Counter(claim["verdict"] for claim in claims).items()
-            ),
         }
         for (backbone, analysis), claims in groups.items()
     ]

@@ -84,7 +84,7 @@ def sentences(
         verdicts: as `findings` gives them.
         teacher: what `questions.weak_teacher` says.
         questions: what those questions are about of which nothing is said either.
-        brief: of those of which nothing is said, how many they are in the place of their words.
+        brief: without those that are open, and of those of which nothing is said their number in the place of words.
     """
     found = []
     for where, leads in LEADS.items():
@@ -94,7 +94,7 @@ def sentences(
             for one in of:
                 by_words.setdefault(claimed(one)[0], []).append(one)
             listed = "; ".join(f"{words}, {_cases(cases)}" for words, cases in by_words.items())
-            found += [f"**{lead}{teacher}**: {listed}."] if of else []
+            found += [f"**{lead}{teacher}**: {listed}."] if of and not (brief and word == WORDS[where].open) else []
     said_too = {claimed(one)[0] for one in verdicts if not unsaid(one)}
     withheld = list(dict.fromkeys(_named(one, claimed(one)[0] in said_too) for one in verdicts if unsaid(one)))
     said = f"{WEAK}, or not checked"
