@@ -114,7 +114,13 @@ def test_differences_intervals_and_seeds_are_those_of_the_results(results):
         assert filled == (row.verdict != "no difference shown")
         assert filled or name != "lift, mse"
         np.testing.assert_allclose(points, sorted(top1.loc[tuple(name.split(", "))] - top1.loc[PLAIN]))
-    assert "lift with mse +2.50" in caption
+    assert "lift with mse +2.50" in caption and "strongly" not in caption
+    # Of a loss that was hardly applied nothing is shown, whatever its interval.
+    figure, caption = headline.headline(results, withheld=[("lift", "mse")])
+    markers = [line for line in figure.axes[1].lines if line.get_marker() != "." and len(line.get_xdata()) == 1]
+    drawn = dict(zip(names, markers, strict=True))["lift, mse"]
+    assert drawn.get_markerfacecolor() == style.LIGHT.background and "lift with mse" not in caption
+    assert "hollow one says nothing where the feature loss was not applied strongly enough" in caption
 
 
 def test_many_settings_leave_the_papers(results):

@@ -3,7 +3,7 @@
 Drawn from a folder of results alone, so that the current run and every recorded study can have it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,13 @@ def face(results: Path, manifest: Path, name: str) -> str:
     return f"{faces.backbone(read_json(manifest), svd)} · {faces.seeds(runs)} · {name}"
 
 
-def headline(results: Path, theme: Theme = LIGHT) -> tuple[Figure, str]:
+def headline(results: Path, theme: Theme = LIGHT, withheld: Collection[tuple[str, str]] = ()) -> tuple[Figure, str]:
     """Energy by dims for single images and for a shared basis, and the students' differences from the plain one.
 
     Args:
         results: a folder of results, as `summarize` wrote it, of the current run or of a study.
         theme: for a light or a dark page.
+        withheld: settings whose feature loss was not applied strongly enough to say anything of it.
     """
     runs, differences = (read_table(results / f"{name}.csv") for name in ("runs", "differences"))
     rows = _from_plain(differences)
@@ -69,7 +70,7 @@ def headline(results: Path, theme: Theme = LIGHT) -> tuple[Figure, str]:
     left_caption = _energy(panels[0, 0], energy, svd, pca, int(runs["width"].min()), theme)
     if rows.empty:
         return figure, f"{left_caption} There is no plain student, to whose top-1 others could be compared."
-    return figure, f"{left_caption} {_differences(panels[0, 1], rows, differences, runs, theme)}"
+    return figure, f"{left_caption} {_differences(panels[0, 1], rows, differences, runs, theme, withheld)}"
 
 
 def _backbone(results: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -155,13 +156,21 @@ def _point_at(
     )
 
 
-def _differences(panel: Axes, rows: pd.DataFrame, differences: pd.DataFrame, runs: pd.DataFrame, theme: Theme) -> str:
+def _differences(
+    panel: Axes,
+    rows: pd.DataFrame,
+    differences: pd.DataFrame,
+    runs: pd.DataFrame,
+    theme: Theme,
+    withheld: Collection[tuple[str, str]],
+) -> str:
     """Draw each setting's difference from the plain student with its interval, and those of its single seeds."""
     drawn = looks(runs["strategy"])
     panel.axvline(0, color=theme.grey, lw=1.1)
     for place, row in enumerate(rows.to_dict("records")):
         look = drawn[row["strategy"]]
-        color, shown = theme.tone(look.color), row["verdict"] != NOT_SHOWN
+        said = (row["strategy"], row["objective"]) not in withheld
+        color, shown = theme.tone(look.color), said and row["verdict"] != NOT_SHOWN
         panel.hlines(place, row["low"], row["high"], color=color, lw=2)
         seeds = seed_differences(runs, (row["strategy"], row["objective"]), PLAIN)
         panel.plot(seeds, np.full(len(seeds), place + 0.27), ".", color=color, alpha=0.7, ms=6)
@@ -174,14 +183,16 @@ def _differences(panel: Axes, rows: pd.DataFrame, differences: pd.DataFrame, run
     panel.grid(visible=False, axis="y")
     panel.set(xlabel="difference in top-1, points")
     panel.set_title("students against the plain one")
-    shown = rows[rows["verdict"] != NOT_SHOWN]
+    told = [setting not in withheld for setting in zip(rows["strategy"], rows["objective"], strict=True)]
+    shown = rows[(rows["verdict"] != NOT_SHOWN) & np.array(told, dtype=bool)]
+    weak = " A hollow one says nothing where the feature loss was not applied strongly enough, or not checked."
     found = ", ".join(f"{row.strategy} with {row.objective} {row.difference:+.2f}" for row in shown.itertuples())
     every = len(_against_plain(differences))
     left_out = "" if len(rows) == every else f", {len(rows)} of {every}"
     return (
         f"Right: top-1 of each student minus that of `{PLAIN[0]}` with `{PLAIN[1]}`{left_out}, with intervals that "
         "hold together; dots are seeds. A filled marker, whose interval leaves out zero, is a difference that is "
-        f"shown: {found or 'none here'}."
+        f"shown: {found or 'none here'}.{'' if all(told) else weak}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -120,7 +121,12 @@ def asked(study: Study, register: Questions) -> pd.DataFrame:
 
 def applied(study: Study) -> pd.DataFrame:
     """The runs of a study, with how far each feature loss moved the features as far as that was recorded."""
-    return pd.DataFrame(read_results(study.results, study.data).runs)
+    return applied_runs(study.results, study.data)
+
+
+def applied_runs(results: Path, manifest: Path) -> pd.DataFrame:
+    """The runs of a folder of results, as `applied` has those of a study."""
+    return pd.DataFrame(read_results(results, manifest).runs)
 
 
 def teacher_top1(study: Study) -> float | None:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from stages.core.base.names import setting_name
-from stages.core.evidence.applied import means
+from stages.core.evidence.applied import FAILED, check, means
+from stages.core.evidence.applied import UNCHECKED as UNKNOWN
 from stages.core.evidence.questions import CONTRARY, NOT_RUN, NOT_SHOWN, SHOWN, UNCHECKED, WEAK, Questions
 from stages.core.report.markup import Badge, Lines
 
@@ -156,6 +157,17 @@ def moved_sentence(runs: pd.DataFrame, register: Questions, *, brief: bool = Fal
     if known["own_equal_moved"].isna().all():
         unknown.append("anything with every direction counted alike")
     return text + (f"; not recorded: {', '.join(unknown)}." if unknown else ".")
+
+
+def withheld(runs: pd.DataFrame, register: Questions) -> list[tuple[str, str]]:
+    """The settings whose feature loss was not applied strongly enough to say anything of it, or was not checked.
+
+    Args:
+        runs: runs.csv with `applied.APPLIED_COLUMNS`.
+        register: the questions.
+    """
+    settings = dict.fromkeys(zip(runs["strategy"], runs["objective"], strict=True))
+    return [one for one in settings if check(runs, [one], register.checks, register.passes_at)[0] in (FAILED, UNKNOWN)]
 
 
 def applied_rows(runs: pd.DataFrame) -> list[dict[str, Any]]:
