@@ -135,13 +135,14 @@ def of_students(grid: list[Run], floors: pd.DataFrame) -> Files:
     matching = pd.DataFrame(encoded["matching"], columns=list(MATCHING_COLUMNS))
     runs = with_applied(trained, encoding, floors, matching)
     register = read_questions(REFERENCE)
+    read_from = runs.assign(reads_matched_tokens=runs["run"].map(encoding.set_index("run")["reads_matched_tokens"]))
     asked = [one.pairs[0] for one in register.questions if len(one.pairs) == 1]
     differences = differences_table(runs, correct_predictions(runs, students, truth), asked)
     return {
         "runs": runs,
         "comparison": comparison_table(runs, encoding),
         "differences": differences,
-        "questions": questions_table(runs, register),
+        "questions": questions_table(read_from, register),
         "curves": curves[HEAD + [column for column in curves if column not in HEAD]],
         "cka": analysis_tables.cka_table(ENCODE, runs),
         "encoding": encoding[HEAD + [column for column in encoding if column not in HEAD]],
