@@ -11,7 +11,7 @@ import numpy as np
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import write_json
-from stages.core.features.singular_values import squared_singular_values
+from stages.core.features.singular_values import squared_singular_values_of_blocks
 from stages.core.features.store import RECORD, block_file, energies_file
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ def extract(
             if not files:
                 shapes = [(found.shape[1], found.shape[2]) for found in tokens]
                 files = [stack.enter_context(_rows(_part(path, world.rank))) for path in paths]
-            for block, file, found in zip(numbers, files, tokens, strict=True):
+            for block, found in zip(numbers, tokens, strict=True):
                 finite = np.isfinite(found).all((1, 2))
                 if not finite.all():
                     image = done + int(np.argmin(finite))
                     raise UserError(f"block {block} gives a feature that is not finite for image {image} of the sample")
-                is_last = block == numbers[-1]
-                rows = np.ascontiguousarray(found if is_last else squared_singular_values(found))
+            written = [*squared_singular_values_of_blocks(tokens[:-1]), np.ascontiguousarray(tokens[-1])]
+            for file, rows in zip(files, written, strict=True):
                 if world.primary and not file.tell():
                     _write_header(file, (images, *rows.shape[1:]), rows.dtype)
                 file.write(rows.data)
