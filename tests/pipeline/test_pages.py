@@ -390,7 +390,8 @@ def test_the_readme_has_a_line_that_runs_and_one_that_tests_as_all_else_does() -
 
 def test_the_citation_names_paper_and_software() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    (paper,) = citation["references"]
+    published, first = citation["references"]
     assert citation["cff-version"] == "1.2.0" and citation["authors"] == [{"name": "the encoding-mismatch maintainers"}]
-    assert paper["title"] in text_of(ROOT / "README.md").replace("\n", " ")
-    assert paper["identifiers"][0]["value"] == "arXiv:2511.15572"
+    assert first["title"] in text_of(ROOT / "README.md").replace("\n", " ")
+    assert first["identifiers"][0]["value"] == "arXiv:2511.15572v1"
+    assert first["authors"][:3] == published["authors"] and len(published["authors"]) == 3
