@@ -91,7 +91,7 @@ def test_a_change_reruns_what_it_touches_alone(project: Project) -> None:
     project.compose()
     assert project.due() == set()
     project.compose("student.strategies.widen.model_args.widen_width=64")
-    assert project.rerun("check") == {"check"} and project.due() == {TRAIN}
+    assert project.rerun("check") == {"check"} and project.due() == {TRAIN, "encode@students"}
     project.compose("objective.definitions.gram.feature_weight=0.5", "student.strategies.lift.model_args.lift_width=64")
     assert project.rerun("check") == {"check"} and project.due() == set()  # no student that is trained has them
     project.compose("analysis.rotation.pairs=100")

@@ -103,7 +103,11 @@ def test_a_finished_reproduction_is_frozen_whole(project, monkeypatch):
     expected = {name: reports[name] for name in ("metrics.json", "audit.json", "data.json")}
     expected |= {name: value for name, value in reports.items() if name.startswith(("results/", "figures/"))}
     assert "figures/headline.svg" in expected
-    expected = {name: value for name, value in expected.items() if not name.startswith("figures/headline")}
+    expected = {
+        name: value
+        for name, value in expected.items()
+        if not name.startswith(("figures/headline", "figures/matching-"))
+    }
     expected |= {name: (project / name).read_bytes() for name in ("params.yaml", "dvc.lock")}
     assert frozen == expected
     assert set(said) == {"date", "commit", "versions", "hardware"}
