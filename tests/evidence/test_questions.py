@@ -154,7 +154,7 @@ def test_a_head_that_does_not_read_the_matched_tokens_is_named(rng, register):
 def test_the_register_asks_what_was_to_be_asked(register):
     settings = {"-".join(setting) for question in register.questions for setting in question.weights}
     strategies = {name.partition("-")[0] for name in settings}
-    assert strategies == {"baseline", "lift", "widen", "uniform", "half", "pooled", "widen_pooled", "half_pooled"}
+    assert strategies == {"baseline", "lift", "widen", "uniform", "half", "pooled", "widen_pooled"}
     assert {question.about for question in register.questions} == {
         *("width", "reading", "target", "projector", "basis", "size", "soft labels", "half")
     }

@@ -100,7 +100,7 @@ def test_a_grid_names_its_settings(overrides, settings):
 
 TRIAL = [
     *(f"{name}-{loss}" for name in ("baseline", "widen", "lift", "pooled", "widen_pooled") for loss in ("none", "mse")),
-    *(f"{name}-{loss}" for name in ("half", "half_pooled", "uniform") for loss in ("none", "mse")),
+    *(f"{name}-{loss}" for name in ("half", "uniform") for loss in ("none", "mse")),
     *("baseline-principal_mse", "baseline-projector", "pooled-projector", "baseline-gram"),
     *(f"{name}-{loss}" for name in ("baseline", "widen") for loss in ("softkd", "softkd_mse")),
 ]
