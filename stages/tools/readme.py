@@ -147,14 +147,17 @@ def scales() -> str:
     from stages.tools.compose import composed  # here: no other part of the module needs Hydra
 
     shown = read_json(MANIFEST)["dataset"]
-    recorded = {study.name: read_yaml(study.folder / "params.yaml")["profile"] for study in studies.read(STUDIES)}
+    kept = studies.read(STUDIES)
+    recorded = {study.name: read_yaml(study.folder / "params.yaml")["profile"] for study in kept}
+    alone = {study.name for study in kept if not study.has_students}
     rows = []
     for profile in PROFILES:
         params = yaml_of(composed(f"profile={profile}"))
         data, recipe = params["dataset"], params["recipe"]
         teacher, student = Teacher.model_validate(params["teacher"]), Student.model_validate(params["student"])
         own = teacher.model_args.keyword_arguments()
-        names = [f"study `{name}`" for name, of in recorded.items() if of == profile]
+        of_profile = [name for name, of in recorded.items() if of == profile]
+        names = [f"study `{name}`{' of backbones, no students' if name in alone else ''}" for name in of_profile]
         names += ["[the default](reports/README.md#the-default)"] if data["label"] == shown else []
         rows.append(
             [
