@@ -24,11 +24,11 @@ def main() -> None:
         )
     others = [name for name in analysis.backbones if name != TEACHER]
     if others:
-        from stages.core.models import backbones  # here, because timm takes most of the time of this stage
+        from stages.core.models import pretrained  # here, because timm takes most of the time of this stage
 
         for name in dict.fromkeys([*others, *analysis.layerwise, *analysis.classifiers]):
             if name != TEACHER:
-                backbones.check_name(name)
+                pretrained.check_name(name)
     if settings.unusual:
         from stages.core.models import suitability
 

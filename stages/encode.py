@@ -15,7 +15,7 @@ from stages import messages
 from stages.core.analysis import last_block
 from stages.core.analysis.cka import block_cka
 from stages.core.analysis.encoding import measure
-from stages.core.analysis.similarity import similarity
+from stages.core.analysis.linear_probe import similarity
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, write_json
@@ -24,7 +24,7 @@ from stages.core.config import params
 from stages.core.config.schema import Objective
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
-from stages.core.distillation import lessons, map_errors, matching
+from stages.core.distillation import lessons, loss_comparison, matching
 from stages.core.distillation.task import MapDistillationTask, create_task
 from stages.core.losses.targets import has_target
 from stages.core.models import folders
@@ -88,9 +88,9 @@ def main() -> None:
         aligned = found.shape[2:] == target.shape[2:]  # token by token
         near = similarity(tokens, teacher_tokens) if aligned else None
         comparable = has_target(target, found)
-        losses = map_errors.spectral_against_mse(found, target) if comparable else None
+        losses = loss_comparison.spectral_against_mse(found, target) if comparable else None
         matched += measuring.rows(one, student, found) if aligned else []
-        least, most = map_errors.ratio_bounds(*found.shape[2:]) if aligned else (None, None)
+        least, most = loss_comparison.ratio_bounds(*found.shape[2:]) if aligned else (None, None)
         measured.append(
             {
                 "run": one.name,
@@ -103,7 +103,7 @@ def main() -> None:
                 "cka": near and near.cka,
                 "probe_error": near and near.probe_error,
                 "probe_equal": near and near.probe_equal,
-                "relative_feature_error": map_errors.relative_error(found, target) if comparable else None,
+                "relative_feature_error": loss_comparison.relative_error(found, target) if comparable else None,
                 "spectral_over_mse": losses and losses.ratio,
                 "spectral_over_mse_least": least,
                 "spectral_over_mse_most": most,

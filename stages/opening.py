@@ -8,7 +8,7 @@ from stages.core.base.errors import UserError
 from stages.core.base.files import read_json, sha256
 from stages.core.base.names import TEACHER
 from stages.core.config import params, schema
-from stages.core.models import backbones, folders
+from stages.core.models import folders, pretrained
 from stages.core.runtime import machine
 from stages.paths import MANIFEST, TEACH
 
@@ -27,9 +27,9 @@ def open_model(name: str, analysis: schema.Analysis) -> tuple[nn.Module, dict[st
         return folders.load(TEACH), folders.provenance(TEACH) | weights
     img_size = analysis.img_size.get(name)
     if analysis.weights == "random":
-        model, provenance = backbones.random(name, {}, seed=SEED, img_size=img_size)
+        model, provenance = pretrained.random(name, {}, seed=SEED, img_size=img_size)
     else:
-        model, provenance = backbones.pretrained(name, {}, folder=machine.weights(), img_size=img_size)
+        model, provenance = pretrained.pretrained(name, {}, folder=machine.weights(), img_size=img_size)
     return model, provenance.record()
 
 
@@ -48,5 +48,5 @@ def open_classifier(name: str, settings: params.Params) -> tuple[nn.Module, dict
             f"{data.classes}; leave it out"
         )
     if name != TEACHER and data.label == "imagenet" and provenance["weights"] == "pretrained":
-        backbones.check_imagenet_order(read_json(MANIFEST)["class_names"])
+        pretrained.check_imagenet_order(read_json(MANIFEST)["class_names"])
     return model, provenance

@@ -3,7 +3,7 @@
 import numpy as np
 
 from stages import arguments, messages, missing
-from stages.core.analysis.energy import by_threshold, dims, profile, shares, statistics
+from stages.core.analysis.dims import by_threshold, dims, profile, shares, statistics
 from stages.core.analysis.intervals import percentile_of_another_sample
 from stages.core.analysis.nulls import fit_gaussian
 from stages.core.analysis.participation import count, gaussian_spreads, ratio_percentiles, spread_metrics, token_spreads

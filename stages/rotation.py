@@ -6,7 +6,7 @@ import numpy as np
 
 from stages import arguments, messages, missing
 from stages.core.analysis import subspaces, svd
-from stages.core.analysis.energy import PERCENTILES, dims, shares, summary
+from stages.core.analysis.dims import PERCENTILES, dims, shares, summary
 from stages.core.base.arrays import read_npy, write_npy
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, write_json

@@ -4,7 +4,7 @@ import numpy as np
 
 from stages import arguments, messages, missing
 from stages.core.analysis import intervals, nulls, permutation, sep
-from stages.core.analysis.energy import shares
+from stages.core.analysis.dims import shares
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, write_json

@@ -4,7 +4,7 @@ import numpy as np
 
 from stages import arguments, messages, missing
 from stages.core.analysis import svd
-from stages.core.analysis.energy import profile, statistics, statistics_of
+from stages.core.analysis.dims import profile, statistics, statistics_of
 from stages.core.analysis.intervals import percentile_of_another_sample
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run

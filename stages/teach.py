@@ -12,11 +12,11 @@ from stages.core.base.files import atomic_folder, read_json, write_json
 from stages.core.config import models, params, schema
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
-from stages.core.models import backbones, folders
-from stages.core.models.backbones import Provenance
+from stages.core.models import folders, pretrained
 from stages.core.models.cards import write_card
 from stages.core.models.cost import flops, parameters
 from stages.core.models.normalization import check_preprocessing
+from stages.core.models.pretrained import Provenance
 from stages.core.runtime import distributed, machine
 from stages.core.runtime.distributed import World
 from stages.core.train.evaluation import evaluate
@@ -55,12 +55,12 @@ def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, wo
     """
     arguments, started = teacher.model_args.keyword_arguments(), {}
     if teacher.weights == "finetune":  # found, or missed, before any work
-        started = {"pretrained": backbones.located(teacher.architecture, folder=machine.weights()).record()}
+        started = {"pretrained": pretrained.located(teacher.architecture, folder=machine.weights()).record()}
 
     def create() -> tuple[nn.Module, Mapping[str, Any]]:
         if teacher.weights == "finetune":
             shown = data.model_dump(include={"classes", "image_size", "crop_pct", "interpolation"})
-            model, provenance = backbones.to_finetune(
+            model, provenance = pretrained.to_finetune(
                 teacher.architecture, arguments, seed=teacher.seed, folder=machine.weights(), **shown
             )
         else:
@@ -81,7 +81,7 @@ def fit(data: schema.Dataset, teacher: models.Teacher, recipe: schema.Recipe, wo
             "manifest": read_json(MANIFEST),
             **started,
         },
-        modules=[folders.module_of(teacher.architecture), *(["stages.core.models.backbones"] if started else [])],
+        modules=[folders.module_of(teacher.architecture), *(["stages.core.models.pretrained"] if started else [])],
         stage="stages.teach",
         command=COMMAND,
     )
@@ -106,11 +106,11 @@ def load(data: schema.Dataset, teacher: models.Teacher, world: World) -> None:
     arguments = teacher.model_args.keyword_arguments()
     if teacher.weights == "random":
         classes = {"num_classes": data.classes}
-        model, provenance = backbones.random(teacher.architecture, arguments | classes, seed=teacher.seed)
+        model, provenance = pretrained.random(teacher.architecture, arguments | classes, seed=teacher.seed)
     else:
         if data.label == "imagenet" and data.classes == 1000:
-            backbones.check_imagenet_order(read_json(MANIFEST)["class_names"])
-        model, provenance = backbones.pretrained(teacher.architecture, arguments, folder=machine.weights())
+            pretrained.check_imagenet_order(read_json(MANIFEST)["class_names"])
+        model, provenance = pretrained.pretrained(teacher.architecture, arguments, folder=machine.weights())
     if model.num_classes != data.classes:
         raise UserError(
             f"teacher.architecture {teacher.architecture}: its head has {model.num_classes} outputs, but "

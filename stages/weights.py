@@ -11,8 +11,8 @@ from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, write_json
 from stages.core.base.names import TEACHER
 from stages.core.config import params
-from stages.core.models import backbones
-from stages.core.models.backbones import Provenance
+from stages.core.models import pretrained
+from stages.core.models.pretrained import Provenance
 from stages.core.runtime import machine
 from stages.missing import KEY
 from stages.paths import PARAMS, WEIGHTS
@@ -28,14 +28,14 @@ def main() -> None:
     found, missing = {}, {}
     for name in messages.bar(names, "weights", "backbone"):
         try:
-            pretrained = analysis.weights == "pretrained"
-            found[name] = backbones.located(name, folder=own) if pretrained else Provenance(name, analysis.weights)
+            on_disk = analysis.weights == "pretrained"
+            found[name] = pretrained.located(name, folder=own) if on_disk else Provenance(name, analysis.weights)
         except UserError as error:
             missing[name] = str(error).replace(str(own), "WEIGHTS")  # git tracks it, and no folder of this machine
             print(f"weights: {error}", file=sys.stderr, flush=True)
         else:
             if name in analysis.classifiers:
-                backbones.check_classes(name, settings.dataset.classes, folder=own)
+                pretrained.check_classes(name, settings.dataset.classes, folder=own)
     if len(missing) == len(analysis.backbones):
         raise UserError(f"no backbone can be analysed: {next(iter(missing.values()))}")
     with atomic_folder(WEIGHTS) as folder:

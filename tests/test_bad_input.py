@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from stages import summarize
-from stages.core.analysis.energy import dims, shares
+from stages.core.analysis.dims import dims, shares
 from stages.core.analysis.pca import shared_basis
 from stages.core.analysis.sep import mean_spectra, moment, spectrum_of_moment
 from stages.core.analysis.svd import energies

@@ -18,9 +18,9 @@ from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
+from stages.core.train.device_augmentation import Augmentation, ResidentBatches
 from stages.core.train.drop_path import DropPathMasks
 from stages.core.train.loop import fit
-from stages.core.train.resident import Augmentation, ResidentBatches
 from stages.core.train.sampler import EpochSampler
 from stages.core.train.teacher import FrozenTeacher
 

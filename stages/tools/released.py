@@ -24,7 +24,7 @@ from stages.core.evidence.analysis_measures import BACKBONES
 from stages.core.evidence.register import read_published
 from stages.core.evidence.requirements import STRATEGY_ARGUMENTS, STUDENT_ARGUMENTS
 from stages.core.models import folders
-from stages.core.models.backbones import check_imagenet_order
+from stages.core.models.pretrained import check_imagenet_order
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.evaluation import evaluate_together

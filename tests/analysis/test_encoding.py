@@ -8,9 +8,10 @@ import torch
 from stages.core.analysis import last_block
 from stages.core.analysis.encoding import measure
 from stages.core.base.errors import UserError
-from stages.core.distillation import map_errors
+from stages.core.distillation import loss_comparison
 from stages.core.models.maps import forward_with_map
 from stages.core.report.figures import encoding as figures_encoding
+from stages.core.report.figures.width_floor import width_floor
 from stages.core.report.tables import encoding as tables
 
 LEVELS = (80, 95)
@@ -93,12 +94,12 @@ def pair(rows, columns, channels=5, images=70):
 def test_losses_differ_by_the_weights_of_the_half_spectrum(rows, columns):
     """The full spectrum's energy is the map's (Parseval); kept are the columns up to the middle one."""
     student, teacher = pair(rows, columns)
-    found = map_errors.spectral_against_mse(student, teacher)
+    found = loss_comparison.spectral_against_mse(student, teacher)
     power = np.abs(np.fft.fft2((student - teacher).double().numpy(), norm="ortho")) ** 2
     kept = columns // 2 + 1
     ratio = (power[..., :kept].sum() / (2 * rows * kept)) / (power.sum() / (rows * columns))
     assert found.ratio == pytest.approx(ratio, rel=1e-5)
-    low, high = map_errors.ratio_bounds(rows, columns)
+    low, high = loss_comparison.ratio_bounds(rows, columns)
     assert low * (1 - 1e-6) <= found.ratio <= high * (1 + 1e-6)
     # A gradient in frequencies is the difference times weights: 1 for a column and its mirror image together, or 2.
     weights = np.array([2 if column in (0, columns / 2) else 1 for column in range(columns)])
@@ -108,29 +109,29 @@ def test_losses_differ_by_the_weights_of_the_half_spectrum(rows, columns):
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4, 7])
 def test_the_bounds_of_the_ratio_are_met(columns):
-    low, high = map_errors.ratio_bounds(3, columns)
+    low, high = loss_comparison.ratio_bounds(3, columns)
     teacher = torch.zeros(2, 4, 3, columns)
-    flat = map_errors.spectral_against_mse(torch.ones_like(teacher), teacher)  # all of it in the column of frequency 0
+    flat = loss_comparison.spectral_against_mse(torch.ones_like(teacher), teacher)  # all in frequency 0's column
     assert (flat.ratio, flat.gradient_cosine) == pytest.approx((high, 1), rel=1e-5)
     wave = torch.cos(2 * torch.pi * torch.arange(columns) / columns).expand_as(teacher)  # in column 1 and its mirror
     expected = low if columns > 2 else high
-    assert map_errors.spectral_against_mse(wave, teacher).ratio == pytest.approx(expected, rel=1e-5)
+    assert loss_comparison.spectral_against_mse(wave, teacher).ratio == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_narrow_student_is_compared_with_the_pooled_teacher():
     student, teacher = pair(4, 4, channels=6)
     pooled = teacher.unflatten(1, (3, 2)).mean(dim=2)
     narrow = student[:, :3]
-    assert map_errors.relative_error(narrow, teacher) == pytest.approx(
+    assert loss_comparison.relative_error(narrow, teacher) == pytest.approx(
         ((narrow - pooled).square().sum() / pooled.square().sum()).item(), rel=1e-5
     )
-    assert map_errors.spectral_against_mse(narrow, teacher) == map_errors.spectral_against_mse(narrow, pooled)
+    assert loss_comparison.spectral_against_mse(narrow, teacher) == loss_comparison.spectral_against_mse(narrow, pooled)
 
 
 def test_other_grids_are_refused():
     student, teacher = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2)
     with pytest.raises(UserError, match="grid"):
-        map_errors.spectral_against_mse(student, teacher)
+        loss_comparison.spectral_against_mse(student, teacher)
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def rows(features):
 
 def test_figures_draw_any_subset_of_runs(rows):
     table, floor = rows
-    figure, caption = figures_encoding.floor(floor, table)
+    figure, caption = width_floor(floor, table)
     assert "baseline 0.25, mine 0.25" in caption and "Filled markers" not in caption
     assert f"rank 12, the floor is {floor['fixed'][11]:.2g}" in caption
     assert "knows nothing of the teacher would have an error of about 1.86 at width 12" in caption  # 1 + 12 / (27 - 13)
@@ -199,7 +200,7 @@ def test_students_without_a_target_leave_their_cells_empty(rows):
     shown = tables.spectral_against_mse(table, {"this run": comparison})
     assert list(shown["spectral loss / mse"].fillna("")) == ["0.510 – 0.510", ""]
     assert list(shown["bounds of it"]) == ["0.333 – 0.667"] * 2
-    figures_encoding.floor(rows[1], table)
+    width_floor(rows[1], table)
 
 
 def test_table_of_the_two_losses_takes_accuracy_from_every_study(rows):

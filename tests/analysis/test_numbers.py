@@ -4,7 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from stages.core.analysis.energy import dims, shares
+from stages.core.analysis.dims import dims, shares
 from stages.core.analysis.pca import shared_basis
 from stages.core.analysis.sep import mean_spectra, moment, permuted_spectra, spectrum_of_moment
 from stages.core.analysis.svd import energies

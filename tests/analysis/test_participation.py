@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.core.analysis.energy import participation_ratio, summary
+from stages.core.analysis.dims import participation_ratio, summary
 from stages.core.analysis.nulls import Gaussian, fit_gaussian
 from stages.core.analysis.participation import (
     RATIO_UNIT,

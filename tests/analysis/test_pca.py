@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.core.analysis.energy import shares
+from stages.core.analysis.dims import shares
 from stages.core.analysis.pca import shared_basis
 from stages.core.analysis.svd import energies
 from stages.core.base.errors import UserError

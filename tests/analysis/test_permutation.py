@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stages.core.analysis import permutation, sep
-from stages.core.analysis.energy import dims, shares
+from stages.core.analysis.dims import dims, shares
 from stages.core.analysis.permutation import shift_metrics, shifts
 
 LEVELS = [50, 80, 90]

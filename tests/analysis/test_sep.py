@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stages.core.analysis import sep
-from stages.core.analysis.energy import dims, shares
+from stages.core.analysis.dims import dims, shares
 from stages.core.analysis.sep import (
     dims_of_another_sample,
     dims_of_one_image,

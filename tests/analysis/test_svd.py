@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.core.analysis.energy import dims, shares
+from stages.core.analysis.dims import dims, shares
 from stages.core.analysis.svd import energies, numerical_rank
 from stages.core.base.errors import UserError
 from stages.core.features import store

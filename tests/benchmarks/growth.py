@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 from extraction import jpegs
 
-from stages.core.models import backbones, folders
+from stages.core.models import folders, pretrained
 from stages.paths import TEACH
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +100,7 @@ def lay_out(folder: Path, images: int) -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             os.link(made / of[index % len(of)], link)
     (folder / TEACH).mkdir(parents=True)
-    model, provenance = backbones.random(*MODEL, seed=0)
+    model, provenance = pretrained.random(*MODEL, seed=0)
     folders.save(model, folder / TEACH, provenance.record())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from stages.core.analysis.energy import dims, shares
+from stages.core.analysis.dims import dims, shares
 from stages.core.analysis.permutation import SEED, shifts
 from stages.core.analysis.sep import image_dims, mean_spectra, moment, permuted_spectra, unfold
 from stages.core.analysis.svd import energies

@@ -26,7 +26,7 @@ from reproduction import (
 )
 
 from stages.core.analysis import sep
-from stages.core.analysis.energy import shares
+from stages.core.analysis.dims import shares
 from stages.core.base.errors import UserError
 from stages.core.base.files import names_digest
 from stages.core.evidence.register import expand

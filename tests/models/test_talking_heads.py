@@ -11,7 +11,7 @@ import torch
 from timm.models.cait import TalkingHeadAttn
 
 from stages.core.base.errors import UserError
-from stages.core.models import backbones, folders, talking_heads
+from stages.core.models import folders, pretrained, talking_heads
 from stages.core.models.cost import flops
 from stages.core.models.talking_heads import BatchedTalkingHeadAttn, batch_talking_heads, fuse_talking_heads
 from stages.core.runtime import machine
@@ -48,7 +48,7 @@ def test_outputs_gradients_keys_and_flops_are_timms(both):
 
 def test_every_way_to_a_model_gives_the_batched_one(make_teacher, tmp_path):
     folders.save(make_teacher(), tmp_path)
-    made = [folders.load(tmp_path), backbones.random("cait_xxs24_224", {"depth": 2}, seed=0)[0]]
+    made = [folders.load(tmp_path), pretrained.random("cait_xxs24_224", {"depth": 2}, seed=0)[0]]
     for model in made:
         assert all(type(block.attn) is BatchedTalkingHeadAttn for block in model.blocks)
 

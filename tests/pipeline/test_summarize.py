@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from stages.core.analysis import nulls, participation
-from stages.core.analysis.energy import CAPTURED
+from stages.core.analysis.dims import CAPTURED
 from stages.core.base.arrays import write_npy
 from stages.core.base.files import write_json
 from stages.core.base.names import Run

@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from stages import pca, sep, svd
-from stages.core.analysis.energy import dims
+from stages.core.analysis.dims import dims
 from stages.core.base.files import read_json
 from stages.core.evidence import analysis_tables
 from stages.core.features import extraction, store
-from stages.core.models import backbones
+from stages.core.models import pretrained
 from stages.core.report import figures as draw
 from stages.core.report.notebooks import show_table
 from stages.core.report.tables import representation as tables
@@ -60,7 +60,7 @@ def project(tmp_path_factory):
         overrides = ("analysis.sep.permutations=3", "analysis.sep.resamples=9", "analysis.pca.gaussian_tokens=50")
         Path("params.yaml").write_text(composed(*overrides, f"analysis.backbones={names}"))
         for name, (arguments, size) in SMALL.items():
-            model, provenance = backbones.random(name, arguments, seed=0, img_size=size)
+            model, provenance = pretrained.random(name, arguments, seed=0, img_size=size)
             images = torch.randn(IMAGES, 3, size, size, generator=torch.Generator().manual_seed(0))
             place = EXTRACT / name
             place.mkdir(parents=True)
@@ -197,7 +197,7 @@ def test_there_are_fourteen_of_each_kind_with_weights():
 @pytest.mark.nightly
 @pytest.mark.parametrize(("name", "size"), PAPERS)
 def test_the_papers_backbones_are_measured_block_by_block(name, size, tmp_path):
-    model, provenance = backbones.random(name, {}, seed=0, img_size=size)
+    model, provenance = pretrained.random(name, {}, seed=0, img_size=size)
     side = model.pretrained_cfg["input_size"][-1]
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     options = {"images": 1, "world": WORLD, "layerwise": True, "provenance": provenance.record()}

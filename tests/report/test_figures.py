@@ -11,7 +11,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from stages.core.analysis import nulls
-from stages.core.analysis.energy import shares
+from stages.core.analysis.dims import shares
 from stages.core.analysis.sep import mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
 from stages.core.config import schema
 from stages.core.report import style

@@ -25,9 +25,10 @@ from stages.core.distillation.against_teacher import evaluate_against_teacher
 from stages.core.distillation.task import create_task
 from stages.core.features.extraction import extract
 from stages.core.features.store import blocks
-from stages.core.runtime.distributed import World, claim, joined, launch, refuse_shared
+from stages.core.runtime.distributed import World, joined, launch
+from stages.core.runtime.gpus import claim, refuse_shared
 from stages.core.runtime.machine import gpu_claims, processes, workers
-from stages.core.train import group
+from stages.core.train import side_by_side
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.loop import fit
@@ -75,7 +76,7 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0, terminated_a
         def terminated() -> signal.Signals | None:  # one of two is, after a word with the other at each step and batch
             return signal.SIGTERM if world.rank == 1 and next(asked) >= terminated_after else None
 
-        group.SYNC_EVERY = 1
+        side_by_side.SYNC_EVERY = 1
         with CheckpointFolder(out, "run", {}, {}, writes=world.primary) as checkpoints:
             given = {"world": world, "checkpoints": checkpoints, "terminated": terminated}
             fitted = fit(task, training, validation, **RECIPE, seed=0, log=log, **given)
@@ -215,7 +216,7 @@ def test_gpus_are_claimed_by_machine(tmp_path, monkeypatch):
 
 
 def test_runs_side_by_side_take_different_devices(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.core.runtime.distributed._held", held := [])
+    monkeypatch.setattr("stages.core.runtime.gpus._held", held := [])
     assert claim(["0", "1", "2"], 2, tmp_path) == ["0", "1"]
     waits = []
 

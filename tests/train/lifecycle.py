@@ -16,7 +16,7 @@ from stages import train
 from stages.core.base.files import write_json
 from stages.core.base.names import Run
 from stages.core.config import params
-from stages.core.distillation import balancing
+from stages.core.distillation import balanced_targets
 from stages.core.models.cost import flops
 from stages.core.runtime.distributed import World, joined, launch
 from stages.core.train import fitting, outputs
@@ -106,7 +106,7 @@ def shortened() -> Iterator[None]:
     with (
         mock.patch.object(fitting, "flops", counted_once),
         mock.patch.object(outputs, "flops", counted_once),
-        mock.patch.object(balancing, "IMAGES", BALANCED),
+        mock.patch.object(balanced_targets, "IMAGES", BALANCED),
     ):
         yield
 

@@ -10,7 +10,7 @@ import torch
 from stages.core.base.errors import UserError
 from stages.core.distillation.task import create_task
 from stages.core.runtime.distributed import World
-from stages.core.train import group, loop
+from stages.core.train import loop, side_by_side
 
 CPU = torch.device("cpu")
 BATCH, STEPS = 4, 3
@@ -71,7 +71,7 @@ def fit(make_student):
 
 
 def test_the_clock_is_read_when_the_device_is_done(fit, monkeypatch):
-    monkeypatch.setattr(group, "_wait_for", lambda _: time.sleep(0.5))  # what the device still has to do
+    monkeypatch.setattr(side_by_side, "_wait_for", lambda _: time.sleep(0.5))  # what the device still has to do
     fitted, _ = fit()
     assert fitted.images_per_s < STEPS * BATCH / 0.5
 
@@ -92,7 +92,9 @@ def test_compilation_is_not_counted(fit, monkeypatch):
     monkeypatch.setattr("timm.task.ClassificationTask.compile", compile_at_first)
     counted = []
     monkeypatch.setattr(
-        group.Group, "finish_steps", lambda of, *_, **__: (of.count(), counted.append(of.trainings[0].state.images))
+        side_by_side.Group,
+        "finish_steps",
+        lambda group, *_, **__: (group.count(), counted.append(group.trainings[0].state.images)),
     )
     fitted, _ = fit(compiled=True)
     assert waits and counted == [(STEPS - 1) * BATCH, (2 * STEPS - 1) * BATCH]

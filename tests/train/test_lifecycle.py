@@ -24,7 +24,7 @@ from stages.core.base.names import Run
 from stages.core.config import params
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
-from stages.core.distillation import balancing, lessons
+from stages.core.distillation import balanced_targets, lessons
 from stages.core.models import folders
 from stages.core.runtime.distributed import World
 from stages.core.train import fitting, loop, outputs
@@ -335,7 +335,7 @@ def test_what_is_trained_beside_the_student_resumes_with_it(started, tmp_path, e
         with pytest.raises(FailedError):
             train_one(folder, objective, "baseline")
     with environment.context() as patch:  # from now on, statistics would be others: the checkpoint's are used
-        patch.setattr(balancing, "IMAGES", 3)
+        patch.setattr(balanced_targets, "IMAGES", 3)
         assert train_one(folder, objective, "baseline") == whole
     state = timm.create_model(f"local-dir:{folder / run_folder(Run('baseline', objective, 0))}").state_dict()
     assert not [name for name in state if "project" in name]

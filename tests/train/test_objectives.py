@@ -10,8 +10,8 @@ from stages.core.base.errors import UserError
 from stages.core.config import params
 from stages.core.config.feature_losses import takes_any_width
 from stages.core.distillation.against_teacher import evaluate_against_teacher
-from stages.core.distillation.balancing import hadamard_matrix, token_moments
-from stages.core.distillation.principal import match_leading_directions
+from stages.core.distillation.balanced_targets import hadamard_matrix, token_moments
+from stages.core.distillation.principal_targets import match_leading_directions
 from stages.core.distillation.task import check_compatible, create_task
 from stages.core.losses.targets import feature_target
 from stages.core.models.maps import forward_with_map

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stages.core.base.errors import UserError
-from stages.core.distillation.balancing import BalancedTarget, balancing, hadamard_matrix, token_moments
+from stages.core.distillation.balanced_targets import BalancedTarget, balancing, hadamard_matrix, token_moments
 from stages.core.distillation.projectors import make_projectors, projector_widths
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stages.core.analysis import sep, svd
-from stages.core.analysis.energy import dims, floors, participation_ratio, shares
+from stages.core.analysis.dims import dims, floors, participation_ratio, shares
 from stages.core.analysis.pca import shared_basis
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import bootstrap
 
-from stages.core.analysis.energy import by_threshold
+from stages.core.analysis.dims import by_threshold
 from stages.core.base.errors import UserError
 
 LEVEL = 95  # percent

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.core.analysis.energy import TIE, by_threshold, dims
+from stages.core.analysis.dims import TIE, by_threshold, dims
 from stages.core.features.store import chunks
 
 # Nodes of the trapezoidal rule on ln t: it converges exponentially for the smooth integrand of `gaussian_moment`.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.core.analysis.energy import (
+from stages.core.analysis.dims import (
     PERCENTILES,
     dims,
     participation_ratio,

@@ -14,7 +14,7 @@ import scipy.fft
 from threadpoolctl import threadpool_limits
 
 from stages.core.analysis import intervals, sep
-from stages.core.analysis.energy import by_threshold, dims, shares
+from stages.core.analysis.dims import by_threshold, dims, shares
 from stages.core.features.store import chunks
 from stages.core.runtime.machine import cores
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
-from stages.core.analysis.energy import TIE, by_threshold, dims, shares
+from stages.core.analysis.dims import TIE, by_threshold, dims, shares
 from stages.core.analysis.intervals import TAILS, by_end, of_another_sample
 from stages.core.analysis.nulls import permutation_expectation
 from stages.core.features.store import chunks

@@ -16,7 +16,7 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from stages.core.analysis import energy
+from stages.core.analysis.dims import dims, shares
 from stages.core.base.errors import UserError
 from stages.core.models.blocks import Cut, layout
 
@@ -66,8 +66,8 @@ class Directions:
         Args:
             levels: percents.
         """
-        all_dims = energy.dims(energy.shares(self.of_all), levels).astype(float)
-        own_dims = energy.dims(energy.shares(self.of_images), levels).mean(axis=0)
+        all_dims = dims(shares(self.of_all), levels).astype(float)
+        own_dims = dims(shares(self.of_images), levels).mean(axis=0)
         return {
             basis: {str(level): round(float(found), 6) for level, found in zip(levels, dims, strict=True)}
             for basis, dims in zip(BASES, (all_dims, own_dims), strict=True)

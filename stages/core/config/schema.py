@@ -144,7 +144,7 @@ class Dataset(Section):
 
 
 class Augment(Section):
-    """Training augmentation: by timm's `create_transform`, or on the device by `stages.core.train.resident`."""
+    """Training augmentation: by timm's `create_transform`, or by `stages.core.train.device_augmentation`."""
 
     on_device: bool  # keep all images on the device and augment them there; the random draws differ from timm's
     padding: Annotated[int, Field(ge=0)]  # pixels added around an image before the crop; only with on_device

@@ -16,9 +16,9 @@ from stages.core.config.schema import Objective, Recipe
 from stages.core.data.batches import Images
 from stages.core.data.image_list import ImageList
 from stages.core.data.loader import Loader
-from stages.core.distillation import balancing
+from stages.core.distillation import balanced_targets
 from stages.core.distillation.against_teacher import evaluate_against_teacher
-from stages.core.distillation.principal import Moments, match_leading_directions
+from stages.core.distillation.principal_targets import Moments, match_leading_directions
 from stages.core.distillation.task import MapDistillationTask, create_task
 from stages.core.losses.by_name import feature_loss, module_of
 from stages.core.models.cost import flops
@@ -103,7 +103,7 @@ def modules(objective: Objective) -> list[str]:
     if not objective.distils:
         return []
     own = [module_of(objective.feature)] if objective.feature else []
-    own += ["stages.core.distillation.principal"] if objective.target == "principal" else []
+    own += ["stages.core.distillation.principal_targets"] if objective.target == "principal" else []
     return ["stages.core.distillation.task", *own]
 
 
@@ -128,7 +128,7 @@ def set_targets(tasks: Sequence[tuple[Objective, TrainingTask]], images: ImageLi
     def moments(task: MapDistillationTask, position: int) -> Moments:
         batches = statistics_batches(task, images, batch=batch)
         maps = (task.teacher_output(shown.to(task.device)).maps[position] for shown, _ in batches)
-        return balancing.token_moments(maps)
+        return balanced_targets.token_moments(maps)
 
     match_leading_directions([task for target, task in mapped if target == "principal"], moments)
 
@@ -136,5 +136,5 @@ def set_targets(tasks: Sequence[tuple[Objective, TrainingTask]], images: ImageLi
 def statistics_batches(task: MapDistillationTask, images: ImageList, *, batch: int) -> Loader:
     """Training images that statistics of a target are taken from, evenly spaced, without augmentation."""
     whole = Images(images, create_transform(**resolve_model_data_config(bare_model(task))))
-    chosen = np.linspace(0, len(whole) - 1, min(len(whole), balancing.IMAGES)).round().astype(int).tolist()
+    chosen = np.linspace(0, len(whole) - 1, min(len(whole), balanced_targets.IMAGES)).round().astype(int).tolist()
     return Loader(Subset(whole, chosen), workers=machine.workers(), batch_size=batch)

@@ -11,7 +11,7 @@ from timm.utils import unwrap_model
 from torch import Tensor
 
 from stages.core.analysis.last_block import map_rank
-from stages.core.analysis.similarity import counted
+from stages.core.analysis.linear_probe import counted
 from stages.core.config.schema import Objective
 from stages.core.distillation.projectors import MapProjector
 from stages.core.distillation.task import MapDistillationTask

@@ -15,7 +15,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from stages.core.base.errors import UserError
-from stages.core.distillation.balancing import BalancedTarget, token_moments
+from stages.core.distillation.balanced_targets import BalancedTarget, token_moments
 from stages.core.distillation.projectors import make_projectors, projector_widths
 from stages.core.losses.by_name import FeatureLoss, feature_loss
 from stages.core.losses.soft_labels import soft_label_loss

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from stages.core.analysis import nulls, participation
-from stages.core.analysis.energy import CAPTURED, PERCENTILES, floors
+from stages.core.analysis.dims import CAPTURED, PERCENTILES, floors
 from stages.core.base.arrays import read_npy
 from stages.core.base.files import read_json
 from stages.core.base.names import TEACHER

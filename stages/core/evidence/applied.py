@@ -21,7 +21,7 @@ import pandas as pd
 
 from stages.core.base.names import TEACHER
 
-SHARE = 0.99  # of the energy, which the directions hold that are counted alike (stages.core.analysis.similarity)
+SHARE = 0.99  # of the energy, which the directions hold that are counted alike (stages.core.analysis.linear_probe)
 _PARTS = ("without", "reached", "floor", "moved")
 KINDS = {  # what a way is measured by
     "own": "its own loss",

@@ -1,7 +1,6 @@
 """timm models: students by surgery, teachers and backbones with their weights, saved and loaded as folders."""
 
 __all__ = [
-    "backbones",
     "blocks",
     "cards",
     "copying",
@@ -10,6 +9,7 @@ __all__ = [
     "lift",
     "maps",
     "normalization",
+    "pretrained",
     "students",
     "suitability",
     "talking_heads",

@@ -10,13 +10,12 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,8 +24,8 @@ from torch.distributed.nn.functional import all_reduce
 from torch.multiprocessing import ProcessExitedException, start_processes
 
 from stages.core.base.errors import StoppedError, UserError, known_errors_reported
-from stages.core.base.ownership import try_lock
 from stages.core.runtime import machine
+from stages.core.runtime.gpus import claim, refuse_shared
 from stages.core.runtime.stopping import end_with_parent, stops_blocked, stops_deferred, unblock_stops
 
 RESTARTS = 3  # of all workers, when one is killed
@@ -34,8 +33,6 @@ START_METHOD = "spawn"  # of workers: CUDA cannot be used in a fork
 WATCH_S = 0.1  # between two looks at whether to stop the workers
 GRACE_S = 10.0  # for the other workers, when one has ended; then they are asked to end, and then killed
 ANNOUNCED_S = 5.0  # of waiting for other processes, before a line says so
-CLAIM_S = 5.0  # between two tries to claim devices
-_held: list[IO[str]] = []  # lock files of claimed devices, open until the process ends
 
 
 @dataclass(frozen=True)
@@ -176,39 +173,6 @@ def _work_together(
             worker.kill()
 
 
-def claim(devices: Sequence[str], wanted: int, folder: Path) -> list[str]:
-    """Claim devices for this process until it ends, so that runs started side by side use different ones.
-
-    Args:
-        devices: names of all devices that may be claimed.
-        wanted: how many to claim; waits until so many are free.
-        folder: for the lock files, one for each device.
-
-    Raises:
-        UserError: there are fewer devices than wanted, or the file system of `folder` has no locks.
-    """
-    if wanted > len(devices):
-        raise UserError(f"GPUS={wanted}: there are {len(devices)} CUDA devices; use at most so many, or unset it")
-    folder.mkdir(parents=True, exist_ok=True)
-    announced = False
-    while True:
-        locks: dict[str, IO[str]] = {}
-        for device in devices:
-            if len(locks) < wanted:
-                lock = try_lock(folder / device)
-                if lock is not None:
-                    locks[device] = lock
-        if len(locks) == wanted:
-            _held.extend(locks.values())
-            return list(locks)
-        for held in locks.values():
-            held.close()
-        if not announced:
-            print(f"waiting for {wanted} of {len(devices)} CUDA devices to be free", file=sys.stderr)
-            announced = True
-        time.sleep(CLAIM_S)
-
-
 def _join_and_work(rank: int, size: int, port: int, fault: Path, entry: Callable[..., None], *arguments: Any) -> None:
     """Be one of the workers that `_work_together` starts, with torchrun's environment."""
     end_with_parent(signal.SIGTERM)
@@ -294,22 +258,6 @@ def _tasks_here(tasks: int) -> int:
     # "4(x2),3" is three nodes: two of four tasks, one of three
     nodes = [int(count) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", shape) for _ in range(int(times or 1))]
     return nodes[min(int(os.environ.get("SLURM_NODEID", "0")), len(nodes) - 1)]
-
-
-def refuse_shared(devices: Sequence[str]) -> None:
-    """Refuse several processes on one CUDA device, which NCCL does not support.
-
-    Args:
-        devices: the unique id of each process's device.
-
-    Raises:
-        UserError: two processes have the same device.
-    """
-    if len(set(devices)) < len(devices):
-        raise UserError(
-            f"{len(devices)} processes are on {len(set(devices))} CUDA devices; start one process for each device, "
-            "or set DEVICE=cpu"
-        )
 
 
 @contextmanager

@@ -22,14 +22,14 @@ from stages.core.runtime.stopping import stops_deferred
 from stages.core.train import compilation, finished
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
+from stages.core.train.device_augmentation import Augmentation, ResidentBatches
 from stages.core.train.evaluation import DivergedError, FinalEvaluation, check_finite, evaluate_together
-from stages.core.train.group import all_failures
 from stages.core.train.jobs import Job, check_batch_norm, check_images, check_together
 from stages.core.train.loop import fit_together
 from stages.core.train.optimization import Optimization
 from stages.core.train.outputs import LIVE, keeper, live_log, write_run
-from stages.core.train.resident import Augmentation, ResidentBatches
 from stages.core.train.sampler import EpochSampler
+from stages.core.train.side_by_side import all_failures
 from stages.core.train.tasks import labels_task
 from stages.core.train.trainee import Trainee
 

@@ -15,11 +15,11 @@ from stages.core.runtime.distributed import World
 from stages.core.train import compilation
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
+from stages.core.train.device_augmentation import ResidentBatches
 from stages.core.train.evaluation import DivergedError, check_finite, evaluate_together
-from stages.core.train.group import Group
 from stages.core.train.optimization import Optimization
 from stages.core.train.progress import Progress
-from stages.core.train.resident import ResidentBatches
+from stages.core.train.side_by_side import Group
 from stages.core.train.state import History
 from stages.core.train.teacher import teacher_outputs
 from stages.core.train.trainee import Trainee, Training

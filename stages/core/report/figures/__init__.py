@@ -19,6 +19,7 @@ from stages.core.report.figures import (
     sep,
     tokens,
     truncation,
+    width_floor,
 )
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "sep",
     "tokens",
     "truncation",
+    "width_floor",
 ]

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stages.core.analysis.energy import CAPTURED
+from stages.core.analysis.dims import CAPTURED
 from stages.core.report.style import GREY, OWN, SHARED, backbone_name, label_ends, levels, new_figure
 
 LEAST = 1e-9  # share of the energy that is drawn; float32 features do not resolve much less

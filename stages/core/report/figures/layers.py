@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stages.core.analysis.energy import percentiles_of_counts
+from stages.core.analysis.dims import percentiles_of_counts
 from stages.core.report.style import (
     GREY,
     LINES,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from stages.core.analysis.energy import dims
+from stages.core.analysis.dims import dims
 from stages.core.base.names import TEACHER
 from stages.core.report.tables.distillation import with_std
 

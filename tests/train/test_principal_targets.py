@@ -3,11 +3,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.core.analysis.energy import shares
+from stages.core.analysis.dims import shares
 from stages.core.analysis.pca import shared_basis
 from stages.core.config.schema import Objective
-from stages.core.distillation.balancing import token_moments
-from stages.core.distillation.principal import PrincipalTarget, leading_directions, match_leading_directions
+from stages.core.distillation.balanced_targets import token_moments
+from stages.core.distillation.principal_targets import PrincipalTarget, leading_directions, match_leading_directions
 from stages.core.distillation.task import create_task
 from stages.core.losses.targets import pool_channels
 

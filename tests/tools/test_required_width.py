@@ -6,7 +6,7 @@ import pytest
 from stages.core.base.errors import UserError
 from stages.core.models import folders
 from stages.core.models.cost import flops, parameters
-from stages.tools import guide
+from stages.tools import required_width
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def results(tmp_path):
     return tmp_path
 
 
-def cells(results, backbone="cait", student=guide.STUDENT, levels=guide.LEVELS):
-    lines = guide.guide(backbone, student, levels, results).splitlines()
+def cells(results, backbone="cait", student=required_width.STUDENT, levels=required_width.LEVELS):
+    lines = required_width.required_width(backbone, student, levels, results).splitlines()
     return {line.split()[0]: line.split()[1:] for line in lines[2 : 2 + len(levels)]}, lines
 
 
@@ -44,9 +44,9 @@ def test_lift_keeps_the_floor_of_the_narrow_map(results):
 
 
 def test_widelast_takes_whole_heads():
-    assert guide.widened(guide.STUDENT, 193).width == 256
-    assert guide.widened(guide.STUDENT, 256).width == 256
-    assert guide.lifted(guide.STUDENT, 193).width == 193
+    assert required_width.widened(required_width.STUDENT, 193).width == 256
+    assert required_width.widened(required_width.STUDENT, 256).width == 256
+    assert required_width.lifted(required_width.STUDENT, 193).width == 193
 
 
 def test_a_narrow_backbone_is_reached_by_any_student(results):
@@ -66,27 +66,27 @@ def test_a_folder_is_a_student_too(results, make_student, tmp_path):
 
 def test_unknown_names_end_in_one_clear_line(results):
     with pytest.raises(UserError, match=r"--backbone swin: .*floor.csv has cait, small; add it"):
-        guide.guide("swin", guide.STUDENT, guide.LEVELS, results)
+        required_width.required_width("swin", required_width.STUDENT, required_width.LEVELS, results)
     with pytest.raises(UserError, match="--student nothing: timm cannot create it"):
-        guide.guide("cait", "nothing", guide.LEVELS, results)
+        required_width.required_width("cait", "nothing", required_width.LEVELS, results)
     with pytest.raises(UserError, match="is a LiftedVisionTransformer"):
-        guide.guide("cait", "deit_tiny_lift_patch16_224", guide.LEVELS, results)
+        required_width.required_width("cait", "deit_tiny_lift_patch16_224", required_width.LEVELS, results)
     with pytest.raises(UserError, match="missing; run"):
-        guide.guide("cait", guide.STUDENT, guide.LEVELS, results / "nowhere")
+        required_width.required_width("cait", required_width.STUDENT, required_width.LEVELS, results / "nowhere")
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "backbone,dims,fixed,per_image\ncait,1,x,0\n"])
 def test_another_table_is_refused(results, text):
     (results / "floor.csv").write_text(text)
     with pytest.raises(UserError, match="is not a table of floors"):
-        guide.guide("cait", guide.STUDENT, guide.LEVELS, results)
+        required_width.required_width("cait", required_width.STUDENT, required_width.LEVELS, results)
 
 
 def test_command_prints_the_table(results, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["guide", "--backbone", "cait", "--results", str(results)])
-    guide.main()
+    monkeypatch.setattr(sys, "argv", ["required_width", "--backbone", "cait", "--results", str(results)])
+    required_width.main()
     assert capsys.readouterr().out.splitlines()[0].startswith("cait: width")
 
 
 def test_floors_are_read_as_they_stand(results):
-    np.testing.assert_array_equal(guide.read_floors(results / "floor.csv", "small"), [[0.1, 0], [0.1, 0]])
+    np.testing.assert_array_equal(required_width.read_floors(results / "floor.csv", "small"), [[0.1, 0], [0.1, 0]])

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from stages.core.analysis.energy import floors
+from stages.core.analysis.dims import floors
+from stages.core.analysis.linear_probe import similarity
 from stages.core.analysis.pca import shared_basis
-from stages.core.analysis.similarity import similarity
 from stages.core.base.errors import UserError
 from stages.core.features import store
 

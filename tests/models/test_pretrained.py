@@ -25,7 +25,7 @@ from stages.core.evidence.register import read_register
 from stages.core.evidence.results import Results
 from stages.core.evidence.verdicts import judge
 from stages.core.features import extraction, store
-from stages.core.models import backbones
+from stages.core.models import pretrained
 from stages.core.report.figures import dims as dims_figures
 from stages.core.report.tables import representation as tables
 from stages.core.runtime import machine
@@ -86,7 +86,7 @@ def equal(one, other):
 @pytest.mark.parametrize("bring", [as_safetensors, as_pth, as_checkpoint, as_weights_in_a_folder, as_hub_folder])
 def test_brought_weights_are_loaded_and_recorded(bring, model, tmp_path, offline):
     path = bring(model, tmp_path)
-    found, provenance = backbones.pretrained(NAME, {}, folder=tmp_path)
+    found, provenance = pretrained.pretrained(NAME, {}, folder=tmp_path)
     assert equal(model, found) and not found.training
     assert provenance.record() == {
         "architecture": NAME,
@@ -116,19 +116,19 @@ def in_shards(model, folder, suffix=".safetensors"):
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_weights_in_shards_are_read_by_their_index(suffix, model, tmp_path, offline):
     index = in_shards(model, tmp_path, suffix)
-    found, provenance = backbones.pretrained(NAME, {}, folder=tmp_path)
+    found, provenance = pretrained.pretrained(NAME, {}, folder=tmp_path)
     assert equal(model, found) and "state_dict" not in found.pretrained_cfg
     assert provenance.source == f"WEIGHTS/{NAME}/{index.name}"
-    larger, _ = backbones.pretrained(NAME, {}, folder=tmp_path, img_size=80)
+    larger, _ = pretrained.pretrained(NAME, {}, folder=tmp_path, img_size=80)
     assert larger.pos_embed.shape[1] == 5 * 5 + 1
     shards = sorted(index.parent.glob(f"*{suffix}"))
     for shard in shards:  # the digest is of all that is read
         whole = shard.read_bytes()
         write = save_file if suffix == ".safetensors" else torch.save
         write({key: value + 1 for key, value in timm.models.load_state_dict(str(shard)).items()}, shard)
-        assert backbones.pretrained(NAME, {}, folder=tmp_path)[1].sha256 != provenance.sha256
+        assert pretrained.pretrained(NAME, {}, folder=tmp_path)[1].sha256 != provenance.sha256
         shard.write_bytes(whole)
-    assert backbones.pretrained(NAME, {}, folder=tmp_path)[1] == provenance
+    assert pretrained.pretrained(NAME, {}, folder=tmp_path)[1] == provenance
 
 
 def test_shards_that_are_not_whole_are_refused_in_one_line(model, tmp_path):
@@ -149,7 +149,7 @@ def test_a_brought_folder_decides_head_and_transform(tmp_path, offline):
     own = {"mean": (0.1, 0.2, 0.3), "crop_pct": 0.5, "input_size": (3, 32, 32)}
     model = timm.create_model(NAME, num_classes=3, img_size=32, pretrained_cfg_overlay=own)
     save_for_hf(model, str(tmp_path / NAME), safe_serialization=True)
-    found, _ = backbones.pretrained(NAME, {}, folder=tmp_path)
+    found, _ = pretrained.pretrained(NAME, {}, folder=tmp_path)
     assert equal(model, found) and found.num_classes == 3
     config = timm.data.resolve_model_data_config(found)
     assert (config["input_size"], tuple(config["mean"]), config["crop_pct"]) == ((3, 32, 32), (0.1, 0.2, 0.3), 0.5)
@@ -162,7 +162,7 @@ def test_weights_in_the_hubs_cache_need_no_network(model, offline):
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text("0123abc")
     save_file(model.state_dict(), snapshot / "model.safetensors")
-    found, provenance = backbones.pretrained(NAME, {}, folder=None)
+    found, provenance = pretrained.pretrained(NAME, {}, folder=None)
     assert equal(model, found)
     assert provenance.source == f"{CONFIG.hf_hub_id}@0123abc"
     assert provenance.sha256 == hashlib.sha256((snapshot / "model.safetensors").read_bytes()).hexdigest()
@@ -170,7 +170,7 @@ def test_weights_in_the_hubs_cache_need_no_network(model, offline):
 
 def line(folder, name=NAME, **options):
     with pytest.raises(UserError) as caught:
-        backbones.pretrained(name, {}, folder=folder, **options)
+        pretrained.pretrained(name, {}, folder=folder, **options)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -278,8 +278,8 @@ def test_whatever_fails_on_the_way_to_the_hub_ends_in_the_line(step, error, monk
         raise error
 
     info = SimpleNamespace(siblings=[SimpleNamespace(rfilename="model.safetensors")])
-    monkeypatch.setattr(backbones.HfApi, "model_info", fail if step == "model_info" else lambda *_, **__: info)
-    monkeypatch.setattr(backbones, "hf_hub_download", fail)
+    monkeypatch.setattr(pretrained.HfApi, "model_info", fail if step == "model_info" else lambda *_, **__: info)
+    monkeypatch.setattr(pretrained, "hf_hub_download", fail)
     assert f"{NAME}.safetensors" in line(None)
 
 
@@ -303,9 +303,9 @@ def test_weights_at_a_plain_address_end_in_the_line_too(monkeypatch, tmp_path):
         ("mine", "weights of your own, in the folder WEIGHTS, are named after their architecture"),
     ],
 )
-@pytest.mark.parametrize("make", [backbones.random, backbones.pretrained])
+@pytest.mark.parametrize("make", [pretrained.random, pretrained.pretrained])
 def test_unknown_names_are_refused_with_the_nearest(make, name, hint):
-    options = {"seed": 0} if make is backbones.random else {"folder": None}
+    options = {"seed": 0} if make is pretrained.random else {"folder": None}
     with pytest.raises(UserError, match="timm has no") as caught:
         make(name, {}, **options)
     assert hint in str(caught.value)
@@ -326,32 +326,32 @@ def test_unknown_names_are_refused_with_the_nearest(make, name, hint):
 )
 def test_names_that_timm_renamed_are_refused_with_the_new_one(name, said):
     with pytest.raises(UserError, match=said):
-        backbones.check_name(name)
+        pretrained.check_name(name)
 
 
 @pytest.mark.parametrize("bring", [as_safetensors, as_hub_folder])
 def test_weights_are_located_without_being_loaded(bring, model, tmp_path, offline, monkeypatch):
     bring(model, tmp_path)
-    _, loaded = backbones.pretrained(NAME, {}, folder=tmp_path)
-    monkeypatch.delattr(backbones.timm, "create_model")
-    assert backbones.located(NAME, folder=tmp_path) == loaded
+    _, loaded = pretrained.pretrained(NAME, {}, folder=tmp_path)
+    monkeypatch.delattr(pretrained.timm, "create_model")
+    assert pretrained.located(NAME, folder=tmp_path) == loaded
 
 
 def test_missing_weights_are_said_alike_before_loading(tmp_path, offline):
     with pytest.raises(UserError) as caught:
-        backbones.located(NAME, folder=tmp_path)
+        pretrained.located(NAME, folder=tmp_path)
     assert str(caught.value) == line(tmp_path)
 
 
 def test_a_head_for_other_classes_is_refused(tmp_path, offline):
-    backbones.check_classes(NAME, 1000, folder=None)
+    pretrained.check_classes(NAME, 1000, folder=None)
     refused = r"^analysis\.classifiers: the head of test_vit\.r160_in1k has 1000 outputs, but dataset\.classes is 3"
     with pytest.raises(UserError, match=refused):
-        backbones.check_classes(NAME, 3, folder=tmp_path)
+        pretrained.check_classes(NAME, 3, folder=tmp_path)
     with pytest.raises(UserError, match=r"the head of vit_base_patch16_224\.mae has no outputs, but"):
-        backbones.check_classes("vit_base_patch16_224.mae", 1000, folder=None)
+        pretrained.check_classes("vit_base_patch16_224.mae", 1000, folder=None)
     as_hub_folder(timm.create_model(NAME, num_classes=3), tmp_path)
-    backbones.check_classes(NAME, 3, folder=tmp_path)
+    pretrained.check_classes(NAME, 3, folder=tmp_path)
 
 
 def test_a_name_without_weights_asks_for_a_file():
@@ -359,10 +359,10 @@ def test_a_name_without_weights_asks_for_a_file():
 
 
 def test_random_weights_depend_on_the_seed_alone_and_are_marked():
-    one, provenance = backbones.random(NAME, {}, seed=3)
+    one, provenance = pretrained.random(NAME, {}, seed=3)
     torch.rand(5)
-    again, _ = backbones.random(NAME, {}, seed=3)
-    other, _ = backbones.random(NAME, {}, seed=4)
+    again, _ = pretrained.random(NAME, {}, seed=3)
+    other, _ = pretrained.random(NAME, {}, seed=4)
     assert equal(one, again) and not equal(one, other)
     assert provenance.record() == {"architecture": NAME, "weights": "random", "source": None, "sha256": None}
 
@@ -370,21 +370,21 @@ def test_random_weights_depend_on_the_seed_alone_and_are_marked():
 @pytest.mark.parametrize("name", [NAME, "test_resnet.r160_in1k", "test_maxvit"])
 @pytest.mark.parametrize("size", [None, 64])
 def test_img_size_replaces_the_models_own(size, name):
-    model, _ = backbones.random(name, {}, seed=0, img_size=size)
+    model, _ = pretrained.random(name, {}, seed=0, img_size=size)
     expected = (3, size or 160, size or 160)
     assert timm.data.resolve_model_data_config(model)["input_size"] == expected
     assert model(torch.zeros(1, *expected)).shape == (1, 1000)
 
 
 def test_img_size_may_be_an_argument_of_the_architecture():
-    model, _ = backbones.random(NAME, {"img_size": 64}, seed=0)
+    model, _ = pretrained.random(NAME, {"img_size": 64}, seed=0)
     assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 64, 64)
     assert model.pos_embed.shape[1] == 4 * 4 + 1
 
 
 def test_brought_weights_are_resampled_to_img_size(model, tmp_path):
     as_safetensors(model, tmp_path)
-    found, _ = backbones.pretrained(NAME, {}, folder=tmp_path, img_size=80)
+    found, _ = pretrained.pretrained(NAME, {}, folder=tmp_path, img_size=80)
     assert found.pretrained_cfg["input_size"] == (3, 80, 80)
     assert found.pos_embed.shape[1] == 5 * 5 + 1 and model.pos_embed.shape[1] == 10 * 10 + 1
     assert torch.equal(found.blocks[-1].mlp.fc1.weight, model.blocks[-1].mlp.fc1.weight)
@@ -392,10 +392,10 @@ def test_brought_weights_are_resampled_to_img_size(model, tmp_path):
 
 def test_wrong_sizes_are_refused_in_one_line(model, tmp_path):
     with pytest.raises(UserError, match=r"timm cannot make .* with depth two"):
-        backbones.random(NAME, {"depth": "two"}, seed=0)
+        pretrained.random(NAME, {"depth": "two"}, seed=0)
     as_safetensors(model, tmp_path)
     with pytest.raises(UserError, match=r"does not hold the weights of .* with depth 1"):
-        backbones.pretrained(NAME, {"depth": 1}, folder=tmp_path)
+        pretrained.pretrained(NAME, {"depth": 1}, folder=tmp_path)
 
 
 SMALL = {"embed_dim": 48, "depth": 3, "num_heads": 3}
@@ -415,7 +415,7 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_are_the_patch_tokens_that_leave_each_block(family, layerwise, tmp_path):
     name, arguments, size, place, prefix = FAMILIES[family]
-    model, provenance = backbones.random(name, arguments, seed=0, img_size=size)
+    model, provenance = pretrained.random(name, arguments, seed=0, img_size=size)
     with torch.no_grad():
         for parameter in model.parameters():  # no layer scale so small that blocks are equal
             parameter.add_(0.02 * torch.randn(parameter.shape))
@@ -551,7 +551,7 @@ SHOWN = {"classes": 3, "seed": 0, "image_size": 32, "crop_pct": 1.0, "interpolat
 
 def test_embeddings_are_resampled_by_timm(model, tmp_path, offline):
     as_safetensors(model, tmp_path)
-    found, _ = backbones.to_finetune(NAME, {"img_size": 32, "patch_size": 8}, folder=tmp_path, **SHOWN)
+    found, _ = pretrained.to_finetune(NAME, {"img_size": 32, "patch_size": 8}, folder=tmp_path, **SHOWN)
     positions = timm.layers.resample_abs_pos_embed(model.pos_embed, (4, 4), num_prefix_tokens=model.num_prefix_tokens)
     patches = timm.layers.resample_patch_embed(model.patch_embed.proj.weight, [8, 8])
     assert torch.equal(found.pos_embed, positions) and torch.equal(found.patch_embed.proj.weight, patches)
@@ -567,7 +567,7 @@ def test_fine_tuning_starts_from_the_pretrained_features_and_a_head_of_its_seed(
     as_safetensors(model, tmp_path)
     size = CONFIG.input_size[-1]
     one, other, again = (
-        backbones.to_finetune(NAME, {}, folder=tmp_path, **SHOWN | {"image_size": size, "seed": seed})[0]
+        pretrained.to_finetune(NAME, {}, folder=tmp_path, **SHOWN | {"image_size": size, "seed": seed})[0]
         for seed in (0, 1, 0)
     )
     images = torch.randn(2, 3, size, size)
@@ -648,7 +648,7 @@ INDICES = [str(index) for index in range(1000)]
     "names", [IMAGENET, [f"{index:03d}" for index in range(1000)], HUBS.split("|"), ["Tench"], NUMBERED, INDICES]
 )
 def test_imagenets_classes_are_known_by_ids_words_or_indices(names):
-    backbones.check_imagenet_order(names)
+    pretrained.check_imagenet_order(names)
 
 
 @pytest.mark.parametrize(
@@ -661,7 +661,7 @@ def test_imagenets_classes_are_known_by_ids_words_or_indices(names):
 )
 def test_classes_in_another_order_than_imagenets_are_refused(names, first):
     with pytest.raises(UserError) as caught:
-        backbones.check_imagenet_order(names)
+        pretrained.check_imagenet_order(names)
     assert str(caught.value).startswith(first) and "\n" not in str(caught.value)
 
 
@@ -754,7 +754,7 @@ def test_another_model_confirms_and_contradicts_nothing(changes, reason, publish
 
 
 def rows(paper):
-    """backbones.csv as measured: CaiT-S24 as published, a narrow one, one at another size, one of another kind."""
+    """pretrained.csv as measured: CaiT-S24 as published, a narrow one, one at another size, one of another kind."""
     of = paper["svd_and_pca_dims"]["CaiT-S24"]
     row = {"backbone": "teacher", "timm": of["timm"], "weights": "pretrained", "img_size": 224, "images": 1000}
     row |= {"tokens": 196, "D": 384, "svd_95": 61.4, "dataset_95": 302.0, "sep_50": 192, "sep_90": 346}

@@ -11,7 +11,7 @@ from stages.core.base.errors import UserError
 from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
 from stages.core.runtime.distributed import World
-from stages.core.train.resident import COLUMNS, Augmentation, Draws, ResidentBatches
+from stages.core.train.device_augmentation import COLUMNS, Augmentation, Draws, ResidentBatches
 from stages.core.train.sampler import EpochSampler
 
 CPU = torch.device("cpu")

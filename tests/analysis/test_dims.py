@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.core.analysis.energy import (
+from stages.core.analysis.dims import (
     by_threshold,
     dims,
     floors,

@@ -16,7 +16,7 @@ from stages.core.data.batches import evaluation_batches
 from stages.core.distillation.against_teacher import evaluate_against_teacher
 from stages.core.distillation.task import create_task
 from stages.core.runtime.distributed import World
-from stages.core.train import group
+from stages.core.train import side_by_side
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.jobs import Job, check_batch_norm, check_images, check_together
@@ -278,7 +278,7 @@ def test_the_activations_of_one_student_are_held_at_a_time(train):
 
 def test_students_share_the_time_of_their_steps(train, monkeypatch):
     ticks = count()
-    monkeypatch.setattr(group.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(side_by_side.time, "perf_counter", lambda: float(next(ticks)))
     rates = {name: one.fitted.images_per_s for name, one in train("none", "mse")[0].items()}
     assert rates["none"] == rates["mse"] == 16 * STEPS / 0.5  # a tick an epoch, of which each has half
 

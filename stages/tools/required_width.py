@@ -1,8 +1,8 @@
-"""How wide a student must be for a teacher, and what that costs: python -m stages.tools.guide --backbone NAME.
+"""How wide a student must be for a teacher, and what that costs: python -m stages.tools.required_width --backbone NAME.
 
 If one fixed linear projector reads a student's last-block map of width d, its relative error against the teacher's
 features is at least 1 − E(d), the share of energy beyond the first d directions of the dataset PCA. For several
-shares of energy, the guide prints the smallest width that allows them, and the cost of Lift and WideLast at that
+shares of energy, this command prints the smallest width that allows them, and the cost of Lift and WideLast at that
 width. WideLast's map can have full rank; Lift's has at most the rank of the narrow map that its projector reads (plus
 one, by its LayerNorm's shift), and therefore that map's error. These are lower bounds; training need not reach them.
 """
@@ -112,8 +112,8 @@ def widened(student: str, width: int) -> Cost:
         return cost(widen(model, -(-width // head) * head))
 
 
-def guide(backbone: str, student: str, levels: Sequence[int], results: Path) -> str:
-    """The guide as text.
+def required_width(backbone: str, student: str, levels: Sequence[int], results: Path) -> str:
+    """The smallest widths as text.
 
     Args:
         backbone: the teacher, one of floor.csv.
@@ -170,7 +170,7 @@ def _cells(cost: Cost) -> list[str]:
 
 
 def main() -> None:
-    """Print the guide for the backbone that the command line names."""
+    """Print the smallest widths for the backbone that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", required=True, metavar="NAME", help="one of the backbones in the results")
     parser.add_argument(
@@ -181,7 +181,7 @@ def main() -> None:
     )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="(%(default)s)")
     arguments = parser.parse_args()
-    print(guide(arguments.backbone, arguments.student, LEVELS, arguments.results))
+    print(required_width(arguments.backbone, arguments.student, LEVELS, arguments.results))
 
 
 if __name__ == "__main__":
