@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.base.errors import StoppedError, UserError, run
+from stages.core.base.ownership import try_lock
 from stages.core.config import params
 from stages.core.runtime import machine
 from stages.paths import PARAMS, TEACH
@@ -186,7 +187,14 @@ def main() -> None:
     for name, state in ((given.slurm and queued()) or {}).items():
         if (seed := name.partition(".")[0]) in {job.partition(".")[0] for job in todo}:
             raise UserError(f"{seed} is submitted already ({state})")
-    if not given.slurm:  # local jobs inherit this, so that `follow` alone can stop them
+    if not given.slurm:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        locks = {seed: try_lock(folder.with_name(f"{seed}.lock")) for seed in {name.partition(".")[0] for name in todo}}
+        if taken := [seed for seed, lock in sorted(locks.items()) if lock is None]:
+            raise UserError(
+                f"{', '.join(taken)}: another command trains it on this machine; wait for that one, or stop it"
+            )
+        # local jobs inherit this, so that `follow` alone can stop them
         signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     jobs: dict[str, Any] = {}

@@ -213,6 +213,21 @@ def test_a_seed_that_waits_in_the_queue_is_not_submitted_again(slurm, jobs):
     assert Path("sent0").exists()
 
 
+@pytest.mark.processes
+def test_a_seed_that_is_trained_here_is_not_submitted_again(jobs, project):
+    Path("stage.py").write_text("import pathlib, time\nwhile not pathlib.Path('seen').exists(): time.sleep(0.05)")
+    first = subprocess.Popen(played("stage.py"), stdout=subprocess.PIPE, text=True)
+    try:
+        while not [*Path(".ckpt/jobs").glob("*/seed-0/*.out")]:
+            time.sleep(0.05)
+        with pytest.raises(UserError, match=r"^seed-0: another command trains it on this machine; wait for it"):
+            jobs("--cluster", "local", "--seeds", "0")
+    finally:
+        Path("seen").touch()
+        first.communicate(timeout=60)
+    assert first.returncode == 0 and len([*Path(".ckpt/jobs").glob("*/seed-*")]) == 2
+
+
 def test_what_slurm_refuses_is_one_line(slurm, jobs, capfd):
     slurm(sbatch="echo 'sbatch: error: invalid: x' >&2; echo 'sbatch: error: Invalid partition name' >&2; exit 1")
     with pytest.raises(UserError, match=r"^seed-0: sbatch: error: Invalid partition name$"):
