@@ -19,7 +19,7 @@ class TrainingState:
     """The position of a training: how it is saved, restored and checked.
 
     Attributes:
-        history: the metrics of every finished epoch.
+        history: of every finished epoch: epoch, lr, train_loss, loss, top1, top5, and loss_ema, … with an EMA.
         step: optimizer steps done.
         losses: of the steps of the current epoch, [steps per epoch]; 0 for a step that is not done yet.
         averaged_steps: how many steps of the current epoch have losses that are means over all processes.
@@ -48,6 +48,11 @@ class TrainingState:
     def steps_done(self) -> int:
         """Finished steps of the current epoch."""
         return self.step - len(self.history) * self.sampler.steps
+
+    @property
+    def images_per_s(self) -> float:
+        """Training images per second; of models side by side, each has its share of the time."""
+        return self.images / self.seconds if self.seconds else 0.0
 
     def restore(self) -> None:
         """Resume from the last checkpoint, if there is one.
@@ -79,8 +84,8 @@ class TrainingState:
         self.optimizer.load_state_dict(saved["optimizer"])
         for weight, moments in self.optimizer.state.items():  # torch matches them by position alone
             if moments["exp_avg"].shape != weight.shape:
-                found, expected = tuple(moments["exp_avg"].shape), tuple(weight.shape)
-                raise ValueError(f"the optimizer's moments have shape {found}, the weights {expected}")
+                shapes = tuple(moments["exp_avg"].shape), tuple(weight.shape)
+                raise ValueError("the optimizer's moments have shape {}, the weights {}".format(*shapes))
         self.history, self.step = saved["history"], saved["step"]
         self.saved_step = self.step
         self.images, self.seconds = saved["trained"]
