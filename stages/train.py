@@ -59,7 +59,7 @@ def train(settings: params.Params, runs: Sequence[Run], whole: bool) -> None:
     """Train in one process of several; if `runs` are the whole seed, its folder then holds no others."""
     with distributed.joined() as world:
         train_runs(settings, runs, world)
-        if whole and world.primary:
+        if whole and world.is_main:
             prune(run_folder(runs[0]).parent, [run.name for run in runs])
 
 

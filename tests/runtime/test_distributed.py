@@ -78,11 +78,11 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0, terminated_a
             return signal.SIGTERM if world.rank == 1 and next(asked) >= terminated_after else None
 
         side_by_side.SYNC_EVERY = 1
-        with CheckpointFolder(out, "run", {}, {}, writes=world.primary) as checkpoints:
+        with CheckpointFolder(out, "run", {}, {}, writes=world.is_main) as checkpoints:
             training = Training(task, checkpoints, RECIPE, sampler, seed=0, world=world, log=log)
             fit_together([training], batches, validation, terminated=terminated)
         (final,) = evaluate_against_teacher([student], teacher, validation, world)
-        if world.primary:
+        if world.is_main:
             found = {"history": training.state.history, "metrics": final.metrics}
             found["predictions"] = final.predictions.tolist()
             (out / "found.json").write_text(json.dumps(found))

@@ -44,5 +44,5 @@ def write_gradients(out: Path, definitions: Mapping[str, Objective]) -> None:
             loss.backward()
             gradients = {key: value.grad for key, value in trained.items() if value.grad is not None}
             found[name] = {"loss": world.mean(loss.detach()), **gradients}
-        if world.primary:
+        if world.is_main:
             torch.save(found, out)

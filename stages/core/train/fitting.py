@@ -109,7 +109,7 @@ def fit_and_save(
         if not left:
             return
         if data.unreadable == "skip":
-            fresh = machine.fresh() and world.primary
+            fresh = machine.fresh() and world.is_main
             train_images = SkippingImages.of(train_images, *[folder.journal for _, folder in left], fresh=fresh)
         trainings, batches, validation = prepare(left, lessons, train_images, val_images, data, recipe, world)
         train(trainings, batches, validation)
@@ -127,7 +127,7 @@ def locked(jobs: Sequence[Job], world: World) -> Iterator[list[CheckpointFolder]
             job.trained_by(),
             fresh=machine.fresh(),
             adopt=machine.adopt(),
-            writes=world.primary,
+            writes=world.is_main,
             in_any=lambda statement: world.any([statement])[0],
         )
         for job in jobs
@@ -137,14 +137,14 @@ def locked(jobs: Sequence[Job], world: World) -> Iterator[list[CheckpointFolder]
             folders, key=lambda each: each.folder
         ):  # so that two groups do not wait for each other
             stack.enter_context(checkpoints)
-        if world.primary:  # the process that has deleted the old ones
+        if world.is_main:  # the process that has deleted the old ones
             machine.note_fresh_start()
         yield folders
 
 
 def taken(job: Job, checkpoints: CheckpointFolder, world: World) -> bool:
     """Write the folder of a job from the output that its run left when it was finished; whether there was one."""
-    was_finished = world.primary and finished.take(checkpoints.folder, job.folder, job.written_by())
+    was_finished = world.is_main and finished.take(checkpoints.folder, job.folder, job.written_by())
     if was_finished:
         print(f"{job.run}: finished before -> {job.folder}", flush=True)
     return world.any([was_finished])[0]
@@ -207,7 +207,7 @@ def train(
     """Train models, each from its checkpoint; a signal that asks to stop is deferred until they are saved."""
     with ExitStack() as logs, stops_deferred(waited_s) as terminated:
         for training in trainings:
-            if training.world.primary:
+            if training.world.is_main:
                 training.log = logs.enter_context(live_log(training.checkpoints.folder / LIVE))
         fit_together(
             trainings,
@@ -232,7 +232,7 @@ def save(
     Raises:
         UserError: some ended early.
     """
-    writes = trainings[0].world.primary
+    writes = trainings[0].world.is_main
     if unreadable and writes:
         names = ", ".join(unreadable)
         print(f"warning: {len(unreadable)} training images cannot be decoded, replaced: {names}", file=sys.stderr)

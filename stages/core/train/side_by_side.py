@@ -91,7 +91,7 @@ class Group:
             training.failure = failure
             if not self.left:
                 raise all_failures(self.trainings) from None
-            if self.world.primary:
+            if self.world.is_main:
                 print(f"error: {training.run}: {failure}; the others go on", file=sys.stderr, flush=True)
 
     def after_step(self, taken: Sequence[Training], step: int) -> None:

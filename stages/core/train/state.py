@@ -60,7 +60,7 @@ class TrainingState:
         Raises:
             UserError: an adopted checkpoint does not fit the model or the optimizer.
         """
-        if self.world.primary and (saved := self.checkpoints.load()) is not None:
+        if self.world.is_main and (saved := self.checkpoints.load()) is not None:
             try:
                 self._set(saved)
             except (RuntimeError, ValueError, TypeError, KeyError) as error:
@@ -74,7 +74,7 @@ class TrainingState:
             if self.checkpoints.source is not None:
                 self.save()
         self.world.wait()  # by now a damaged checkpoint is set aside, and an adopted one saved as this run's own
-        if not self.world.primary and (saved := self.checkpoints.load()) is not None:
+        if not self.world.is_main and (saved := self.checkpoints.load()) is not None:
             self._set(saved)
 
     def _set(self, saved: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ class TrainingState:
 
     def late(self, seconds: float) -> bool:
         """Whether this process saves, and its last checkpoint is at least `seconds` old."""
-        return self.world.primary and time.monotonic() - self.saved_at >= seconds
+        return self.world.is_main and time.monotonic() - self.saved_at >= seconds
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
         """Add an epoch's metrics."""

@@ -147,7 +147,7 @@ class Training:
 
         To be called before a checkpoint says that the epochs are done.
         """
-        if self.world.primary and epochs in self.recipe.keep_epochs:
+        if self.world.is_main and epochs in self.recipe.keep_epochs:
             with atomic_folder(folders.epoch_folder(self.checkpoints.folder, epochs)) as out:
                 folders.save(self.model, out, {**self.record, "epochs": epochs})
 
