@@ -131,8 +131,8 @@ def reached(
     pairs = []
     for student, teacher in zip(student_maps.split(CHUNK), teacher_maps.split(CHUNK), strict=True):
         student = projector(student)
-        value += len(student) * task._compare(loss, [student], [teacher]).item()
-        zeros += len(student) * task._compare(loss, [torch.zeros_like(student)], [teacher]).item()
+        value += len(student) * task.compare([student], [teacher]).item()
+        zeros += len(student) * task.compare([torch.zeros_like(student)], [teacher]).item()
         teacher = target(teacher)
         if not loss.any_width:
             student = pool_channels(student, min(student.shape[1], teacher.shape[1]))

@@ -18,7 +18,7 @@ from stages.core.base.errors import UserError
 from stages.core.config.schema import Objective
 from stages.core.distillation.balanced_targets import BalancedTarget, token_moments
 from stages.core.distillation.projectors import make_projectors, projector_widths
-from stages.core.losses.by_name import FeatureLoss, feature_loss
+from stages.core.losses.by_name import feature_loss
 from stages.core.losses.soft_labels import soft_label_loss
 from stages.core.losses.targets import check_grids, check_width, feature_target, pool_channels
 from stages.core.models.maps import block_index, forward_with_maps
@@ -161,15 +161,22 @@ class MapDistillationTask(LogitDistillationTask):
         parts = {"task_loss": self.criterion(logits, target)}
         loss = self.task_loss_weight * parts["task_loss"]
         if self.feature_loss is not None:
-            parts["feature_loss"] = self._compare(self.feature_loss, maps, teacher_output.maps)
+            parts["feature_loss"] = self.compare(maps, teacher_output.maps)
             loss = loss + self.feature_weight * parts["feature_loss"]
         if self.distill_loss_weight:
             parts["kd_loss"] = soft_label_loss(logits, teacher_output.logits, self.temperature)
             loss = loss + self.distill_loss_weight * parts["kd_loss"]
         return {"loss": loss, "output": logits, **parts}
 
-    def _compare(self, loss: FeatureLoss, maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        """The mean over blocks of a feature loss, computed in float32."""
+    def compare(self, maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        """The mean over blocks of the feature loss, computed in float32.
+
+        Args:
+            maps: of the student, read through the projectors.
+            teacher_maps: of the same blocks, before they are turned into targets.
+        """
+        loss = self.feature_loss
+        assert loss is not None
         targets, losses = unwrap_model(self.trainable_module).targets, []
         with torch.autocast(maps[0].device.type, enabled=False):
             for student_map, teacher_map, target in zip(maps, teacher_maps, targets, strict=True):

@@ -133,9 +133,8 @@ def locked(jobs: Sequence[Job], world: World) -> Iterator[list[CheckpointFolder]
         for job in jobs
     ]
     with ExitStack() as stack:
-        for checkpoints in sorted(
-            folders, key=lambda each: each.folder
-        ):  # so that two groups do not wait for each other
+        # In one order, so that two groups do not wait for each other.
+        for checkpoints in sorted(folders, key=lambda each: each.folder):
             stack.enter_context(checkpoints)
         if world.is_main:  # the process that has deleted the old ones
             machine.note_fresh_start()
