@@ -73,9 +73,9 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """The dotted keys of two nested mappings under which they differ."""
     keys: list[str] = []
     for key in sorted(first.keys() | second.keys()):
-        values = first.get(key), second.get(key)
-        if isinstance(values[0], Mapping) and isinstance(values[1], Mapping):
-            keys += [f"{key}.{name}" for name in differing(*values)]
-        elif values[0] != values[1] or (key in first) != (key in second):
+        left, right = first.get(key), second.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            keys += [f"{key}.{name}" for name in differing(left, right)]
+        elif left != right or (key in first) != (key in second):
             keys.append(key)
     return keys
