@@ -4,12 +4,10 @@ One process measures all runs, and computes the teacher's maps once. After a fur
 again: that takes less time than starting a process for each.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from timm.utils import unwrap_model
-from torch import Tensor, nn
 
 from stages import messages
 from stages.core.analysis import last_block
@@ -24,17 +22,14 @@ from stages.core.config import params
 from stages.core.config.schema import Objective
 from stages.core.data.batches import evaluation_batches
 from stages.core.data.dataset import image_list
-from stages.core.distillation import lessons, loss_comparison, matching
-from stages.core.distillation.task import MapDistillationTask, create_task
+from stages.core.distillation import loss_comparison, matching
 from stages.core.losses.targets import has_target
 from stages.core.models import folders
 from stages.core.models.normalization import renormalization
 from stages.core.runtime import machine
-from stages.core.train.teacher import FrozenTeacher
 from stages.paths import ENCODE, MANIFEST, PARAMS, PREPARE, TEACH, run_folder
 
 BATCH = 64  # images at a time; it decides memory, not results
-GRADIENT_IMAGES = 64  # by which gradients of trained students are measured
 
 
 def main() -> None:
@@ -79,7 +74,10 @@ def main() -> None:
     ]
     by_block: list[np.ndarray] = []
     matched: list[dict[str, Any]] = []
-    measuring = Measuring(project, teacher, target, batches, device)
+    images_of = partial(image_list, project.dataset, prepared=PREPARE, manifest_file=MANIFEST)
+    check = matching.ManipulationCheck(
+        teacher, target, batches, partial(images_of, "train"), recipe=project.recipe, device=device
+    )
     for one in messages.bar(runs, "encode", "student"):
         student = folders.load(run_folder(one)).to(device)
         found = last_block.last_maps(student, batches, device)
@@ -89,7 +87,7 @@ def main() -> None:
         near = similarity(tokens, teacher_tokens) if aligned else None
         comparable = has_target(target, found)
         losses = loss_comparison.spectral_against_mse(found, target) if comparable else None
-        matched += measuring.rows(one, student, found) if aligned else []
+        matched += check.rows(one, student, found, _objectives(project, one)) if aligned else []
         least, most = loss_comparison.ratio_bounds(*found.shape[2:]) if aligned else (None, None)
         measured.append(
             {
@@ -118,73 +116,10 @@ def main() -> None:
     messages.end("encode", _summary(measured[1:]), ENCODE)
 
 
-class Measuring:
-    """How strongly feature losses were applied: every student by each feature loss of its strategy.
-
-    So a student that was trained without a loss says where the loss begins.
-
-    Args:
-        project: the parameters.
-        teacher: on `device`.
-        teacher_maps: of its last block, on the analysis sample.
-        batches: of the sample's images, normalised for the students.
-        device: of the models.
-    """
-
-    def __init__(
-        self, project: params.Params, teacher: nn.Module, teacher_maps: Tensor, batches: Any, device: torch.device
-    ) -> None:
-        self.project, self.teacher_maps, self.device = project, teacher_maps, device
-        precision = lessons.teacher_precision(project.recipe)
-        options = {"dtype": precision["teacher_dtype"], "autocast": precision["teacher_autocast"]}
-        self.teacher = FrozenTeacher(teacher, ("first", "last"), device=device, **options)
-        self.fixed = [one.to(device) for one in matching.fixed_batch(batches, GRADIENT_IMAGES)]
-        self.targets: dict[tuple[str, int], Any] = {}  # with their statistics, which all students of a width share
-
-    def rows(self, one: Run, student: nn.Module, maps: Tensor) -> list[dict[str, Any]]:
-        """What `matching` of `stages.core.evidence.applied` holds of one student.
-
-        Args:
-            one: the run.
-            student: its student.
-            maps: of the student's last block, on the sample.
-        """
-        named = [other.objective for other in self.project.grid.listed() if other.strategy == one.strategy]
-        found = []
-        for name in dict.fromkeys(named):
-            objective = self.project.objective_of(Run(one.strategy, name, one.seed))
-            if objective.feature is None or not (matching.measurable(objective) or name == one.objective):
-                continue
-            task = self._task(student, objective, one.seed)
-            row: dict[str, Any] = {"run": one.name, "objective": name}
-            if matching.measurable(objective):
-                row |= matching.reached(task, str(objective.feature), maps, self.teacher_maps)
-            if name == one.objective and objective.projector != "orthogonal":
-                if objective.projector == "linear":
-                    matching.set_best_projector(task, maps, self.teacher_maps)
-                row |= matching.strength(task.to(self.device), *self.fixed)
-            found.append(row)
-        return found
-
-    def _task(self, student: nn.Module, objective: Objective, seed: int) -> MapDistillationTask:
-        task = create_task(
-            student,
-            self.teacher,
-            **objective.model_dump(),
-            label_smoothing=self.project.recipe.label_smoothing,
-            device=self.device,
-            seed=seed,
-        )
-        assert isinstance(task, MapDistillationTask)
-        if objective.target != "features":
-            key = (str(objective.target), int(student.feature_info[-1]["num_chs"]))  # type: ignore[index]
-            compared = unwrap_model(task.trainable_module)
-            if key not in self.targets:
-                images = image_list(self.project.dataset, "train", prepared=PREPARE, manifest_file=MANIFEST)
-                lessons.set_targets([(objective, task)], images, batch=BATCH)
-                self.targets[key] = compared.targets
-            compared.targets = self.targets[key]
-        return task
+def _objectives(project: params.Params, run: Run) -> dict[str, Objective]:
+    """The objectives that a run's strategy is trained with, by name."""
+    names = dict.fromkeys(other.objective for other in project.grid.listed() if other.strategy == run.strategy)
+    return {name: project.objective_of(Run(run.strategy, name, run.seed)) for name in names}
 
 
 def _summary(students: list[dict[str, Any]]) -> str:

@@ -44,24 +44,24 @@ def extract(parameters: params.Params, backbone: str, layerwise: bool) -> None:
 
     sample = image_list(parameters.dataset, "sample", prepared=PREPARE, manifest_file=MANIFEST)
     with distributed.joined() as world:
-        if world.primary:
+        if world.is_main:
             messages.begin(f"extract {backbone}", f"features of {len(sample.files):,} images")
         model, provenance = open_model(backbone, parameters.analysis)
         model = model.to(world.device)
         batches = evaluation_batches(
             sample, model, batch=batch_size(world.device), workers=machine.workers(), world=world
         )
-        with atomic_folder(EXTRACT / backbone) if world.primary else full_disk_reported(EXTRACT / backbone) as folder:
+        with atomic_folder(EXTRACT / backbone) if world.is_main else full_disk_reported(EXTRACT / backbone) as folder:
             extraction.extract(
                 model,
-                messages.bar(batches, f"extract {backbone}", "batch") if world.primary else batches,
+                messages.bar(batches, f"extract {backbone}", "batch") if world.is_main else batches,
                 world.broadcast(folder),
                 images=len(sample.files),
                 world=world,
                 layerwise=layerwise,
                 provenance=provenance,
             )
-        if world.primary:
+        if world.is_main:
             found = read_json(EXTRACT / backbone / RECORD)["blocks"]
             shape = " × ".join(str(found[-1][name]) for name in ("tokens", "channels"))
             messages.end(f"extract {backbone}", f"{len(found)} blocks, the last of {shape} values", EXTRACT / backbone)

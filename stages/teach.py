@@ -37,7 +37,7 @@ def teach(settings: params.Params) -> None:
     """Make the teacher in one process of several."""
     with distributed.joined() as world:
         teacher = settings.teacher
-        if world.primary:
+        if world.is_main:
             verbs = {"fit": "fits", "finetune": "fine-tunes"}
             verb = verbs.get(teacher.weights, f"opens, with {teacher.weights} weights,")
             messages.begin("teach", f"{verb} {teacher.architecture}")
@@ -134,7 +134,7 @@ def load(data: schema.Dataset, teacher: models.Teacher, world: World) -> None:
         "parameters": parameters(model),
         "flops": flops(model, size[-1]),
     }
-    if not world.primary:
+    if not world.is_main:
         return
     with atomic_folder(TEACH) as out:
         folders.save(model, out, provenance.record())

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from stages.core.base.errors import UserError, run
+from stages.core.base import errors
+from stages.core.base.errors import UserError
 from stages.core.base.files import prune, read_json, sha256
 from stages.core.base.names import Run
 from stages.core.config import params
@@ -49,17 +50,17 @@ def chosen(settings: params.Params, seed: int, names: Sequence[str] | None) -> l
         seeds = ", ".join(settings.grid.runs)
         raise UserError(f"--seed {seed}: no run of grid.runs in {PARAMS} has it; its seeds are {seeds}")
     for name in names or ():
-        if name not in [one.name for one in runs]:
-            raise UserError(f"--only {name}: the runs of seed {seed} are {', '.join(one.name for one in runs)}")
-    return [one for one in runs if not names or one.name in names]
+        if name not in [run.name for run in runs]:
+            raise UserError(f"--only {name}: the runs of seed {seed} are {', '.join(run.name for run in runs)}")
+    return [run for run in runs if not names or run.name in names]
 
 
 def train(settings: params.Params, runs: Sequence[Run], whole: bool) -> None:
     """Train in one process of several; if `runs` are the whole seed, its folder then holds no others."""
     with distributed.joined() as world:
         train_runs(settings, runs, world)
-        if whole and world.primary:
-            prune(run_folder(runs[0]).parent, [one.name for one in runs])
+        if whole and world.is_main:
+            prune(run_folder(runs[0]).parent, [run.name for run in runs])
 
 
 def train_runs(settings: params.Params, runs: Sequence[Run], world: distributed.World) -> None:
@@ -67,7 +68,7 @@ def train_runs(settings: params.Params, runs: Sequence[Run], world: distributed.
     data = settings.dataset
     distillation = Distillation(lambda: folders.load(TEACH).to(world.device), settings.recipe, world)
     fit_and_save(
-        [job(settings, one, distillation) for one in runs],
+        [job(settings, run, distillation) for run in runs],
         distillation,
         world=world,
         train_images=image_list(data, "train", prepared=PREPARE, manifest_file=MANIFEST),
@@ -77,18 +78,18 @@ def train_runs(settings: params.Params, runs: Sequence[Run], world: distributed.
     )
 
 
-def job(settings: params.Params, one: Run, distillation: Distillation) -> Job:
+def job(settings: params.Params, run: Run, distillation: Distillation) -> Job:
     """A student that is to learn from a teacher, and what decides its result."""
-    objective, decided = settings.objective_of(one), settings.decided(one)
+    objective, decided = settings.objective_of(run), settings.decided(run)
     return Job(
-        run=one.name,
-        create=partial(create, settings, one, distillation),
-        folder=run_folder(one),
+        run=run.name,
+        create=partial(create, settings, run, distillation),
+        folder=run_folder(run),
         objective=objective,
-        seed=one.seed,
+        seed=run.seed,
         identity={
             **decided,  # what `check` writes for DVC
-            "seed": one.seed,
+            "seed": run.seed,
             "recipe": settings.recipe.model_dump(),
             "dataset": settings.dataset.model_dump(),
             "manifest": read_json(MANIFEST),
@@ -100,25 +101,25 @@ def job(settings: params.Params, one: Run, distillation: Distillation) -> Job:
             *lessons.modules(objective),
         ],
         stage="stages.train",
-        command=f"dvc repro train@{one.seed}",
+        command=f"dvc repro train@{run.seed}",
     )
 
 
-def create(settings: params.Params, one: Run, distillation: Distillation) -> tuple[nn.Module, Mapping[str, Any]]:
+def create(settings: params.Params, run: Run, distillation: Distillation) -> tuple[nn.Module, Mapping[str, Any]]:
     """A student with its initial weights, and what metrics.json says of its run."""
-    data, objective = settings.dataset, settings.objective_of(one)
-    architecture, model_args = settings.student.model(one.strategy, settings.teacher)
+    data, objective = settings.dataset, settings.objective_of(run)
+    architecture, model_args = settings.student.model(run.strategy, settings.teacher)
     teacher = distillation.teacher
-    model = folders.create(architecture, model_args, seed=one.seed, **model_options(data, settings.recipe))
+    model = folders.create(architecture, model_args, seed=run.seed, **model_options(data, settings.recipe))
     model = model.to(distillation.world.device)
     copied = {}  # what a run that starts from the teacher's weights says of it
-    if settings.student.strategies[one.strategy].copies_teacher:
+    if settings.student.strategies[run.strategy].copies_teacher:
         copied = {"copied_blocks": copy_blocks(model, teacher)}
     compared = objective.blocks if objective.feature else ()
     check_compatible(model, teacher, data.image_size, feature=objective.refuses_wider, blocks=compared)
     return model, {
-        "strategy": one.strategy,
-        "objective": one.objective,
+        "strategy": run.strategy,
+        "objective": run.objective,
         **objective.model_dump(),
         "architecture": architecture,
         "model_args": model_args,
@@ -130,4 +131,4 @@ def create(settings: params.Params, one: Run, distillation: Distillation) -> tup
 
 
 if __name__ == "__main__":
-    run(main)
+    errors.run(main)

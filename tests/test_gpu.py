@@ -18,11 +18,13 @@ from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.device_augmentation import Augmentation, ResidentBatches
+from stages.core.train.device_augmentation import ResidentBatches
 from stages.core.train.drop_path import DropPathMasks
-from stages.core.train.loop import fit
+from stages.core.train.loop import fit_together
 from stages.core.train.sampler import EpochSampler
 from stages.core.train.teacher import FrozenTeacher
+from stages.core.train.training import Training
+from tests.sections import make_augment, make_objective, make_recipe
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,27 +32,9 @@ pytestmark = [
 ]
 DEVICE = "cuda:0"
 NOISE = 2e-2  # relative, between the losses of two bfloat16 runs of one seed: atomic additions have no fixed order
-AUGMENT = {
-    "padding": 1,
-    "scale": (0.5, 1.0),
-    "ratio": (0.8, 1.25),
-    "hflip": 0.5,
-    "color_jitter": 0.3,
-    "random_erasing": 0.25,
-    "interpolation": "bilinear",
-}
-LOADED = {name: value for name, value in AUGMENT.items() if name != "padding"} | {"auto_augment": None}
-RECIPE = {
-    "epochs": 4,
-    "lr": 1e-3,
-    "weight_decay": 0.05,
-    "warmup_epochs": 1,
-    "warmup_lr": 1e-6,
-    "min_lr": 1e-5,
-    "clip_grad": 1.0,
-    "ema_decay": 0.9,
-    "seed": 0,
-}
+AUGMENT = {"ratio": [0.8, 1.25], "auto_augment": None, "random_erasing": 0.25, "interpolation": "bilinear"}
+RESIDENT = make_augment(**AUGMENT, on_device=True, padding=1)
+LOADED = make_augment(**AUGMENT)
 
 
 class InterruptedTrainingError(Exception):
@@ -83,18 +67,11 @@ def listed(tmp_path, make_split):
 def make_task(make_student, make_teacher):
     """A small student with a small teacher, on a device."""
 
-    def make(device, feature="mse", teacher_dtype=torch.float32, strategy="widen"):
-        return create_task(
-            make_student(strategy).to(device),
-            make_teacher().to(device),
-            alpha=0.5,
-            tau=1.0,
-            feature=feature,
-            feature_weight=0.2,
-            label_smoothing=0.1,
-            device=torch.device(device),
-            teacher_dtype=teacher_dtype,
-        )
+    def make(device, feature="mse", dtype=torch.float32, strategy="widen"):
+        device = torch.device(device)
+        student, teacher = make_student(strategy).to(device), make_teacher().to(device)
+        frozen = FrozenTeacher(teacher, device=device, dtype=dtype)
+        return create_task(student, frozen, make_objective(feature, alpha=0.5), label_smoothing=0.1, device=device)
 
     return make
 
@@ -113,22 +90,13 @@ def train(tmp_path, listed, make_student, make_teacher):
         device = torch.device(DEVICE)
         world = World(0, 1, device)
         student = make_student("widen", drop_path_rate=0.1).to(device)
-        task = create_task(
-            student,
-            make_teacher().to(device),
-            alpha=0.5,
-            tau=1.0,
-            feature="mse",
-            feature_weight=0.2,
-            label_smoothing=0.1,
-            device=device,
-            teacher_dtype=torch.bfloat16,
-        )
+        frozen = FrozenTeacher(make_teacher().to(device), device=device, dtype=torch.bfloat16)
+        task = create_task(student, frozen, make_objective(alpha=0.5), label_smoothing=0.1, device=device)
         sampler = EpochSampler(len(listed.files), 0, batch=24, world=world)
         if resident:
-            training = ResidentBatches(listed, student, sampler, augmentation=Augmentation(**AUGMENT), workers=0)
+            batches = ResidentBatches(listed, student, sampler, augment=RESIDENT, workers=0)
         else:
-            training = TrainingBatches(listed, student, sampler, augment=LOADED, workers=2)
+            batches = TrainingBatches(listed, student, sampler, augment=LOADED, workers=2)
         validation = evaluation_batches(listed, student, batch=24, workers=0, world=world)
 
         def log(metrics):
@@ -136,18 +104,11 @@ def train(tmp_path, listed, make_student, make_teacher):
                 raise InterruptedTrainingError
 
         with CheckpointFolder(tmp_path / root, "widen", {}, {}) as checkpoints:
-            fitted = fit(
-                task,
-                training if watch is None else watch(training),
-                validation,
-                **RECIPE,
-                precision=precision,
-                world=world,
-                checkpoints=checkpoints,
-                compiled=compiled,
-                log=log,
-            )
-        return [metrics["train_loss"] for metrics in fitted.history]
+            recipe = make_recipe(epochs=4, precision=precision)
+            options = {"seed": 0, "world": world, "compiled": compiled, "log": log}
+            training = Training(task, checkpoints, recipe, sampler, **options)
+            fit_together([training], watch(batches), validation)
+        return [metrics["train_loss"] for metrics in training.state.history]
 
     return run
 
@@ -261,11 +222,11 @@ def test_images_to_evaluate_on_wait_in_pinned_memory(listed, make_student, monke
 
 
 def test_the_prefetching_loader_normalises_as_on_the_cpu(listed, make_student):
-    options = LOADED | {"random_erasing": 0.0}
+    augment = LOADED.model_copy(update={"random_erasing": 0.0})
 
     def images(device):
         sampler = EpochSampler(len(listed.files), 0, batch=24, world=World(0, 1, torch.device(device)))
-        batches = TrainingBatches(listed, make_student("widen"), sampler, augment=options, workers=2)
+        batches = TrainingBatches(listed, make_student("widen"), sampler, augment=augment, workers=2)
         return torch.cat([found.cpu() for found, _ in batches.epoch(1)])
 
     torch.testing.assert_close(images(DEVICE), images("cpu"), rtol=1e-5, atol=1e-5)
@@ -274,9 +235,7 @@ def test_the_prefetching_loader_normalises_as_on_the_cpu(listed, make_student):
 def test_images_on_the_device_are_augmented_as_on_the_cpu(listed, make_student):
     def images(device):
         sampler = EpochSampler(len(listed.files), 0, batch=24, world=World(0, 1, torch.device(device)))
-        batches = ResidentBatches(
-            listed, make_student("widen"), sampler, augmentation=Augmentation(**AUGMENT), workers=0
-        )
+        batches = ResidentBatches(listed, make_student("widen"), sampler, augment=RESIDENT, workers=0)
         return torch.cat([found.cpu() for number in range(8) for found, _ in batches.epoch(number)])
 
     differences = (images(DEVICE) - images("cpu")).abs().amax((1, 2, 3))

@@ -32,6 +32,7 @@ from PIL import Image
 from timm.data import ImageDataset, create_loader, create_transform
 from torch.utils.data import default_collate
 
+from stages.core.config.schema import Augment
 from stages.core.data.image_list import ImageList
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches, to_planes
@@ -58,24 +59,27 @@ def jpegs(folder: Path, images: int) -> ImageList:
     return ImageList(folder, names, [0] * images)
 
 
-def loader(way: str, images: ImageList, augment: dict[str, Any], repeats: int, batch: int, workers: int) -> Any:
+def for_timm(augment: Augment) -> dict[str, Any]:
+    """The keyword arguments of timm's `create_transform` but for random erasing, which is done on the device."""
+    return augment.model_dump(exclude={"on_device", "padding", "repeats", "random_erasing"})
+
+
+def loader(way: str, images: ImageList, augment: Augment, batch: int, workers: int) -> Any:
     """One epoch's batches of 8-bit images, before they are normalised on the device."""
     if way == "timm":
-        options = {name: value for name, value in augment.items() if name != "random_erasing"}
         return create_loader(
             ImageDataset(images.folder),
             (3, 224, 224),
             batch,
             is_training=True,
-            re_prob=augment["random_erasing"],  # on the device, as ours
+            re_prob=augment.random_erasing,  # on the device, as ours
             num_workers=workers,
             pin_memory=False,
             device=CPU,
-            **options,
+            **for_timm(augment),
         ).loader
-    sampler = EpochSampler(
-        len(images.files), 0, batch=batch, world=World(0, 1, CPU), repeats=repeats if way == "ours" else 1
-    )
+    repeats = augment.repeats if way == "ours" else 1
+    sampler = EpochSampler(len(images.files), 0, batch=batch, world=World(0, 1, CPU), repeats=repeats)
     model = timm.create_model("deit_tiny_patch16_224")
     return TrainingBatches(images, model, sampler, augment=augment, workers=workers).loader.loader
 
@@ -102,10 +106,9 @@ def milliseconds(function: Callable[[Any], Any], values: list[Any]) -> tuple[flo
     return 1e3 * least / len(values), results
 
 
-def parts(images: ImageList, augment: dict[str, Any]) -> dict[str, float]:
+def parts(images: ImageList, augment: Augment) -> dict[str, float]:
     """Where the CPU time of an image goes, in milliseconds, were each image decoded."""
-    options = {name: value for name, value in augment.items() if name != "random_erasing"}
-    crop, policy, _ = create_transform((3, 224, 224), is_training=True, separate=True, **options)
+    crop, policy, _ = create_transform((3, 224, 224), is_training=True, separate=True, **for_timm(augment))
     found = {}
     values: list[Any] = list(range(TIMED))
     steps = (("read", images.content), ("decode", None), ("crop, resize, flip", crop), ("RandAugment", policy))
@@ -144,10 +147,9 @@ def decoders(images: ImageList) -> dict[str, dict[str, float]]:
     return found
 
 
-def halved(augment: dict[str, Any], draws: int = 10_000) -> float:
+def halved(augment: Augment, draws: int = 10_000) -> float:
     """The share of crops at least 448 pixels high and wide, which half of the image's pixels would do for."""
-    options = {name: value for name, value in augment.items() if name != "random_erasing"}
-    crop = create_transform((3, 224, 224), is_training=True, separate=True, **options)[0].transforms[0]
+    crop = create_transform((3, 224, 224), is_training=True, separate=True, **for_timm(augment))[0].transforms[0]
     image = Image.new("RGB", SIZE)
     boxes = (crop.get_params(image, crop.scale, crop.ratio) for _ in range(draws))
     return sum(min(height, width) >= 2 * 224 for _, _, height, width in boxes) / draws
@@ -163,10 +165,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    augment = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["augment"]
-    repeats = augment.pop("repeats")
-    for name in ("on_device", "padding"):
-        del augment[name]
+    augment = Augment.model_validate(yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["augment"])
     with tempfile.TemporaryDirectory() as made:
         images = jpegs(Path(made), options.images)
         size = sum(map(len, map(images.content, range(options.images)))) / options.images
@@ -174,7 +173,7 @@ def main() -> None:
         for workers in options.workers:
             rates: dict[str, list[float]] = {way: [] for way in WAYS}
             per_core: dict[str, list[float]] = {way: [] for way in WAYS}
-            loaders = {way: loader(way, images, augment, repeats, options.batch, workers) for way in WAYS}
+            loaders = {way: loader(way, images, augment, options.batch, workers) for way in WAYS}
             for number in range(options.rounds + 1):
                 for way, batches in loaders.items():
                     used, started = cpu_s(), time.perf_counter()
@@ -198,7 +197,7 @@ def main() -> None:
         {
             "images": options.images,
             "batch": options.batch,
-            "repeats": repeats,
+            "repeats": augment.repeats,
             "jpeg_kb": round(size / 1e3, 1),
             "results": rows,
             **measured,

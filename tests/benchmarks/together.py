@@ -18,7 +18,7 @@ import timm
 import torch
 from measuring import spread
 from torch import Tensor, nn
-from training import DECAY, LR, SCALES, SMOOTHING, STUDENTS, NoCheckpoints, Resident
+from training import SCALES, SMOOTHING, STUDENTS, NoCheckpoints, Resident, make_recipe
 
 from stages.core.config.schema import Objective
 from stages.core.distillation.task import create_task
@@ -27,9 +27,9 @@ from stages.core.models.talking_heads import batch_talking_heads
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
 from stages.core.train.loop import fit_together
-from stages.core.train.optimization import PRECISIONS, Optimization
+from stages.core.train.optimization import PRECISIONS
 from stages.core.train.teacher import FrozenTeacher
-from stages.core.train.trainee import Trainee
+from stages.core.train.training import Training
 
 COUNTS = (1, 3, 6)
 OBJECTIVE = Objective(alpha=0.9, tau=1.0, feature="mse", feature_weight=0.2)
@@ -73,31 +73,15 @@ def seconds(
     device, precision = images.device, PRECISIONS[options.precision]
     frozen = FrozenTeacher(teacher, device=device, dtype=precision)
     batches = Resident(images, labels, options.steps)
-    trainees = []
+    recipe = make_recipe(epochs=2, precision=options.precision, ema_decay=SCALES[options.scale]["ema_decay"])
+    trainings = []
     for name in chosen:
         student = make_student(name, SCALES[options.scale]).to(device)
-        task = create_task(student, frozen, **OBJECTIVE.model_dump(), label_smoothing=SMOOTHING, device=device)
-        trainees.append(Trainee(task, NoCheckpoints()))  # type: ignore[arg-type]
-    optimization = Optimization(
-        epochs=2,
-        lr=LR,
-        weight_decay=DECAY,
-        warmup_epochs=0,
-        warmup_lr=0.0,
-        min_lr=0.0,
-        clip_grad=None,
-        precision=options.precision,
-        ema_decay=SCALES[options.scale]["ema_decay"],
-    )
-    fit_together(
-        trainees,
-        batches,  # type: ignore[arg-type]
-        [(images[:2], labels[:2])],
-        optimization,
-        seed=0,
-        world=World(0, 1, device),
-        compiled=machine.compiled(device),
-    )
+        task = create_task(student, frozen, OBJECTIVE, label_smoothing=SMOOTHING, device=device)
+        checkpoints: Any = NoCheckpoints()
+        options_of_all = {"seed": 0, "world": World(0, 1, device), "compiled": machine.compiled(device)}
+        trainings.append(Training(task, checkpoints, recipe, batches.sampler, **options_of_all))
+    fit_together(trainings, batches, [(images[:2], labels[:2])])  # type: ignore[arg-type]
     torch.compiler.reset()
     return batches.seconds[-1]
 

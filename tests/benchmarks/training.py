@@ -1,8 +1,8 @@
 """Training throughput against the textbook step: python tests/benchmarks/training.py --scale digits --out FILE.
 
 Both train the same student with the same teacher on the same images, which are already on the device. Ours is
-`stages.core.train.loop.fit` itself, with its task, optimizer, schedule and checks. The textbook step is that of
-published distillation code: eager, unfused attention, fp16 autocast with a loss scaler on a GPU (float32 on a CPU),
+`stages.core.train.loop.fit_together` itself, with its task, optimizer, schedule and checks. The textbook step is that
+of published distillation code: eager, unfused attention, fp16 autocast with a loss scaler on a GPU (float32 on a CPU),
 the teacher under `no_grad`, `loss.item()` and a synchronisation with the device at each step. They can alternate
 (--turns), so that a busy machine slows both. `--forms` measures our step in other forms beside it: the teacher's
 talking heads in one kernel (`fused`, on a GPU) or as batched products (`batched`), else as ours; not compiled, with
@@ -28,6 +28,7 @@ import measuring
 import timm
 import torch
 import torch.nn.functional as F
+import yaml
 from timm.task import TrainingTask
 from timm.utils import ModelEmaV2
 from torch import Tensor, nn
@@ -43,8 +44,11 @@ from stages.core.models.normalization import renormalization
 from stages.core.models.talking_heads import batch_talking_heads
 from stages.core.runtime import machine
 from stages.core.runtime.distributed import World
-from stages.core.train import loop as training
+from stages.core.train.loop import fit_together
 from stages.core.train.optimization import PRECISIONS
+from stages.core.train.teacher import FrozenTeacher
+from stages.core.train.training import Training
+from stages.tools.compose import composed
 
 SCALES = {
     "digits": {
@@ -94,7 +98,7 @@ class Resident:
 
     def __init__(self, images: Tensor, labels: Tensor, steps: int) -> None:
         self.images, self.labels, self.steps = images, labels, steps
-        self.sampler = SimpleNamespace(batch=len(images), pieces=1, steps=steps)
+        self.sampler: Any = SimpleNamespace(batch=len(images), micro_batches=1, steps=steps)
         self.seconds: list[float] = []
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -121,14 +125,15 @@ class NoCheckpoints:
 def create_task(
     student: nn.Module, teacher: nn.Module, objective: schema.Objective, device: torch.device, precision: str
 ) -> TrainingTask:
-    return objectives.create_task(
-        student,
-        teacher,
-        **objective.model_dump(),
-        label_smoothing=SMOOTHING,
-        device=device,
-        teacher_dtype=PRECISIONS[precision],
-    )
+    frozen = FrozenTeacher(teacher, device=device, dtype=PRECISIONS[precision])
+    return objectives.create_task(student, frozen, objective, label_smoothing=SMOOTHING, device=device)
+
+
+def make_recipe(**changes: Any) -> schema.Recipe:
+    """A recipe without warmup, clipping and augmentation that counts."""
+    default = schema.Recipe.model_validate(yaml.safe_load(composed())["recipe"])
+    plain = {"lr": LR, "weight_decay": DECAY, "warmup_epochs": 0, "warmup_lr": 0.0, "min_lr": 0.0, "clip_grad": None}
+    return default.model_copy(update={**plain, **changes})
 
 
 def ours(
@@ -140,27 +145,18 @@ def ours(
     *,
     compiled: bool,
 ) -> list[float]:
-    """Seconds of each epoch of `fit` but the first, which warms up."""
+    """Seconds of each epoch of `fit_together` but the first, which warms up."""
     device = batches.images.device
-    training.fit(
+    training = Training(
         create_task(student, teacher, objective, device, options.precision),
-        batches,  # type: ignore[arg-type]
-        [(batches.images[:2], batches.labels[:2])],
-        epochs=options.rounds + 1,
-        lr=LR,
-        weight_decay=DECAY,
-        warmup_epochs=0,
-        warmup_lr=0.0,
-        min_lr=0.0,
-        clip_grad=None,
-        precision=options.precision,
-        ema_decay=options.ema_decay,
+        NoCheckpoints(),  # type: ignore[arg-type]
+        make_recipe(epochs=options.rounds + 1, precision=options.precision, ema_decay=options.ema_decay),
+        batches.sampler,
         seed=0,
         world=World(0, 1, device),
-        checkpoints=NoCheckpoints(),  # type: ignore[arg-type]
         compiled=compiled,
-        log=lambda _: None,
     )
+    fit_together([training], batches, [(batches.images[:2], batches.labels[:2])])  # type: ignore[arg-type]
     return batches.seconds[1:]
 
 

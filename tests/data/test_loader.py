@@ -138,14 +138,14 @@ def test_loading_processes_end_when_their_parent_says_so_alone(monkeypatch):
     batches = Loader(Numbers(), workers=1)
     given = iter(batches)
     next(given)
-    (worker,) = given.gi_frame.f_locals["batches"]._workers
+    (worker,) = batches.processes
     sender = "import os, sys\nfor number in sys.argv[2:]:\n    os.kill(int(sys.argv[1]), int(number))"
     words = [str(worker.pid), *(str(int(number)) for number in stopping.STOPS)]
     subprocess.run([sys.executable, "-c", sender, *words], check=True)  # as SLURM signals all processes of a job
     assert len(list(given)) > 0 and worker.exitcode in (None, 0)
     given = iter(batches)
     next(given)
-    (worker,) = given.gi_frame.f_locals["batches"]._workers
+    (worker,) = batches.processes
     worker.terminate()
     worker.join(30)
     assert worker.exitcode == 0

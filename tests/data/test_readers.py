@@ -14,6 +14,7 @@ from stages.core.data.tars import Tars
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.sampler import EpochSampler
+from tests.sections import make_augment
 
 
 def whole_tar(folder, target):
@@ -182,15 +183,7 @@ def test_one_archive_for_both_splits_is_refused(tar):
         check_splits(tar.scan("train"), tar.scan("val"), classes=3)
 
 
-AUGMENT = {
-    "scale": (0.5, 1.0),
-    "ratio": (0.9, 1.1),
-    "hflip": 0.5,
-    "color_jitter": 0.0,
-    "auto_augment": None,
-    "random_erasing": 0.0,
-    "interpolation": "bicubic",
-}
+AUGMENT = make_augment(color_jitter=0.0, auto_augment=None, random_erasing=0.0, interpolation="bicubic")
 
 
 def epoch(images, model, workers, number=0):

@@ -11,16 +11,9 @@ from stages.core.data.unreadable import SkippingImages
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.sampler import EpochSampler
+from tests.sections import make_augment
 
-AUGMENT = {
-    "scale": (0.5, 1.0),
-    "ratio": (0.9, 1.1),
-    "hflip": 0.5,
-    "color_jitter": 0.0,
-    "auto_augment": None,
-    "random_erasing": 0.0,
-    "interpolation": "bicubic",
-}
+AUGMENT = make_augment(color_jitter=0.0, auto_augment=None, random_erasing=0.0, interpolation="bicubic")
 
 
 def epoch(images, model, workers, number=0):

@@ -9,7 +9,10 @@ from stages.core.distillation.task import check_compatible, create_task
 from stages.core.losses.targets import feature_target, has_target
 from stages.core.models import folders
 from stages.core.models.suitability import look
+from stages.core.train.teacher import FrozenTeacher
+from tests.sections import make_objective
 
+CPU = torch.device("cpu")
 DATA = {"crop_pct": 1.0, "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3, "image_size": 32}
 
 
@@ -60,8 +63,8 @@ def test_a_student_of_another_grid_learns_from_labels(models, alpha):
     check_compatible(student, teacher, 8, feature=False, blocks=())
     with pytest.raises(UserError, match=r"token grid \(2, 2\) differs from the student's \(4, 4\)"):
         check_compatible(student, teacher, 8, feature=True)
-    objective = {"alpha": alpha, "tau": 1.0, "feature": None, "feature_weight": 0.0}
-    task = create_task(student, teacher, **objective, label_smoothing=0.1, device=torch.device("cpu"))
+    frozen = FrozenTeacher(teacher, (), device=CPU)
+    task = create_task(student, frozen, make_objective(None, alpha=alpha), label_smoothing=0.1, device=CPU)
     loss = task(torch.randn(4, 3, 8, 8), torch.arange(4))["loss"]
     loss.backward()
     assert loss.isfinite() and student.head.weight.grad.abs().sum() > 0

@@ -23,7 +23,7 @@ def save_when_asked(folder: Path, launcher: int, sent: signal.Signals) -> None:
     """Be asked to stop through the launcher; SIGINT comes to the workers as well, as from a terminal."""
     with joined() as world, stops_deferred() as asked:
         world.wait()
-        if world.primary:
+        if world.is_main:
             os.kill(launcher, sent)
         if sent == signal.SIGINT:
             os.kill(os.getpid(), sent)
@@ -41,7 +41,7 @@ def insist(folder: Path, launcher: int) -> None:
     with joined() as world, stops_deferred():
         (folder / str(os.getpid())).touch()
         world.wait()
-        if world.primary:
+        if world.is_main:
             os.kill(launcher, signal.SIGINT)
             time.sleep(1)
             os.kill(launcher, signal.SIGINT)

@@ -31,15 +31,16 @@ from stages.core.runtime.machine import gpu_claims, processes, workers
 from stages.core.train import side_by_side
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.loop import fit
+from stages.core.train.loop import fit_together
 from stages.core.train.sampler import EpochSampler
+from stages.core.train.teacher import FrozenTeacher
+from stages.core.train.training import Training
+from tests.sections import make_augment, make_objective, make_recipe
 
 CPU = torch.device("cpu")
 SMALL = {"img_size": 8, "patch_size": 2, "depth": 2, "num_classes": 3}
-AUGMENT = {"scale": (0.5, 1.0), "ratio": (0.9, 1.1), "hflip": 0.5, "color_jitter": 0.3, "auto_augment": None}
-AUGMENT |= {"random_erasing": 0.5, "interpolation": "bicubic"}
-RECIPE = {"epochs": 3, "lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 0, "warmup_lr": 0.0, "min_lr": 0.0}
-RECIPE |= {"clip_grad": 1.0, "precision": "float32", "ema_decay": 0.9}
+AUGMENT = make_augment(auto_augment=None, interpolation="bicubic")
+RECIPE = make_recipe(warmup_epochs=0, min_lr=0.0, augment=AUGMENT)
 
 
 def small_model(architecture: str, **arguments: object) -> torch.nn.Module:
@@ -58,11 +59,11 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0, terminated_a
         train, val = (scan(data / name) for name in ("train", "val"))
         images = ImageList(data / "train", list(train.files), train.labels())
         sampler = EpochSampler(len(images.files), 0, batch=8, world=world, repeats=3)
-        training = TrainingBatches(images, student, sampler, augment=AUGMENT, workers=0)
+        batches = TrainingBatches(images, student, sampler, augment=RECIPE.augment, workers=0)
         images = ImageList(data / "val", list(val.files), val.labels())
         validation = evaluation_batches(images, student, batch=2, workers=0, world=world)
-        objective = {"alpha": 0.5, "tau": 2.0, "feature": "mse", "feature_weight": 0.2}
-        task = create_task(student, teacher, **objective, label_smoothing=0.1, device=world.device)
+        frozen, objective = FrozenTeacher(teacher, device=world.device), make_objective(alpha=0.5, tau=2.0)
+        task = create_task(student, frozen, objective, label_smoothing=0.1, device=world.device)
 
         def log(metrics: dict[str, float]) -> None:
             with (out / f"epochs-{world.rank}").open("a") as file:
@@ -77,12 +78,13 @@ def train(data: Path, out: Path, die: bool, drop_path: float = 0.0, terminated_a
             return signal.SIGTERM if world.rank == 1 and next(asked) >= terminated_after else None
 
         side_by_side.SYNC_EVERY = 1
-        with CheckpointFolder(out, "run", {}, {}, writes=world.primary) as checkpoints:
-            given = {"world": world, "checkpoints": checkpoints, "terminated": terminated}
-            fitted = fit(task, training, validation, **RECIPE, seed=0, log=log, **given)
+        with CheckpointFolder(out, "run", {}, {}, writes=world.is_main) as checkpoints:
+            training = Training(task, checkpoints, RECIPE, sampler, seed=0, world=world, log=log)
+            fit_together([training], batches, validation, terminated=terminated)
         (final,) = evaluate_against_teacher([student], teacher, validation, world)
-        if world.primary:
-            found = {"history": fitted.history, "metrics": final.metrics, "predictions": final.predictions.tolist()}
+        if world.is_main:
+            found = {"history": training.state.history, "metrics": final.metrics}
+            found["predictions"] = final.predictions.tolist()
             (out / "found.json").write_text(json.dumps(found))
             torch.save(student.state_dict(), out / "weights.pt")
 

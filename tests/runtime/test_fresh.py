@@ -15,11 +15,11 @@ def train_in_two_lives(root: Path) -> None:
     """Continue from the last checkpoint and save the next one; at the first one, rank 1 is killed."""
     with (
         joined() as world,
-        CheckpointFolder(root, "run", {}, {}, fresh=machine.fresh(), writes=world.primary) as folder,
+        CheckpointFolder(root, "run", {}, {}, fresh=machine.fresh(), writes=world.is_main) as folder,
     ):
-        if world.primary:
+        if world.is_main:
             machine.note_fresh_start()
-        saved = folder.load() if world.primary else None
+        saved = folder.load() if world.is_main else None
         step = world.broadcast(saved["step"] + 1 if saved else 1)
         folder.save({"step": step})
         world.wait()

@@ -122,8 +122,8 @@ def train_all(folder: Path, ema_decay: Mapping[int, float | None], world: World)
     for seed, decay in ema_decay.items():
         kept = settings.recipe.keep_epochs if decay else []
         recipe = settings.recipe.model_copy(update={"ema_decay": decay, "keep_epochs": kept})
-        cells = [run for run in settings.grid.listed() if run.seed == seed]
-        for group in [cells] if world.size > 1 else [[cell] for cell in cells]:
+        runs = [run for run in settings.grid.listed() if run.seed == seed]
+        for group in [runs] if world.size > 1 else [[run] for run in runs]:
             train.train_runs(settings.model_copy(update={"recipe": recipe}), group, world)
 
 

@@ -14,15 +14,15 @@ from stages.core.data.image_list import ImageList
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.sampler import EpochSampler
+from tests.sections import make_augment
 
 REPEATS, BATCH = 3, 8  # a batch ends between the repeats of an image
-AUGMENT = {
-    "scale": (0.08, 1.0),
-    "ratio": (0.75, 4 / 3),
+AUGMENT = {  # by the names of timm's `create_transform`
+    "scale": [0.08, 1.0],
+    "ratio": [0.75, 4 / 3],
     "hflip": 0.5,
     "color_jitter": 0.4,
     "auto_augment": "rand-m9-mstd0.5-inc1",
-    "random_erasing": 0.0,
     "interpolation": "bicubic",
 }
 
@@ -50,12 +50,11 @@ def photos(tmp_path, rng):
 
 @pytest.fixture
 def make_batches(photos, make_student):
-    def make(workers=0, **augment):
+    def make(workers=0, **changes):
+        augment = make_augment(**{**AUGMENT, **changes}, random_erasing=0.0)
         world = World(0, 1, torch.device("cpu"))
         sampler = EpochSampler(24, 0, batch=BATCH, world=world, repeats=REPEATS)
-        return TrainingBatches(
-            photos, make_student("baseline"), sampler, augment={**AUGMENT, **augment}, workers=workers
-        )
+        return TrainingBatches(photos, make_student("baseline"), sampler, augment=augment, workers=workers)
 
     return make
 
@@ -72,8 +71,7 @@ def make_batches(photos, make_student):
 )
 def test_batches_are_those_of_images_decoded_for_every_repeat(make_batches, photos, workers, augment):
     batches = make_batches(workers, **augment)
-    options = {name: value for name, value in {**AUGMENT, **augment}.items() if name != "random_erasing"}
-    transform = create_transform((3, 8, 8), is_training=True, use_prefetcher=True, **options)
+    transform = create_transform((3, 8, 8), is_training=True, use_prefetcher=True, **{**AUGMENT, **augment})
     mean, std = (
         torch.tensor([255 * value for value in values]).view(3, 1, 1)
         for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)

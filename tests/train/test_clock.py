@@ -8,20 +8,22 @@ import pytest
 import torch
 
 from stages.core.base.errors import UserError
-from stages.core.distillation.task import create_task
 from stages.core.runtime.distributed import World
 from stages.core.train import loop, side_by_side
+from stages.core.train.tasks import labels_task
+from stages.core.train.training import Training
+from tests.sections import make_recipe
 
 CPU = torch.device("cpu")
+ALONE = World(0, 1, CPU)
 BATCH, STEPS = 4, 3
-RECIPE = {"lr": 1e-3, "weight_decay": 0.0, "warmup_epochs": 0, "warmup_lr": 0.0, "min_lr": 0.0, "clip_grad": None}
+SAMPLER = SimpleNamespace(batch=BATCH, micro_batches=1, steps=STEPS)
 
 
 class Batches:
     """The same images at each step."""
 
-    def __init__(self):
-        self.sampler = SimpleNamespace(batch=BATCH, pieces=1, steps=STEPS)
+    sampler = SAMPLER
 
     def epoch(self, number, start=0):
         for _ in range(start, STEPS):
@@ -45,35 +47,27 @@ class Checkpoints:
 
 @pytest.fixture
 def fit(make_student):
-    """Train a small student; returns what `fit` does and the moments of its checkpoints."""
+    """Train a small student; returns its state, or the error, and the moments of its checkpoints."""
 
-    def run(*, epochs=2, **options):
+    def run(*, epochs=2, ema_decay=None, compiled=False, validation=None, **options):
         checkpoints = Checkpoints()
-        options = {"ema_decay": None, "precision": "float32", "seed": 0, "world": World(0, 1, CPU), **RECIPE, **options}
-        task = create_task(
-            make_student("baseline"),
-            None,
-            alpha=0.0,
-            tau=1.0,
-            feature=None,
-            feature_weight=0.0,
-            label_smoothing=0.1,
-            device=CPU,
-        )
-        validation = options.pop("validation", [(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))])
+        recipe = make_recipe(epochs=epochs, ema_decay=ema_decay, weight_decay=0.0, warmup_epochs=0, clip_grad=None)
+        task = labels_task(make_student("baseline"), 0.1, CPU)
+        training = Training(task, checkpoints, recipe, SAMPLER, seed=0, world=ALONE, compiled=compiled)
+        validation = validation or [(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))]
         try:
-            fitted = loop.fit(task, Batches(), validation, epochs=epochs, checkpoints=checkpoints, **options)
+            loop.fit_together([training], Batches(), validation, **options)
         except UserError as error:
             return error, checkpoints.saved
-        return fitted, checkpoints.saved
+        return training.state, checkpoints.saved
 
     return run
 
 
 def test_the_clock_is_read_when_the_device_is_done(fit, monkeypatch):
     monkeypatch.setattr(side_by_side, "_wait_for", lambda _: time.sleep(0.5))  # what the device still has to do
-    fitted, _ = fit()
-    assert fitted.images_per_s < STEPS * BATCH / 0.5
+    state, _ = fit()
+    assert state.images_per_s < STEPS * BATCH / 0.5
 
 
 def test_compilation_is_not_counted(fit, monkeypatch):
@@ -96,9 +90,9 @@ def test_compilation_is_not_counted(fit, monkeypatch):
         "finish_steps",
         lambda group, *_, **__: (group.count(), counted.append(group.trainings[0].state.images)),
     )
-    fitted, _ = fit(compiled=True)
+    state, _ = fit(compiled=True)
     assert waits and counted == [(STEPS - 1) * BATCH, (2 * STEPS - 1) * BATCH]
-    assert counted[-1] / fitted.images_per_s < 3.0
+    assert counted[-1] / state.images_per_s < 3.0
 
 
 def test_images_are_decoded_once_for_raw_and_averaged_weights(fit):
@@ -110,10 +104,10 @@ def test_images_are_decoded_once_for_raw_and_averaged_weights(fit):
             return super().__iter__()
 
     batch = torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long)
-    fitted, _ = fit(ema_decay=0.5, validation=Counted([batch]))
+    state, _ = fit(ema_decay=0.5, validation=Counted([batch]))
     assert Counted.passes == 2  # one an epoch
-    assert {"loss", "loss_ema"} <= set(fitted.history[0])
-    assert fitted.history[0]["loss"] != fitted.history[0]["loss_ema"]
+    assert {"loss", "loss_ema"} <= set(state.history[0])
+    assert state.history[0]["loss"] != state.history[0]["loss_ema"]
 
 
 def test_short_epochs_save_at_the_end_alone(fit):

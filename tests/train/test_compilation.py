@@ -14,14 +14,15 @@ from stages.core.train import compilation
 from stages.core.train.drop_path import DropPathMasks
 from stages.core.train.sampler import EpochSampler
 from stages.core.train.teacher import FrozenTeacher, teacher_outputs
+from tests.sections import make_objective
 
 CPU = torch.device("cpu")
 OTHERS = (("baseline", "softkd_spectral"), ("widen", "softkd_spectral"), ("widen", "none"), ("lift", "mse"))
 STUDENTS = ("baseline", "lift", "widen")
 OBJECTIVES = {
-    "none": {"alpha": 0.0, "feature": None},
-    "mse": {"alpha": 0.0, "feature": "mse"},
-    "softkd_spectral": {"alpha": 0.5, "feature": "spectral"},
+    "none": make_objective(None),
+    "mse": make_objective("mse"),
+    "softkd_spectral": make_objective("spectral", alpha=0.5),
 }
 
 
@@ -60,9 +61,9 @@ def make_task(make_student, make_teacher):
         if strategy == "cait":  # a teacher that is fitted
             student, teacher = make_teacher(drop_path_rate=0.2), None
         else:
-            student, teacher = make_student(strategy, drop_path_rate=0.2), make_teacher()
-        objective = {**OBJECTIVES[objective], "tau": 1.0, "feature_weight": 0.2 * (objective != "none")}
-        return create_task(student, teacher, **objective, label_smoothing=0.1, device=CPU)
+            student = make_student(strategy, drop_path_rate=0.2)
+            teacher = FrozenTeacher(make_teacher(), device=CPU)
+        return create_task(student, teacher, OBJECTIVES[objective], label_smoothing=0.1, device=CPU)
 
     return make
 
@@ -107,8 +108,9 @@ def test_student_and_teacher_are_each_one_graph(make_task, batch, strategy, obje
 def group(make_student, make_teacher):
     """Tasks of all students with one teacher between them."""
     teacher = FrozenTeacher(make_teacher(), device=CPU)
-    options = {**OBJECTIVES["softkd_spectral"], "tau": 1.0, "feature_weight": 0.2, "label_smoothing": 0.1}
-    return [create_task(make_student(strategy), teacher, **options, device=CPU) for strategy in STUDENTS]
+    options = {"label_smoothing": 0.1, "device": CPU}
+    objective = OBJECTIVES["softkd_spectral"]
+    return [create_task(make_student(strategy), teacher, objective, **options) for strategy in STUDENTS]
 
 
 def group_step(tasks, images, labels):

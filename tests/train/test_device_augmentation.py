@@ -11,20 +11,22 @@ from stages.core.base.errors import UserError
 from stages.core.data.image_list import ImageList
 from stages.core.data.listing import scan
 from stages.core.runtime.distributed import World
-from stages.core.train.device_augmentation import COLUMNS, Augmentation, Draws, ResidentBatches
+from stages.core.train.device_augmentation import COLUMNS, Draws, ResidentBatches, crop, erase, recolour
 from stages.core.train.sampler import EpochSampler
+from tests.sections import make_augment
 
 CPU = torch.device("cpu")
 PLAIN = {
-    "padding": 0,
-    "scale": (1.0, 1.0),
-    "ratio": (1.0, 1.0),
+    "on_device": True,
+    "scale": [1.0, 1.0],
+    "ratio": [1.0, 1.0],
     "hflip": 0.0,
     "color_jitter": 0.0,
+    "auto_augment": None,
     "random_erasing": 0.0,
     "interpolation": "bilinear",
 }
-FULL = PLAIN | {"padding": 2, "scale": (0.3, 1.0), "ratio": (0.7, 1.4), "hflip": 0.5}
+FULL = PLAIN | {"padding": 2, "scale": [0.3, 1.0], "ratio": [0.7, 1.4], "hflip": 0.5}
 FULL |= {"color_jitter": 0.4, "random_erasing": 0.5}
 
 
@@ -40,8 +42,7 @@ def make(listed, make_student):
     def made(*, augment=FULL, rank=0, size=1, seed=0, repeats=1, **options):
         world = World(rank, size, CPU)
         sampler = EpochSampler(len(listed.files), seed, batch=12, world=world, repeats=repeats, **options)
-        augmentation = Augmentation(**augment)
-        return ResidentBatches(listed, make_student("baseline"), sampler, augmentation=augmentation, workers=0)
+        return ResidentBatches(listed, make_student("baseline"), sampler, augment=make_augment(**augment), workers=0)
 
     return made
 
@@ -61,8 +62,8 @@ def joined(batches):
     return torch.cat(images), torch.cat(labels)
 
 
-def augmentation(**changes):
-    return Augmentation(**{**PLAIN, **changes})
+def augment(**changes):
+    return make_augment(**{**PLAIN, **changes})
 
 
 def test_every_image_stands_once_in_an_epoch_with_its_label(make, listed):
@@ -90,14 +91,14 @@ def test_epochs_and_seeds_differ_and_equal_ones_do_not(make):
 
 @pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize(("size", "device_batch"), [(1, 5), (2, None), (2, 3), (4, 1)])
-def test_processes_and_pieces_change_nothing(make, size, device_batch, repeats):
+def test_processes_and_micro_batches_change_nothing(make, size, device_batch, repeats):
     whole = list(make(repeats=repeats).epoch(3))
     ranks = [make(rank=rank, size=size, device_batch=device_batch, repeats=repeats) for rank in range(size)]
-    pieces = ranks[0].sampler.pieces
-    assert pieces * size * ranks[0].sampler.piece == 12
+    count = ranks[0].sampler.micro_batches
+    assert count * size * ranks[0].sampler.micro_batch == 12
     shares = [list(rank.epoch(3)) for rank in ranks]
     for number, batch in enumerate(whole):
-        parts = [part for share in shares for part in share[number * pieces : (number + 1) * pieces]]
+        parts = [part for share in shares for part in share[number * count : (number + 1) * count]]
         torch.testing.assert_close(joined(parts), batch, rtol=0, atol=1e-5)
 
 
@@ -122,19 +123,19 @@ def test_drawing_leaves_the_models_random_state_alone(make):
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_a_whole_crop_of_a_padded_image_is_a_slice(coloured, draws, flip):
-    found = augmentation(padding=2, hflip=flip).crop(coloured, draws)
+    found = crop(augment(padding=2, hflip=flip), coloured, draws)
     padded = F.pad(coloured, (2, 2, 2, 2))
     seen = set()
-    for image, top, left, crop in zip(padded, draws["top"], draws["left"], found, strict=True):
+    for image, top, left, cropped in zip(padded, draws["top"], draws["left"], found, strict=True):
         row, column = int(top * 5), int(left * 5)
         seen.add((row, column))
         expected = image[:, row : row + 8, column : column + 8].float()
-        torch.testing.assert_close(crop, expected.flip(2) if flip else expected, rtol=0, atol=1e-2)
+        torch.testing.assert_close(cropped, expected.flip(2) if flip else expected, rtol=0, atol=1e-2)
     assert len(seen) > 15
 
 
 def test_a_part_is_resized_as_torchvision_does(coloured, draws):
-    found = augmentation(scale=(0.2, 0.6), ratio=(0.6, 1.6)).crop(coloured, draws)
+    found = crop(augment(scale=[0.2, 0.6], ratio=[0.6, 1.6]), coloured, draws)
     boxes = set()
     for index, image in enumerate(coloured):
         area, logarithm = (0.2 + 0.4 * draws["area"][index]) * 64, np.log(0.6)
@@ -149,7 +150,7 @@ def test_a_part_is_resized_as_torchvision_does(coloured, draws):
 
 
 def test_colour_is_torchvisions(coloured, draws):
-    found = augmentation(color_jitter=0.5).recolour(coloured.float(), draws) / 255
+    found = recolour(augment(color_jitter=0.5), coloured.float(), draws) / 255
     for index, image in enumerate(coloured):
         expected = image.float() / 255
         for adjust, purpose in (
@@ -164,7 +165,7 @@ def test_colour_is_torchvisions(coloured, draws):
 def test_erasing_fills_one_box_of_a_share_of_the_images(draws):
     images = torch.full((64, 3, 32, 32), 9.0)
     noise = torch.randn(2**16, generator=torch.Generator().manual_seed(1))
-    erased = augmentation(random_erasing=0.4).erase(images, draws, noise) != 9
+    erased = erase(augment(random_erasing=0.4), images, draws, noise) != 9
     assert torch.equal(erased.flatten(1).any(1), draws["erase"] < 0.4)
     shares = []
     for image in erased[draws["erase"] < 0.4]:

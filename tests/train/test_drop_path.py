@@ -1,4 +1,4 @@
-"""Drop path: timm's, with masks that depend neither on processes nor on pieces nor on compilation."""
+"""Drop path: timm's, with masks that depend neither on processes nor on micro-batches nor on compilation."""
 
 import copy
 
@@ -34,7 +34,7 @@ def images():
 
 
 @pytest.mark.parametrize(("size", "device_batch"), [(1, 4), (2, None), (2, 2), (3, 1)])
-def test_processes_and_pieces_change_nothing(model, images, size, device_batch):
+def test_processes_and_micro_batches_change_nothing(model, images, size, device_batch):
     whole = DropPathMasks(model, sampler(), seed=3)
     whole.set(5, 0)
     expected = model(images)
@@ -42,8 +42,8 @@ def test_processes_and_pieces_change_nothing(model, images, size, device_batch):
     for rank in range(size):
         own = sampler(rank=rank, size=size, device_batch=device_batch)
         masks = DropPathMasks(model, own, seed=3)
-        for piece, part in enumerate(images[own.part.start : own.part.stop].split(own.piece)):
-            masks.set(5, piece)
+        for number, part in enumerate(images[own.part.start : own.part.stop].split(own.micro_batch)):
+            masks.set(5, number)
             found.append(model(part))
     torch.testing.assert_close(torch.cat(found), expected, rtol=1e-4, atol=1e-5)
 

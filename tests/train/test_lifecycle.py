@@ -155,9 +155,9 @@ def train_one(folder, objective="mse", strategy="lift"):
     from stages.train import train_runs
 
     os.chdir(folder)
-    cell = Run(strategy, objective, 0)
-    train_runs(params.load(PARAMS), [cell], ALONE)
-    return contents(folder / run_folder(cell))
+    run = Run(strategy, objective, 0)
+    train_runs(params.load(PARAMS), [run], ALONE)
+    return contents(folder / run_folder(run))
 
 
 TOGETHER = [("lift", "mse", 0), ("baseline", "none", 0), ("widen", "softkd_spectral", 0)]
@@ -167,14 +167,14 @@ def train_side_by_side(folder):
     from stages.train import train_runs
 
     os.chdir(folder)
-    train_runs(params.load(PARAMS), [Run(*cell) for cell in TOGETHER], ALONE)
+    train_runs(params.load(PARAMS), [Run(*named) for named in TOGETHER], ALONE)
 
 
 def test_runs_side_by_side_leave_what_each_leaves_alone(started, uninterrupted, tmp_path, environment):
     """And the command of each then takes its result from its checkpoint."""
     folder = shutil.copytree(started, tmp_path / "project")
     train_side_by_side(folder)
-    found = {cell: contents(folder / run_folder(Run(*cell))) for cell in TOGETHER}
+    found = {named: contents(folder / run_folder(Run(*named))) for named in TOGETHER}
     assert found["lift", "mse", 0] == uninterrupted
     separate = shutil.copytree(started, tmp_path / "separate")
     assert found["widen", "softkd_spectral", 0] == train_one(separate, "softkd_spectral", "widen")
@@ -341,7 +341,7 @@ def test_what_is_trained_beside_the_student_resumes_with_it(started, tmp_path, e
     assert not [name for name in state if "project" in name]
 
 
-def test_a_loss_over_the_whole_batch_takes_it_in_no_pieces(started, tmp_path, environment):
+def test_a_loss_over_the_whole_batch_takes_no_micro_batches(started, tmp_path, environment):
     folder = copied(started, tmp_path / "project")
     with environment.context() as patch:
         patch.setenv("DEVICE_BATCH", "2")

@@ -17,7 +17,9 @@ from stages.core.losses.targets import feature_target
 from stages.core.models.maps import forward_with_map
 from stages.core.runtime.distributed import World, launch
 from stages.core.train.optimization import parameter_groups
+from stages.core.train.teacher import FrozenTeacher
 from stages.tools.compose import composed
+from tests.sections import make_objective, make_recipe
 
 PAPER = ["none", "mse", "spectral", "softkd", "softkd_mse", "softkd_spectral"]
 CONTROLS = ["projector", "frozen_projector", "orthogonal_projector", "normalized_mse", "gram", "relation"]
@@ -109,8 +111,8 @@ def test_params_define_the_papers_objectives_and_the_controls(definitions):
 
 def make_task(objective, student, teacher, images, **options):
     """The task of an objective; targets take their statistics from the batch."""
-    options = {"label_smoothing": SMOOTHING, "device": CPU, **options}
-    task = create_task(student, teacher, **objective.model_dump(), **options).train()
+    frozen = FrozenTeacher(teacher, objective.blocks, device=CPU)
+    task = create_task(student, frozen, objective, label_smoothing=SMOOTHING, device=CPU, **options).train()
     if objective.target == "balanced":
         task.balance([(images, None)])
     if objective.target == "principal":
@@ -162,8 +164,7 @@ def as_map(tokens):
 
 def test_without_a_teacher_only_the_labels_count(definitions, make_student, teacher, images, labels):
     student = make_student("lift")
-    softkd = definitions["softkd_mse"].model_dump()
-    task = create_task(student, None, **softkd, label_smoothing=SMOOTHING, device=CPU)
+    task = create_task(student, None, definitions["softkd_mse"], label_smoothing=SMOOTHING, device=CPU)
     expected = F.cross_entropy(student(images), labels, label_smoothing=SMOOTHING)
     torch.testing.assert_close(task(images, labels)["loss"], expected)
 
@@ -260,17 +261,8 @@ def test_a_student_wider_than_its_teacher_wants_no_feature_loss(make_student, te
 
 
 def test_the_pooled_target_of_a_teacher_in_bfloat16_is_not_rounded_again(make_student, teacher, images, labels):
-    task = create_task(
-        make_student("baseline"),
-        teacher,
-        alpha=0.0,
-        tau=1.0,
-        feature="mse",
-        feature_weight=1.0,
-        label_smoothing=0.0,
-        device=CPU,
-        teacher_dtype=torch.bfloat16,
-    )
+    frozen = FrozenTeacher(teacher, device=CPU, dtype=torch.bfloat16)
+    task = create_task(make_student("baseline"), frozen, make_objective("mse"), label_smoothing=0.0, device=CPU)
     own = copy.deepcopy(teacher).to(torch.bfloat16)
     with torch.no_grad():
         teacher_map = forward_with_map(own, task.renormalize(images).to(torch.bfloat16))[1].float()
@@ -282,11 +274,11 @@ def test_the_pooled_target_of_a_teacher_in_bfloat16_is_not_rounded_again(make_st
 
 @pytest.mark.parametrize("strategy", ["baseline", "lift", "widen"])
 def test_a_compiled_task_computes_and_saves_what_the_plain_one_does(strategy, make_student, teacher, images):
-    objective = {"alpha": 0.9, "tau": 1.0, "feature": "spectral", "feature_weight": 0.2, "label_smoothing": 0.1}
-    labels = torch.arange(5)
+    objective, labels = make_objective("spectral", alpha=0.9), torch.arange(5)
     losses, states = [], []
     for compiled in (False, True):
-        task = create_task(make_student(strategy), teacher, **objective, device=CPU).train()
+        frozen = FrozenTeacher(teacher, device=CPU)
+        task = create_task(make_student(strategy), frozen, objective, label_smoothing=0.1, device=CPU).train()
         task.setup_ema(decay=0.5)
         if compiled:
             task.compile(backend="aot_eager")
@@ -301,10 +293,10 @@ def test_a_compiled_task_computes_and_saves_what_the_plain_one_does(strategy, ma
 
 
 def test_a_teacher_in_bfloat16_leaves_the_callers_alone(make_student, teacher, images):
-    objective = {"alpha": 0.9, "tau": 1.0, "feature": "mse", "feature_weight": 0.2, "label_smoothing": 0.1}
-    parts = []
+    objective, parts = make_objective("mse", alpha=0.9), []
     for dtype in (torch.float32, torch.bfloat16):
-        task = create_task(make_student("widen"), teacher, **objective, device=CPU, teacher_dtype=dtype)
+        frozen = FrozenTeacher(teacher, device=CPU, dtype=dtype)
+        task = create_task(make_student("widen"), frozen, objective, label_smoothing=0.1, device=CPU)
         parts.append(task(images, torch.arange(5)))
         assert {value.dtype for value in task.teacher.parameters()} == {dtype}
     assert {value.dtype for value in teacher.parameters()} == {torch.float32}
@@ -333,14 +325,15 @@ def test_projectors_are_decayed_like_any_linear_layer(definitions, make_student,
     student = make_student("baseline")
     task = make_task(definitions["projector"], student, teacher, images)
     projector = task.trainable_module.projectors[0].linear
+    recipe = make_recipe(weight_decay=0.05)
     decay = {
         id(parameter): group["weight_decay"]
-        for group in parameter_groups(task, 0.05, decay_embeddings=False)
+        for group in parameter_groups(recipe, task)
         for parameter in group["params"]
     }
     assert decay[id(projector.weight)] == 0.05 and decay[id(projector.bias)] == 0
     assert decay[id(student.blocks[0].mlp.fc1.weight)] == 0.05 and decay[id(student.pos_embed)] == 0
     assert len(decay) == len(list(task.trainable_module.parameters()))
     frozen = make_task(definitions["frozen_projector"], student, teacher, images)
-    groups = parameter_groups(frozen, 0.05, decay_embeddings=False)
+    groups = parameter_groups(recipe, frozen)
     assert sum(len(group["params"]) for group in groups) == len(list(student.parameters()))

@@ -5,14 +5,14 @@ import torch.nn.functional as F
 
 from stages.core.analysis.dims import shares
 from stages.core.analysis.pca import shared_basis
-from stages.core.config.schema import Objective
 from stages.core.distillation.balanced_targets import token_moments
 from stages.core.distillation.principal_targets import PrincipalTarget, leading_directions, match_leading_directions
 from stages.core.distillation.task import create_task
 from stages.core.losses.targets import pool_channels
+from stages.core.train.teacher import FrozenTeacher
+from tests.sections import make_objective
 
 CPU = torch.device("cpu")
-PRINCIPAL = {"alpha": 0.0, "tau": 1.0, "feature": "mse", "feature_weight": 0.2, "target": "principal"}
 
 
 @pytest.fixture
@@ -55,17 +55,13 @@ def test_the_energy_kept_is_that_of_the_dataset_pca_and_more_than_pooling_keeps(
 
 
 def test_a_group_asks_for_the_statistics_of_each_block_once(make_student, teacher, images):
-    blocks = [["last"], ["last"], ["first", "last"]]
-    tasks = [
-        create_task(
-            make_student(strategy),
-            teacher,
-            **Objective(**PRINCIPAL, blocks=compared).model_dump(),
-            label_smoothing=0.1,
-            device=CPU,
-        )
-        for strategy, compared in zip(("baseline", "widen", "lift"), blocks, strict=True)
-    ]
+    frozen = FrozenTeacher(teacher, ["first", "last"], device=CPU)
+
+    def make_task(strategy, *blocks):
+        objective = make_objective(target="principal", blocks=list(blocks))
+        return create_task(make_student(strategy), frozen, objective, label_smoothing=0.1, device=CPU)
+
+    tasks = [make_task("baseline", "last"), make_task("widen", "last"), make_task("lift", "first", "last")]
     asked = []
 
     def moments(task, position):
@@ -77,9 +73,7 @@ def test_a_group_asks_for_the_statistics_of_each_block_once(make_student, teache
     widths = [[len(target.directions) for target in task.trainable_module.targets] for task in tasks]
     assert widths == [[48], [96], [48, 96]]
     saved = tasks[0].get_task_state()["targets"]
-    other = create_task(
-        make_student("baseline"), teacher, **Objective(**PRINCIPAL).model_dump(), label_smoothing=0.1, device=CPU
-    )
+    other = make_task("baseline", "last")
     match_leading_directions([other], lambda task, at: (torch.zeros(96).double(), torch.eye(96).double()))
     other.load_task_state({"targets": saved})  # a resumed run goes on with the statistics that it began with
     assert torch.equal(other.trainable_module.targets[0].directions, tasks[0].trainable_module.targets[0].directions)
@@ -87,4 +81,4 @@ def test_a_group_asks_for_the_statistics_of_each_block_once(make_student, teache
 
 def test_a_projector_beside_leading_directions_is_refused():
     with pytest.raises(ValueError, match=r"target must be features or balanced where there is a projector \(linear\)"):
-        Objective(**PRINCIPAL, projector="linear")
+        make_objective(target="principal", projector="linear")

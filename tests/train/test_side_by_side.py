@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from stages.core.base.errors import UserError
-from stages.core.config.schema import Objective
 from stages.core.data.batches import evaluation_batches
 from stages.core.distillation.against_teacher import evaluate_against_teacher
 from stages.core.distillation.task import create_task
@@ -21,43 +20,22 @@ from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
 from stages.core.train.jobs import Job, check_batch_norm, check_images, check_together
 from stages.core.train.loop import fit_together
-from stages.core.train.optimization import Optimization
 from stages.core.train.sampler import EpochSampler
 from stages.core.train.teacher import FrozenTeacher
-from stages.core.train.trainee import Trainee
+from stages.core.train.training import Training
+from tests.sections import make_objective, make_recipe
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, CPU)
-AUGMENT = {
-    "scale": (0.5, 1.0),
-    "ratio": (0.9, 1.1),
-    "hflip": 0.5,
-    "color_jitter": 0.3,
-    "auto_augment": "rand-m5-mstd0.5",
-    "random_erasing": 0.5,
-    "interpolation": "random",
-}
-NONE = {"alpha": 0.0, "tau": 1.0, "feature": None, "feature_weight": 0.0}
-MSE = {"alpha": 0.0, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
-PROJECTED = {"alpha": 0.5, "tau": 2.0, "feature": "mse", "feature_weight": 0.2, "projector": "linear"}
+NONE = make_objective(None)
 STUDENTS = {
     "none": ("baseline", NONE),
-    "mse": ("lift", MSE),
-    "spectral": ("widen", {**MSE, "alpha": 0.5, "feature": "spectral", "blocks": ["first", "last"]}),
-    "projected": ("baseline", {**PROJECTED, "blocks": ["first"]}),
+    "mse": ("lift", make_objective("mse")),
+    "spectral": ("widen", make_objective("spectral", alpha=0.5, blocks=["first", "last"])),
+    "projected": ("baseline", make_objective("mse", alpha=0.5, tau=2.0, projector="linear", blocks=["first"])),
 }
 STEPS, EPOCHS = 4, 2
-OPTIMIZATION = Optimization(
-    epochs=EPOCHS,
-    lr=1e-3,
-    weight_decay=0.05,
-    warmup_epochs=1,
-    warmup_lr=1e-6,
-    min_lr=1e-5,
-    clip_grad=1.0,
-    precision="float32",
-    ema_decay=0.9,
-)
+RECIPE = make_recipe(epochs=EPOCHS)
 
 
 class Counted:
@@ -88,33 +66,29 @@ def train(tmp_path, splits, make_student, make_teacher):
 
     def run(*names, root="checkpoints", device_batch=None, terminated=lambda: None, diverges=None, **options):
         models = {name: make_student(STUDENTS[name][0], drop_path_rate=0.2, proj_drop_rate=0.1) for name in names}
-        teacher = make_teacher()
-        if len(names) > 1:
-            teacher = FrozenTeacher(teacher, ["first", "last"], device=CPU)
+        teacher, passes = FrozenTeacher(make_teacher(), ["first", "last"], device=CPU), []
+        teacher.register_forward_hook(lambda *_: passes.append(1))
         tasks = {
-            name: create_task(models[name], teacher, **STUDENTS[name][1], label_smoothing=0.1, device=CPU)
+            name: create_task(models[name], teacher, STUDENTS[name][1], label_smoothing=0.1, device=CPU)
             for name in names
         }
         for name, at in (diverges or {}).items():
             spoil(tasks[name], at)
         sampler = EpochSampler(64, 0, batch=16, world=ALONE, device_batch=device_batch)
-        batches = Counted(TrainingBatches(splits[0], models[names[0]], sampler, augment=AUGMENT, workers=0))
+        batches = Counted(TrainingBatches(splits[0], models[names[0]], sampler, augment=RECIPE.augment, workers=0))
         validation = Counted(evaluation_batches(splits[1], models[names[0]], batch=8, workers=0))
-        passes = []
-        if isinstance(teacher, FrozenTeacher):
-            teacher.register_forward_hook(lambda *_: passes.append(1))
         with ExitStack() as stack:
-            trainees = [
-                Trainee(tasks[name], stack.enter_context(CheckpointFolder(tmp_path / root, name, {"of": name}, {})))
-                for name in names
-            ]
-            fitted = fit_together(
-                trainees, batches, validation, OPTIMIZATION, seed=0, world=ALONE, terminated=terminated, **options
-            )
+            trainings = []
+            for name in names:
+                checkpoints = stack.enter_context(CheckpointFolder(tmp_path / root, name, {"of": name}, {}))
+                trainings.append(Training(tasks[name], checkpoints, RECIPE, sampler, seed=0, world=ALONE))
+            fit_together(trainings, batches, validation, terminated=terminated, **options)
         results = {}
-        for name, one in zip(names, fitted, strict=True):
-            weights = [model.state_dict() for model in (tasks[name].trainable_module, one.ema_model)]
-            results[name] = SimpleNamespace(history=one.history, weights=weights, failure=one.failure, fitted=one)
+        for name, training in zip(names, trainings, strict=True):
+            weights = [model.state_dict() for model in (tasks[name].trainable_module, training.ema_model)]
+            results[name] = SimpleNamespace(
+                history=training.state.history, weights=weights, failure=training.failure, state=training.state
+            )
         return results, SimpleNamespace(batches=batches.asked, validation=validation.asked, passes=len(passes))
 
     return run
@@ -156,8 +130,8 @@ def test_each_student_is_what_it_is_alone(train, separate, device_batch):
     together, asked = train(*STUDENTS, device_batch=device_batch)
     for name, expected in alone.items():
         assert_equal(together[name], expected)
-    pieces = 16 // (device_batch or 16)
-    assert asked.batches == asked.passes == EPOCHS * STEPS * pieces  # of the images and of the teacher, once each
+    count = EPOCHS * STEPS * (16 // (device_batch or 16))  # micro-batches
+    assert asked.batches == asked.passes == count  # of the images and of the teacher, once each
     assert asked.validation == EPOCHS * 2  # for four students, raw and averaged
 
 
@@ -279,7 +253,7 @@ def test_the_activations_of_one_student_are_held_at_a_time(train):
 def test_students_share_the_time_of_their_steps(train, monkeypatch):
     ticks = count()
     monkeypatch.setattr(side_by_side.time, "perf_counter", lambda: float(next(ticks)))
-    rates = {name: one.fitted.images_per_s for name, one in train("none", "mse")[0].items()}
+    rates = {name: result.state.images_per_s for name, result in train("none", "mse")[0].items()}
     assert rates["none"] == rates["mse"] == 16 * STEPS / 0.5  # a tick an epoch, of which each has half
 
 
@@ -296,17 +270,17 @@ def jobs(tmp_path, make_student):
     def make(name, strategy, **changes):
         identity = {"student": strategy, "objective": name, "seed": 0, "recipe": {"lr": 1.0}, "teacher": "digest"}
         create = lambda: (make_student(strategy), {})  # noqa: E731
-        return Job(name, create, tmp_path, Objective(**NONE), 0, identity | changes, [], "stages.train", "")
+        return Job(name, create, tmp_path, NONE, 0, identity | changes, [], "stages.train", "")
 
     return make("a", "baseline"), make
 
 
-@pytest.mark.parametrize("machine", [{"pieces": 2, "processes": 1}, {"pieces": 1, "processes": 2}])
+@pytest.mark.parametrize("machine", [{"micro_batches": 2, "processes": 1}, {"micro_batches": 1, "processes": 2}])
 def test_batch_normalisation_sees_whole_batches_or_training_is_refused(jobs, make_student, machine):
     first, _ = jobs
     normalised = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
     check_batch_norm(first, make_student("baseline"), **machine)
-    check_batch_norm(first, normalised, pieces=1, processes=1)
+    check_batch_norm(first, normalised, micro_batches=1, processes=1)
     with pytest.raises(UserError, match=r"^a: its BatchNorm normalises over what a process takes at a time"):
         check_batch_norm(first, normalised, **machine)
 

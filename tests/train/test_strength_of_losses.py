@@ -9,6 +9,7 @@ from stages.core.config.schema import Objective
 from stages.core.distillation import matching
 from stages.core.distillation.task import create_task
 from stages.core.models.maps import forward_with_map
+from stages.core.train.teacher import FrozenTeacher
 
 CPU = torch.device("cpu")
 PLAIN = {"alpha": 0.0, "tau": 1.0, "feature_weight": 2.0}
@@ -19,7 +20,8 @@ def objective(feature: str = "mse", **settings) -> Objective:
 
 
 def task_of(student, teacher, asked: Objective):
-    return create_task(student, teacher, **asked.model_dump(), label_smoothing=0.1, device=CPU)
+    frozen = FrozenTeacher(teacher, asked.blocks, device=CPU)
+    return create_task(student, frozen, asked, label_smoothing=0.1, device=CPU)
 
 
 def tokens_of(maps: torch.Tensor) -> np.ndarray:
@@ -107,10 +109,10 @@ def test_share_and_gradient_are_those_of_the_losss_parts(alpha, make_student, te
     with torch.no_grad():
         mean, std = (torch.tensor(student.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         own_mean, own_std = (torch.tensor(teacher.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
-        taught, teacher_map = forward_with_map(teacher.eval(), (images * std + mean - own_mean) / own_std)
+        teacher_logits, teacher_map = forward_with_map(teacher.eval(), (images * std + mean - own_mean) / own_std)
     feature = 2.0 * (student_map - teacher_map.unflatten(1, (48, 2)).mean(2)).square().mean()
     labelled = (1 - alpha) * F.cross_entropy(logits, labels, label_smoothing=0.1)
-    soft = alpha * F.kl_div(logits.log_softmax(-1), taught.softmax(-1), reduction="batchmean")
+    soft = alpha * F.kl_div(logits.log_softmax(-1), teacher_logits.softmax(-1), reduction="batchmean")
     assert found["loss_share"] == pytest.approx((feature / (feature + labelled + soft)).item(), rel=1e-4)
     norms = [torch.autograd.grad(one, tokens[0], retain_graph=True)[0].norm() for one in (feature, labelled)]
     assert found["gradient_ratio"] == pytest.approx((norms[0] / norms[1]).item(), rel=1e-4)

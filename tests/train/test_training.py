@@ -26,32 +26,14 @@ from stages.core.train import checkpoints as resume
 from stages.core.train import fingerprints
 from stages.core.train.batches import TrainingBatches
 from stages.core.train.checkpoints import CheckpointFolder
-from stages.core.train.loop import fit
+from stages.core.train.loop import fit_together
 from stages.core.train.sampler import EpochSampler
+from stages.core.train.teacher import FrozenTeacher
+from stages.core.train.training import Training
+from tests.sections import make_objective, make_recipe
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, CPU)
-AUGMENT = {
-    "scale": (0.5, 1.0),
-    "ratio": (0.9, 1.1),
-    "hflip": 0.5,
-    "color_jitter": 0.3,
-    "auto_augment": "rand-m5-mstd0.5",
-    "random_erasing": 0.0,
-    "interpolation": "random",
-}
-ERASING = {"random_erasing": 0.5}
-RECIPE = {
-    "epochs": 3,
-    "lr": 1e-3,
-    "weight_decay": 0.05,
-    "warmup_epochs": 1,
-    "warmup_lr": 1e-6,
-    "min_lr": 1e-5,
-    "clip_grad": 1.0,
-    "precision": "float32",
-    "ema_decay": 0.9,
-}
 HOLD_LOCK = """
 import fcntl, sys
 file = open(sys.argv[1], "w")
@@ -95,7 +77,6 @@ def train(tmp_path, splits, make_student, make_teacher):
         adopted=None,
         depth=2,
         logged=None,
-        augment=ERASING,
         device_batch=None,
         repeats=1,
         drop_path=0.2,
@@ -105,14 +86,14 @@ def train(tmp_path, splits, make_student, make_teacher):
         **changes,
     ):
         student = make_student("lift", drop_path_rate=drop_path, depth=depth)
-        teacher = make_teacher() if distil else None
-        objective = {"alpha": 0.5, "tau": 1.0, "feature": "mse", "feature_weight": 0.2}
-        task = create_task(student, teacher, **objective, label_smoothing=0.1, device=CPU)
+        teacher = FrozenTeacher(make_teacher(), device=CPU) if distil else None
+        task = create_task(student, teacher, make_objective(alpha=0.5), label_smoothing=0.1, device=CPU)
         images = images or splits[0]
         sampler = EpochSampler(
             len(images.files), seed, batch=16, world=ALONE, device_batch=device_batch, repeats=repeats
         )
-        training = TrainingBatches(images, student, sampler, augment={**AUGMENT, **augment}, workers=workers)
+        recipe = make_recipe(**changes)
+        batches = TrainingBatches(images, student, sampler, augment=recipe.augment, workers=workers)
         validation = evaluation_batches(splits[1], student, batch=8, workers=0)
 
         def log(metrics):
@@ -122,21 +103,17 @@ def train(tmp_path, splits, make_student, make_teacher):
                 raise InterruptedTrainingError
 
         with CheckpointFolder(tmp_path / root, "lift", {"of": identity}, {}, fresh=fresh, adopt=adopt) as checkpoints:
-            fitted = fit(
-                task,
-                training if poison is None else Poisoned(training, poison),
+            training = Training(task, checkpoints, recipe, sampler, seed=seed, world=ALONE, log=log)
+            fit_together(
+                [training],
+                batches if poison is None else Poisoned(batches, poison),
                 validation,
-                **{**RECIPE, **changes},
-                seed=seed,
-                world=ALONE,
-                checkpoints=checkpoints,
                 checkpoint_s=checkpoint_s,
                 terminated=terminated,
-                log=log,
             )
         if adopted is not None:
             adopted += checkpoints.adopted
-        return fitted.history, {name: value.clone() for name, value in student.state_dict().items()}
+        return training.state.history, {name: value.clone() for name, value in student.state_dict().items()}
 
     return run
 
@@ -287,12 +264,12 @@ def test_workers_change_nothing(train, uninterrupted, options):
     assert_equal(train(workers=2, **options), uninterrupted(**options))
 
 
-def test_taking_a_batch_in_pieces_changes_rounding_alone(train):
+def test_taking_a_batch_in_micro_batches_changes_rounding_alone(train):
     options = {"repeats": 3, "distil": True}
     whole = train(root="whole", **options)
-    pieces = train(root="pieces", device_batch=5, **options)  # 4 divides a batch of 16, 5 does not
-    assert [entry["train_loss"] for entry in pieces[0]] == pytest.approx([entry["train_loss"] for entry in whole[0]])
-    torch.testing.assert_close(pieces[1], whole[1], rtol=1e-3, atol=1e-4)
+    divided = train(root="divided", device_batch=5, **options)  # 4 divides a batch of 16, 5 does not
+    assert [entry["train_loss"] for entry in divided[0]] == pytest.approx([entry["train_loss"] for entry in whole[0]])
+    torch.testing.assert_close(divided[1], whole[1], rtol=1e-3, atol=1e-4)
 
 
 def test_repeated_augmentation_shows_a_third_of_the_images_three_times_each():
@@ -302,16 +279,17 @@ def test_repeated_augmentation_shows_a_third_of_the_images_three_times_each():
     assert len({key for keys in sampled for key in keys}) == 90
 
 
-@pytest.mark.parametrize(("size", "piece"), [(1, 12), (2, 6), (2, 3), (4, 1)])
-def test_processes_and_pieces_share_the_same_global_batches(size, piece):
+@pytest.mark.parametrize(("size", "micro_batch"), [(1, 12), (2, 6), (2, 3), (4, 1)])
+def test_processes_and_micro_batches_share_the_same_global_batches(size, micro_batch):
     whole = list(EpochSampler(50, 3, batch=12, world=ALONE, repeats=2))
     worlds = [World(rank, size, CPU) for rank in range(size)]
-    ranks = [list(EpochSampler(50, 3, batch=12, world=world, device_batch=piece, repeats=2)) for world in worlds]
-    pieces = 12 // size // piece
+    options = {"batch": 12, "device_batch": micro_batch, "repeats": 2}
+    ranks = [list(EpochSampler(50, 3, world=world, **options)) for world in worlds]
+    count = 12 // size // micro_batch
     for batch, keys in enumerate(whole):
-        shared = [key for rank in ranks for part in rank[batch * pieces : (batch + 1) * pieces] for key in part]
+        shared = [key for rank in ranks for part in rank[batch * count : (batch + 1) * count] for key in part]
         assert shared == keys
-    assert all(len(rank) == len(whole) * pieces for rank in ranks)
+    assert all(len(rank) == len(whole) * count for rank in ranks)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused():

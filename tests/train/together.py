@@ -10,6 +10,7 @@ from torch import Tensor
 from stages.core.config.schema import Objective
 from stages.core.distillation.task import create_task
 from stages.core.runtime.distributed import joined
+from stages.core.train.teacher import FrozenTeacher
 
 IMAGES = 8  # of the batch that the processes share
 SHAPE = {"img_size": 8, "patch_size": 2, "depth": 2, "num_classes": 10}
@@ -31,9 +32,10 @@ def write_gradients(out: Path, definitions: Mapping[str, Objective]) -> None:
         own = list(world.share(IMAGES))
         for name, objective in definitions.items():
             student = small_model("deit_tiny_patch16_224", embed_dim=48, num_heads=3)
+            frozen = FrozenTeacher(teacher, objective.blocks, device=world.device)
             # DDP gives all processes the projector and the statistics of the first.
             options = {"label_smoothing": 0.1, "device": world.device, "seed": world.rank}
-            task = create_task(student, teacher, **objective.model_dump(), **options).train()
+            task = create_task(student, frozen, objective, **options).train()
             task.balance([((1 + world.rank) * images, labels)])
             trained = dict(task.get_trainable_module().named_parameters())
             if world.size > 1:
@@ -42,5 +44,5 @@ def write_gradients(out: Path, definitions: Mapping[str, Objective]) -> None:
             loss.backward()
             gradients = {key: value.grad for key, value in trained.items() if value.grad is not None}
             found[name] = {"loss": world.mean(loss.detach()), **gradients}
-        if world.primary:
+        if world.is_main:
             torch.save(found, out)

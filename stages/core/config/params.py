@@ -140,7 +140,7 @@ class Params(Section):
     def _trainable(self) -> Self:
         """Require that teacher and students take the dataset's images, and that feature losses can compare their maps.
 
-        Sizes that params leave to the architecture are checked before training, by `stages.core.train.task`.
+        Sizes that params leave to the architecture are checked before training, by `stages.core.distillation.task`.
         """
         fitted = self.has_teacher and self.teacher.fitted
         if self.dataset.train_split is None and (self.grid.runs or fitted):

@@ -211,11 +211,6 @@ class Recipe(Section):
             raise ValueError("min_lr and warmup_lr must not exceed lr")
         return self
 
-    def optimization(self) -> dict[str, Any]:
-        """The keyword arguments that `stages.core.train.loop.fit` takes from the recipe."""
-        names = {"epochs", "lr", "weight_decay", "schedule", "warmup_epochs", "warmup_lr", "min_lr"}
-        return self.model_dump(include=names | {"clip_grad", "precision", "ema_decay", "ema_start"})
-
     def settings(self) -> dict[str, Any]:
         """Every setting that changes the result, those of `augment` included: what metrics.json and runs.csv record."""
         return {**self.model_dump(exclude={"augment", "keep_epochs"}), **self.augment.model_dump()}

@@ -1,6 +1,7 @@
 """A DataLoader that never waits for ever: what befalls its loading processes ends the run with one line."""
 
 import errno
+import multiprocessing
 import multiprocessing.connection
 import multiprocessing.queues
 import os
@@ -47,6 +48,7 @@ class Loader(DataLoader[Any]):
 
     def __init__(self, dataset: Dataset[Any], *, workers: int, **options: Any) -> None:
         super().__init__(dataset, num_workers=workers, worker_init_fn=_start_worker, **options)
+        self.processes: list[Any] = []  # those that load, once a pass over the batches has begun
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator around torch's iterator
         """One pass over the batches.
@@ -54,10 +56,14 @@ class Loader(DataLoader[Any]):
         Raises:
             UserError: the workers cannot be started, or one died or cannot pass a batch on.
         """
-        with _waiting(self.num_workers, _workers(self._iterator)), stops_blocked():
+        kept = self.processes if self.persistent_workers else []
+        with _waiting(self.num_workers, kept), stops_blocked():
+            others = multiprocessing.active_children()
             batches = super().__iter__()  # torch starts a thread in a worker before `_start_worker` can block anything
+            workers = [child for child in multiprocessing.active_children() if child not in others] or kept
+        self.processes = workers
         while True:
-            with _waiting(self.num_workers, _workers(batches)):
+            with _waiting(self.num_workers, workers):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -121,11 +127,6 @@ def _deaths_noticed(workers: Sequence[Any]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, before)
-
-
-def _workers(batches: Any) -> Sequence[Any]:
-    """The processes of torch's iterator, if it is one of several processes."""
-    return getattr(batches, "_workers", [])
 
 
 def _start_worker(_: int) -> None:

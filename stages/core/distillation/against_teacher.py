@@ -33,9 +33,9 @@ def evaluate_against_teacher(
     compared = [_Compared(student.eval(), world) for student in students]
     for images, labels in on_device(batches, world.device):
         _, teacher_map = forward_with_map(teacher, renormalize(images))
-        for one in compared:
-            one.update(images, labels, teacher_map)
-    return [one.result() for one in compared]
+        for student in compared:
+            student.update(images, labels, teacher_map)
+    return [student.result() for student in compared]
 
 
 class _Compared:

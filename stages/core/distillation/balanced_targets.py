@@ -110,8 +110,8 @@ def token_moments(maps: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     In float64 on the CPU; nothing but sums is kept in memory.
     """
     count, total, products = 0, torch.zeros(()), torch.zeros(())
-    for one in maps:
-        tokens = tokens_of(one).flatten(0, 1).double().cpu()
+    for batch in maps:
+        tokens = tokens_of(batch).flatten(0, 1).double().cpu()
         count += len(tokens)
         total = total + tokens.sum(0)
         products = products + tokens.T @ tokens

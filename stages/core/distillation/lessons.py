@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,27 +54,30 @@ class Distillation:
         """The model and the objective of each job.
 
         Raises:
-            UserError: an objective needs a global batch in one piece, which DEVICE_BATCH splits.
+            UserError: an objective needs a whole global batch at a time, which DEVICE_BATCH splits.
         """
         shared = self._shared_teacher(jobs)
         tasks = []
         for job, model in zip(jobs, models, strict=True):
             feature = job.objective.feature
-            if sampler.pieces > 1 and feature and feature_loss(feature).whole_batch:
+            if sampler.micro_batches > 1 and feature and feature_loss(feature).whole_batch:
                 raise UserError(
                     f"objective.definitions: the feature loss {feature} normalises over the whole batch, which "
-                    f"DEVICE_BATCH splits into {sampler.pieces} pieces; unset DEVICE_BATCH, or take another objective"
+                    f"DEVICE_BATCH splits into {sampler.micro_batches} micro-batches; unset DEVICE_BATCH, or take "
+                    "another objective"
                 )
             task = create_task(
                 model,
                 shared,
-                **job.objective.model_dump(),
+                job.objective,
                 label_smoothing=self.recipe.label_smoothing,
                 device=self.world.device,
                 seed=job.seed,
             )
             tasks.append(task)
-        set_targets([(job.objective, task) for job, task in zip(jobs, tasks, strict=True)], images, batch=sampler.piece)
+        set_targets(
+            [(job.objective, task) for job, task in zip(jobs, tasks, strict=True)], images, batch=sampler.micro_batch
+        )
         return tasks
 
     def _shared_teacher(self, jobs: Sequence[Job]) -> FrozenTeacher | None:
@@ -83,9 +85,7 @@ class Distillation:
         if not distilled:
             return None
         blocks = sorted({block for objective in distilled if objective.feature for block in objective.blocks})
-        precision = teacher_precision(self.recipe)
-        options = {"dtype": precision["teacher_dtype"], "autocast": precision["teacher_autocast"]}
-        return FrozenTeacher(self.teacher, blocks, device=self.world.device, **options)
+        return frozen_teacher(self.teacher, self.recipe, blocks, self.world.device)
 
     def flops(self, jobs: Sequence[Job], image_size: int) -> int:
         """The teacher's operations for each image; 0 where no objective asks it."""
@@ -107,12 +107,12 @@ def modules(objective: Objective) -> list[str]:
     return ["stages.core.distillation.task", *own]
 
 
-def teacher_precision(recipe: Recipe) -> dict[str, Any]:
-    """The keyword arguments of `create_task` for `recipe.teacher_precision`."""
+def frozen_teacher(teacher: nn.Module, recipe: Recipe, blocks: Sequence[str], device: torch.device) -> FrozenTeacher:
+    """A frozen copy of a teacher that computes in `recipe.teacher_precision` and gives the maps of blocks."""
     precision = PRECISIONS[recipe.precision]
     if recipe.teacher_precision == "rounded" or precision == torch.float32:
-        return {"teacher_dtype": precision, "teacher_autocast": None}
-    return {"teacher_dtype": torch.float32, "teacher_autocast": precision}
+        return FrozenTeacher(teacher, blocks, device=device, dtype=precision)
+    return FrozenTeacher(teacher, blocks, device=device, autocast=precision)
 
 
 def set_targets(tasks: Sequence[tuple[Objective, TrainingTask]], images: ImageList, *, batch: int) -> None:

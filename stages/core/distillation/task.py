@@ -15,9 +15,10 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from stages.core.base.errors import UserError
+from stages.core.config.schema import Objective
 from stages.core.distillation.balanced_targets import BalancedTarget, token_moments
 from stages.core.distillation.projectors import make_projectors, projector_widths
-from stages.core.losses.by_name import FeatureLoss, feature_loss
+from stages.core.losses.by_name import feature_loss
 from stages.core.losses.soft_labels import soft_label_loss
 from stages.core.losses.targets import check_grids, check_width, feature_target, pool_channels
 from stages.core.models.maps import block_index, forward_with_maps
@@ -64,14 +65,10 @@ class MapDistillationTask(LogitDistillationTask):
 
     Args:
         student: a timm model that `forward_with_maps` accepts, on `device`.
-        teacher: the same, of which a frozen copy is used; or a `FrozenTeacher` that several tasks share, whose students
-            take images normalised alike.
-        alpha: weight of the soft labels; the cross-entropy has weight 1 - alpha.
-        tau: softmax temperature of both models.
-        feature: the name of a feature loss, or None.
-        feature_weight: weight of the feature loss, which is the mean over `blocks`.
-        wider, projector, project_equal, target, blocks: see `stages.core.config.schema.Objective`.
-        teacher_dtype, teacher_autocast: `dtype` and `autocast` of a `FrozenTeacher` that is made here.
+        teacher: gives the maps of the blocks that are compared; several tasks may share it, whose students take images
+            normalised alike.
+        objective: a section of params.
+        device: of both models.
         seed: of the projectors' initialisation.
         kwargs: see timm's LogitDistillationTask.
 
@@ -82,39 +79,27 @@ class MapDistillationTask(LogitDistillationTask):
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module,
+        teacher: FrozenTeacher,
+        objective: Objective,
         *,
-        alpha: float,
-        tau: float,
-        feature: str | None,
-        feature_weight: float,
-        teacher_dtype: torch.dtype,
         device: torch.device,
-        wider: str = "refuse",
-        projector: str | None = None,
-        project_equal: bool = True,
-        target: str = "features",
-        blocks: Sequence[str] = LAST,
-        teacher_autocast: torch.dtype | None = None,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        blocks = blocks if feature else ()  # labels, soft or hard, need no maps
-        if not isinstance(teacher, FrozenTeacher):
-            teacher = FrozenTeacher(teacher, blocks, device=device, dtype=teacher_dtype, autocast=teacher_autocast)
-        super().__init__(student, teacher, task_loss_weight=1 - alpha, temperature=tau, device=device, **kwargs)
+        labels = 1 - objective.alpha
+        super().__init__(student, teacher, task_loss_weight=labels, temperature=objective.tau, device=device, **kwargs)
+        blocks = objective.blocks if objective.feature else ()  # labels, soft or hard, need no maps
         (frozen,), self.taken = teacher.bare, [teacher.blocks.index(block) for block in blocks]
         self.renormalize = renormalization(student, frozen, device)
         widths = [(_channels(student, block), _channels(frozen, block)) for block in blocks]
-        projected = projector_widths(widths, projector, project_equal=project_equal)
-        balanced = target == "balanced"
+        kind = objective.projector
+        projectors = make_projectors(projector_widths(widths, kind, project_equal=objective.project_equal), kind, seed)
+        balanced = objective.target == "balanced"
         targets = nn.ModuleList(BalancedTarget(width) if balanced else nn.Identity() for _, width in widths)
-        self.trainable_module = WithMaps(student, blocks, make_projectors(projected, projector, seed), targets).to(
-            device
-        )
-        self.pool_wider = wider == "pool"
-        self.feature_loss = feature_loss(feature) if feature else None
-        self.feature_weight = feature_weight
+        self.trainable_module = WithMaps(student, blocks, projectors, targets).to(device)
+        self.pool_wider = objective.wider == "pool"
+        self.feature_loss = feature_loss(objective.feature) if objective.feature else None
+        self.feature_weight = objective.feature_weight
 
     def balance(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Set the statistics of balanced targets; without such targets, nothing happens.
@@ -162,28 +147,36 @@ class MapDistillationTask(LogitDistillationTask):
         """A shared teacher's output with the maps of this task's blocks alone, in their order."""
         return TeacherOutput(output.logits, [output.maps[position] for position in self.taken])
 
-    def forward(self, input: Tensor, target: Tensor, taught: TeacherOutput | None = None) -> dict[str, Tensor]:
+    def forward(self, input: Tensor, target: Tensor, teacher_output: TeacherOutput | None = None) -> dict[str, Tensor]:
         """The loss of one batch, its parts and the logits.
 
         Args:
             input: images [images, 3, height, width], normalised for the student.
             target: labels [images].
-            taught: the teacher's output for them, where it is known already.
+            teacher_output: the teacher's for them, where it is known already.
         """
-        taught = self.teacher_output(input) if taught is None else taught
+        if teacher_output is None:
+            teacher_output = self.teacher_output(input)
         logits, maps = self.trainable_module(input)
         parts = {"task_loss": self.criterion(logits, target)}
         loss = self.task_loss_weight * parts["task_loss"]
         if self.feature_loss is not None:
-            parts["feature_loss"] = self._compare(self.feature_loss, maps, taught.maps)
+            parts["feature_loss"] = self.compare(maps, teacher_output.maps)
             loss = loss + self.feature_weight * parts["feature_loss"]
         if self.distill_loss_weight:
-            parts["kd_loss"] = soft_label_loss(logits, taught.logits, self.temperature)
+            parts["kd_loss"] = soft_label_loss(logits, teacher_output.logits, self.temperature)
             loss = loss + self.distill_loss_weight * parts["kd_loss"]
         return {"loss": loss, "output": logits, **parts}
 
-    def _compare(self, loss: FeatureLoss, maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        """The mean over blocks of a feature loss, computed in float32."""
+    def compare(self, maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        """The mean over blocks of the feature loss, computed in float32.
+
+        Args:
+            maps: of the student, read through the projectors.
+            teacher_maps: of the same blocks, before they are turned into targets.
+        """
+        loss = self.feature_loss
+        assert loss is not None
         targets, losses = unwrap_model(self.trainable_module).targets, []
         with torch.autocast(maps[0].device.type, enabled=False):
             for student_map, teacher_map, target in zip(maps, teacher_maps, targets, strict=True):
@@ -202,41 +195,26 @@ def _channels(model: nn.Module, block: str) -> int:
 
 def create_task(
     student: nn.Module,
-    teacher: nn.Module | None,
+    teacher: FrozenTeacher | None,
+    objective: Objective,
     *,
-    alpha: float,
-    tau: float,
-    feature: str | None,
-    feature_weight: float,
     label_smoothing: float,
     device: torch.device,
-    teacher_dtype: torch.dtype = torch.float32,
-    **options: Any,
+    seed: int = 0,
 ) -> TrainingTask:
     """Make the timm training task of an objective; the student's parameters are trained, and those of its projectors.
 
     Args:
         student: the model to train, on `device`.
-        teacher: the model to distil from, on `device`, which is copied, or a `FrozenTeacher` to share; None to train on
-            the labels alone.
-        alpha, tau, feature, feature_weight: α, τ, L_feature and w of the module's formula; `feature` is the name of
-            a feature loss or None.
+        teacher: the model to distil from, on `device`; None to train on the labels alone.
+        objective: a section of params.
         label_smoothing: of the cross-entropy.
         device: of both models.
-        teacher_dtype, options: see `MapDistillationTask`; without a teacher they have no effect.
+        seed: of the projectors' initialisation.
     """
-    if teacher is None or (alpha == 0 and feature is None):
+    if teacher is None or not objective.distils:
         return labels_task(student, label_smoothing, device)
+    smoothing = {"smoothing": label_smoothing}
     return MapDistillationTask(
-        student,
-        teacher,
-        alpha=alpha,
-        tau=tau,
-        feature=feature,
-        feature_weight=feature_weight,
-        teacher_dtype=teacher_dtype,
-        device=device,
-        **options,
-        criterion_kwargs={"smoothing": label_smoothing},
-        verbose=False,
+        student, teacher, objective, device=device, seed=seed, criterion_kwargs=smoothing, verbose=False
     )

@@ -85,12 +85,12 @@ def extract(
                     raise UserError(f"block {block} gives a feature that is not finite for image {image} of the sample")
             written = [*squared_singular_values_of_blocks(tokens[:-1]), np.ascontiguousarray(tokens[-1])]
             for file, rows in zip(files, written, strict=True):
-                if world.primary and not file.tell():
+                if world.is_main and not file.tell():
                     _write_header(file, (images, *rows.shape[1:]), rows.dtype)
                 file.write(rows.data)
             done += len(batch)
     world.wait()
-    if world.primary:
+    if world.is_main:
         for path in paths:
             _join([_part(path, rank) for rank in range(world.size)])
     record = {
@@ -102,7 +102,7 @@ def extract(
             for block, (count, channels) in zip(numbers, shapes, strict=True)
         ],
     }
-    if world.primary:
+    if world.is_main:
         write_json(folder / RECORD, record)
     return record
 

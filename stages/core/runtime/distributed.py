@@ -52,8 +52,8 @@ class World:
     control: Any = None
 
     @property
-    def primary(self) -> bool:
-        """Whether this is the process that writes files and prints."""
+    def is_main(self) -> bool:
+        """Whether this is the main process, which writes files and prints."""
         return self.rank == 0
 
     def share(self, total: int) -> range:

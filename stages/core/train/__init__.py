@@ -20,5 +20,5 @@ __all__ = [
     "state",
     "tasks",
     "teacher",
-    "trainee",
+    "training",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 from torchvision.transforms import Compose
 
+from stages.core.config.schema import Augment
 from stages.core.data.batches import Batch, Images
 from stages.core.data.image_list import ImageList
 from stages.core.data.loader import Loader
@@ -113,18 +114,17 @@ class TrainingBatches:
         images: files and labels.
         model: its data configuration gives input size, mean and std.
         sampler: the keys of each batch's images, and this process's share.
-        augment: scale, ratio, hflip, color_jitter, auto_augment, random_erasing and interpolation, as for timm's
-            `create_transform`.
+        augment: a section of params, without those of its keys that only images on the device know.
         workers: loading processes.
     """
 
     def __init__(
-        self, images: ImageList, model: nn.Module, sampler: EpochSampler, *, augment: dict[str, Any], workers: int
+        self, images: ImageList, model: nn.Module, sampler: EpochSampler, *, augment: Augment, workers: int
     ) -> None:
         config = resolve_model_data_config(model)
         device = sampler.world.device
-        options = dict(augment)
-        erasing = options.pop("random_erasing")
+        # By the names of timm's `create_transform`.
+        options = augment.model_dump(exclude={"on_device", "padding", "repeats", "random_erasing"})
         *steps, _ = create_transform(config["input_size"], is_training=True, separate=True, **options)
         loader = Loader(
             AugmentedImages(images, Compose([*steps, to_planes])),
@@ -136,10 +136,10 @@ class TrainingBatches:
         )
         self.sampler = sampler
         self.loader = PrefetchLoader(loader, mean=config["mean"], std=config["std"], device=device)
-        self.erasing = KeyedErasing(erasing, device) if erasing else None
+        self.erasing = KeyedErasing(augment.random_erasing, device) if augment.random_erasing else None
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this process's pieces of one epoch: `pieces` of them for each global batch, from batch `start` on."""
+        """Yield this process's micro-batches of one epoch, those of each global batch from batch `start` on."""
         self.sampler.epoch, self.sampler.start = number, start
         for keys, (images, labels) in zip(self.sampler, self.loader, strict=True):
             yield (self.erasing(images, keys) if self.erasing else images), labels

@@ -137,10 +137,10 @@ class CheckpointFolder:
 
     def _read(self, file: Path, adopt: bool = False) -> dict[str, Any]:
         saved = torch.load(io.BytesIO(_content(file)), map_location="cpu", weights_only=True)
-        found, own = json.loads(saved["identity"]), json.loads(self.identity)
-        if found["of"] != own["of"] or (found != own and not adopt):
+        identity, own = json.loads(saved["identity"]), json.loads(self.identity)
+        if identity["of"] != own["of"] or (identity != own and not adopt):
             raise ValueError("it belongs to another run")
-        self.adopted = [*saved.get("adopted", []), *([found["fingerprint"]] if found != own else [])]
+        self.adopted = [*saved.get("adopted", []), *([identity["fingerprint"]] if identity != own else [])]
         return saved["state"]
 
     def _adopt(self) -> dict[str, Any] | None:
@@ -177,13 +177,15 @@ class CheckpointFolder:
 
     def _others(self) -> list[tuple[Path, dict[str, Any]]]:
         """Checkpoints in other folders of the run with their descriptions, the newest first."""
-        found = []
-        for folder in self.folder.parent.glob(f"{self.run}-*"):
-            for name in (self.file.name, self.previous.name):
-                if folder != self.folder and (folder / name).is_file() and (folder / "run.json").is_file():
-                    found.append((folder / name, read_json(folder / "run.json")))
-        of_this_run = [one for one in found if one[1]["run"] == self.run]
-        return sorted(of_this_run, key=lambda one: one[0].stat().st_mtime, reverse=True)
+        files = [
+            record.with_name(name)
+            for record in self.folder.parent.glob(f"{self.run}-*/run.json")
+            for name in (self.file.name, self.previous.name)
+            if record.parent != self.folder and record.with_name(name).is_file()
+        ]
+        described = [(file, read_json(file.with_name("run.json"))) for file in files]
+        others = [(file, description) for file, description in described if description["run"] == self.run]
+        return sorted(others, key=lambda other: other[0].stat().st_mtime, reverse=True)
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint by `state`, whole or not at all; the one before it is kept.

@@ -2,7 +2,7 @@
 
 No loading process is needed. The random numbers of an epoch are one table with a row per image, drawn from (seed,
 epoch) on the CPU: how an image is augmented does not depend on the rest of its batch, on the number of processes and
-pieces, or on the device.
+micro-batches, or on the device.
 """
 
 import functools
@@ -16,6 +16,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from stages.core.base.errors import UserError
+from stages.core.config.schema import Augment
 from stages.core.data.batches import Batch, Images
 from stages.core.data.image_list import ImageList
 from stages.core.data.loader import Loader
@@ -67,80 +68,71 @@ class Draws:
         return (self[purpose] * (limit + 1)).floor()
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Random crop, flip, colour jitter and erasing; the fields are those of `Augment` in stages/core/config/schema.py.
+def crop(augment: Augment, images: Tensor, draws: Draws) -> Tensor:
+    """Cropped and flipped images, [images, 3, size, size] in float32, in 0 to 255 (bicubic may overshoot).
 
     A crop box has a share of the image's area drawn from `scale` and an aspect ratio drawn from `ratio`, clipped to the
-    image with `padding` black pixels around it, at a random position; it is resized to the image's size. Colour jitter
-    changes brightness, contrast and saturation, in this order, each by a factor of 1 ± `color_jitter`. Erasing fills a
-    box of a normalised image with noise.
+    image with `padding` black pixels around it, at a random position; it is resized to the image's size.
     """
+    size = images.shape[-1]
+    reach = size + 2 * augment.padding
+    area = draws.between("area", *augment.scale) * size**2
+    ratio = draws.log_between("ratio", *augment.ratio)
+    height = (area / ratio).sqrt().round().clamp(1, reach)
+    width = (area * ratio).sqrt().round().clamp(1, reach)
+    top = draws.whole("top", reach - height) - augment.padding
+    left = draws.whole("left", reach - width) - augment.padding
+    rows = _sources(top, height, size)
+    columns = _sources(left, width, size)
+    columns = torch.where((draws["flip"] < augment.hflip)[:, None], columns.flip(1), columns)
+    # grid_sample takes x before y, and -1 to 1 from the first pixel's outer edge to the last one's.
+    grid = torch.stack(
+        [columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], dim=-1
+    )  # [images, rows, columns, 2]
+    grid = (2 * grid + 1) / size - 1
+    return F.grid_sample(images.float(), grid, augment.interpolation, "zeros", align_corners=False)
 
-    padding: int
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    hflip: float
-    color_jitter: float
-    random_erasing: float
-    interpolation: str
 
-    def crop(self, images: Tensor, draws: Draws) -> Tensor:
-        """Cropped and flipped images, [images, 3, size, size] in float32, in 0 to 255 (bicubic may overshoot)."""
-        size = images.shape[-1]
-        reach = size + 2 * self.padding
-        area = draws.between("area", *self.scale) * size**2
-        ratio = draws.log_between("ratio", *self.ratio)
-        height = (area / ratio).sqrt().round().clamp(1, reach)
-        width = (area * ratio).sqrt().round().clamp(1, reach)
-        top = draws.whole("top", reach - height) - self.padding
-        left = draws.whole("left", reach - width) - self.padding
-        rows = _sources(top, height, size)
-        columns = _sources(left, width, size)
-        columns = torch.where((draws["flip"] < self.hflip)[:, None], columns.flip(1), columns)
-        # grid_sample takes x before y, and -1 to 1 from the first pixel's outer edge to the last one's.
-        grid = torch.stack(
-            [columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], dim=-1
-        )  # [images, rows, columns, 2]
-        grid = (2 * grid + 1) / size - 1
-        return F.grid_sample(images.float(), grid, self.interpolation, "zeros", align_corners=False)
+def recolour(augment: Augment, images: Tensor, draws: Draws) -> Tensor:
+    """Images in 0 to 255 with changed brightness, contrast and saturation, in this order.
 
-    def recolour(self, images: Tensor, draws: Draws) -> Tensor:
-        """Images in 0 to 255 with changed brightness, contrast and saturation."""
-        if not self.color_jitter:
-            return images
-        low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
-        factors = [
-            draws.between(purpose, low, high)[:, None, None, None]
-            for purpose in ("brightness", "contrast", "saturation")
-        ]
-        images = (images * factors[0]).clamp(0, 255)
-        mean = _grey(images).mean((1, 2, 3), keepdim=True)
-        images = torch.lerp(mean, images, factors[1]).clamp(0, 255)
-        return torch.lerp(_grey(images), images, factors[2]).clamp(0, 255)
+    Each is changed by a factor of 1 ± `color_jitter`.
+    """
+    if not augment.color_jitter:
+        return images
+    low, high = max(0.0, 1 - augment.color_jitter), 1 + augment.color_jitter
+    factors = [
+        draws.between(purpose, low, high)[:, None, None, None] for purpose in ("brightness", "contrast", "saturation")
+    ]
+    images = (images * factors[0]).clamp(0, 255)
+    mean = _grey(images).mean((1, 2, 3), keepdim=True)
+    images = torch.lerp(mean, images, factors[1]).clamp(0, 255)
+    return torch.lerp(_grey(images), images, factors[2]).clamp(0, 255)
 
-    def erase(self, images: Tensor, draws: Draws, noise: Tensor) -> Tensor:
-        """Normalised images, some of them with a box of noise.
 
-        Args:
-            images: [images, 3, size, size].
-            draws: of these images.
-            noise: standard normal numbers, [numbers].
-        """
-        if not self.random_erasing:
-            return images
-        size = images.shape[-1]
-        area = draws.between("erase_area", *ERASED_AREA) * size**2
-        ratio = draws.log_between("erase_ratio", *ERASED_RATIO)
-        height = (area * ratio).sqrt().round().clamp(max=size - 1)
-        width = (area / ratio).sqrt().round().clamp(max=size - 1)
-        inside = _inside(draws.whole("erase_top", size - height), height, size)[:, None, :, None]
-        inside = inside & _inside(draws.whole("erase_left", size - width), width, size)[:, None, None, :]
-        inside = inside & (draws["erase"] < self.random_erasing)[:, None, None, None]
-        values = images[0].numel()
-        first = (draws["noise"] * (len(noise) - values)).long()
-        own = noise[first[:, None] + torch.arange(values, device=images.device)].view_as(images)
-        return torch.where(inside, own, images)
+def erase(augment: Augment, images: Tensor, draws: Draws, noise: Tensor) -> Tensor:
+    """Normalised images, some of them with a box of noise.
+
+    Args:
+        augment: a section of params.
+        images: [images, 3, size, size].
+        draws: of these images.
+        noise: standard normal numbers, [numbers].
+    """
+    if not augment.random_erasing:
+        return images
+    size = images.shape[-1]
+    area = draws.between("erase_area", *ERASED_AREA) * size**2
+    ratio = draws.log_between("erase_ratio", *ERASED_RATIO)
+    height = (area * ratio).sqrt().round().clamp(max=size - 1)
+    width = (area / ratio).sqrt().round().clamp(max=size - 1)
+    inside = _inside(draws.whole("erase_top", size - height), height, size)[:, None, :, None]
+    inside = inside & _inside(draws.whole("erase_left", size - width), width, size)[:, None, None, :]
+    inside = inside & (draws["erase"] < augment.random_erasing)[:, None, None, None]
+    values = images[0].numel()
+    first = (draws["noise"] * (len(noise) - values)).long()
+    own = noise[first[:, None] + torch.arange(values, device=images.device)].view_as(images)
+    return torch.where(inside, own, images)
 
 
 def _sources(start: Tensor, length: Tensor, size: int) -> Tensor:
@@ -206,7 +198,7 @@ class ResidentBatches:
         images: files and labels; every image has the model's input size.
         model: its data configuration gives input size, mean and std.
         sampler: the keys of each batch's images, and this process's share; each process holds all images.
-        augmentation: applied to each image.
+        augment: a section of params.
         workers: processes that decode the images, once.
 
     Raises:
@@ -214,10 +206,10 @@ class ResidentBatches:
     """
 
     def __init__(
-        self, images: ImageList, model: nn.Module, sampler: EpochSampler, *, augmentation: Augmentation, workers: int
+        self, images: ImageList, model: nn.Module, sampler: EpochSampler, *, augment: Augment, workers: int
     ) -> None:
         config = resolve_model_data_config(model)
-        self.sampler, self.augmentation, self.device = sampler, augmentation, sampler.world.device
+        self.sampler, self.augment, self.device = sampler, augment, sampler.world.device
         loader = Loader(Pixels(images, config["input_size"][-1]), workers=workers, batch_size=DECODED)
         try:
             parts = [(pixels.to(self.device), labels) for pixels, labels in loader]
@@ -231,7 +223,7 @@ class ResidentBatches:
         self.mean, self.std = (_channels(config[key], self.device) for key in ("mean", "std"))
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this process's pieces of one epoch: `pieces` of them for each global batch, from batch `start` on."""
+        """Yield this process's micro-batches of one epoch, those of each global batch from batch `start` on."""
         sampler = self.sampler
         generator = torch.Generator().manual_seed(sampler.seed * EPOCHS_AT_MOST + number)
         rows = len(self.images) * sampler.repeats
@@ -245,8 +237,8 @@ class ResidentBatches:
 
     def augmented(self, images: Tensor, draws: Draws, noise: Tensor) -> Tensor:
         """Augmented and normalised images, [images, 3, size, size] in float32."""
-        images = self.augmentation.recolour(self.augmentation.crop(images, draws), draws)
-        return self.augmentation.erase((images - self.mean) / self.std, draws, noise)
+        images = recolour(self.augment, crop(self.augment, images, draws), draws)
+        return erase(self.augment, (images - self.mean) / self.std, draws, noise)
 
 
 def _channels(values: Sequence[float], device: torch.device) -> Tensor:

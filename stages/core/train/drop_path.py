@@ -1,8 +1,9 @@
 """Drop path (stochastic depth) whose masks depend on seed, step and an image's place in the global batch alone.
 
 timm's DropPath draws from the device's generator, in the order in which a process computes: its masks depend on how
-many processes share a batch, on the pieces that each cuts its part into, and on whether the model is compiled. Here
-the masks of a whole global batch are drawn on the CPU before each step, and each process takes those of its images.
+many processes share a batch, on the micro-batches that each divides its part into, and on whether the model is
+compiled. Here the masks of a whole global batch are drawn on the CPU before each step, and each process takes those of
+its images.
 """
 
 import numpy as np
@@ -42,7 +43,7 @@ class DropPathMasks:
 
     Args:
         model: a timm model; one without drop path is left as it is, and nothing is ever drawn.
-        sampler: which images of a global batch this process takes, and in which pieces.
+        sampler: which images of a global batch this process takes, and in which micro-batches.
         seed: of the masks.
     """
 
@@ -56,8 +57,8 @@ class DropPathMasks:
         self.step: int | None = None  # that the masks are of
         self.factors = torch.empty(0)  # [paths, calls, this process's images of a global batch]
 
-    def set(self, step: int, piece: int) -> None:
-        """Let the next forward pass use the masks of one piece, counted from 0, of an optimizer step.
+    def set(self, step: int, number: int) -> None:
+        """Let the next forward pass use the masks of a step's micro-batch, counted from 0.
 
         This does not wait for the device.
         """
@@ -65,9 +66,9 @@ class DropPathMasks:
             return
         if step != self.step:
             self.step, self.factors = step, self._draw(step)
-        start = piece * self.sampler.piece
+        start = number * self.sampler.micro_batch
         for path, factors in zip(self.paths, self.factors, strict=True):
-            path.factors = factors[:, start : start + self.sampler.piece]
+            path.factors = factors[:, start : start + self.sampler.micro_batch]
             path.calls = 0
 
     def _draw(self, step: int) -> Tensor:

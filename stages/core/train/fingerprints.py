@@ -33,11 +33,11 @@ def code_of(modules: Iterable[str], *, without: Iterable[str] = ()) -> dict[str,
     """
     waiting = {file for name in modules if (file := _file(name))}
     left_out = {file for name in without if (file := _file(name))} - waiting
-    found: set[Path] = set()
+    files: set[Path] = set()
     while waiting:
-        found.add(file := waiting.pop())
-        waiting |= _imported(file) - found - left_out
-    return {file.relative_to(PACKAGE).as_posix(): sha256(file) for file in sorted(found)}
+        files.add(file := waiting.pop())
+        waiting |= _imported(file) - files - left_out
+    return {file.relative_to(PACKAGE).as_posix(): sha256(file) for file in sorted(files)}
 
 
 @cache
@@ -69,13 +69,13 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """The dotted keys of two nested mappings under which they differ."""
-    found: list[str] = []
-    for key in sorted(one.keys() | other.keys()):
-        mine, theirs = one.get(key), other.get(key)
-        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            found += [f"{key}.{name}" for name in differing(mine, theirs)]
-        elif mine != theirs or (key in one) != (key in other):
-            found.append(key)
-    return found
+    keys: list[str] = []
+    for key in sorted(first.keys() | second.keys()):
+        left, right = first.get(key), second.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            keys += [f"{key}.{name}" for name in differing(left, right)]
+        elif left != right or (key in first) != (key in second):
+            keys.append(key)
+    return keys

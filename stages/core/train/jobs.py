@@ -81,19 +81,19 @@ def check_images(jobs: Sequence[Job], models: Sequence[nn.Module]) -> None:
         _refuse(jobs[0], job, [f"its model's {key}" for key in different])
 
 
-def check_batch_norm(job: Job, model: nn.Module, *, pieces: int, processes: int) -> None:
+def check_batch_norm(job: Job, model: nn.Module, *, micro_batches: int, processes: int) -> None:
     """Check that a model's BatchNorm sees whole batches, so that the machine changes no result.
 
     Args:
         job: of the model.
         model: to train.
-        pieces: in which a process takes its part of a batch.
+        micro_batches: in which a process takes its part of a batch.
         processes: that share a batch.
 
     Raises:
         UserError: it would normalise over a part of the batch.
     """
-    if pieces * processes > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+    if micro_batches * processes > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise UserError(
             f"{job.run}: its BatchNorm normalises over what a process takes at a time, so that the result would depend "
             "on the machine; set PROCESSES=1 and unset DEVICE_BATCH, or choose a model with another norm"

@@ -28,7 +28,7 @@ class Progress:
         self.epochs = epochs
         self.left = range(done, epochs)
         terminal = sys.stderr.isatty()
-        self.prints = world.primary and not terminal
+        self.prints = world.is_main and not terminal
         name = world.device.type
         if name == "cuda":
             name = f"{world.device} ({torch.cuda.get_device_name(world.device)})"
@@ -40,7 +40,7 @@ class Progress:
             initial=done,
             total=epochs,
             unit="epoch",
-            disable=not (world.primary and terminal),
+            disable=not (world.is_main and terminal),
         )
         if self.prints and self.left:
             start = f", from epoch {done + 1}" if done else ""

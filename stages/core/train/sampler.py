@@ -12,12 +12,12 @@ Key = tuple[int, int, int, int]  # seed, epoch, index of the image, which of its
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """Yields the keys of this process's images in one epoch, in pieces that fit the device.
+    """Yields the keys of this process's images in one epoch, in micro-batches that fit the device.
 
     The images of a global batch depend on seed and epoch alone. Each process takes a consecutive part of every global
-    batch and divides it into equal pieces. With repeated augmentation an image occurs `repeats` times in a row, each
-    time augmented anew, and an epoch still has as many images as the split: it contains 1 / `repeats` of the split's
-    images, as DeiT's does.
+    batch and divides it into equal micro-batches. With repeated augmentation an image occurs `repeats` times in a row,
+    each time augmented anew, and an epoch still has as many images as the split: it contains 1 / `repeats` of the
+    split's images, as DeiT's does.
 
     Args:
         images: number of images in the split.
@@ -30,8 +30,8 @@ class EpochSampler(Sampler[list[Key]]):
 
     Attributes:
         part: positions in a global batch that this process takes.
-        piece: number of images that it takes at a time.
-        pieces: number of pieces in its part.
+        micro_batch: number of images that it takes at a time.
+        micro_batches: number of micro-batches in its part.
         steps: number of global batches in an epoch.
         epoch, start: the epoch to iterate over, and its first global batch: those before are skipped, not loaded.
 
@@ -60,18 +60,18 @@ class EpochSampler(Sampler[list[Key]]):
         self.images, self.seed, self.batch, self.world, self.repeats = images, seed, batch, world, repeats
         self.part = world.share(batch)
         limit = min(len(self.part), device_batch or len(self.part))
-        self.piece = max(size for size in range(1, limit + 1) if len(self.part) % size == 0)
-        self.pieces = len(self.part) // self.piece
+        self.micro_batch = max(size for size in range(1, limit + 1) if len(self.part) % size == 0)
+        self.micro_batches = len(self.part) // self.micro_batch
         self.steps = min(images // batch, steps or images)
         self.epoch = 0
         self.start = 0
 
     def __len__(self) -> int:
-        return (self.steps - self.start) * self.pieces
+        return (self.steps - self.start) * self.micro_batches
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
         for start in range(self.start * self.batch, self.steps * self.batch, self.batch):
-            for first in range(start + self.part.start, start + self.part.stop, self.piece):
-                positions = (divmod(position, self.repeats) for position in range(first, first + self.piece))
+            for first in range(start + self.part.start, start + self.part.stop, self.micro_batch):
+                positions = (divmod(position, self.repeats) for position in range(first, first + self.micro_batch))
                 yield [(self.seed, self.epoch, int(order[image]), repeat) for image, repeat in positions]

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from stages.core.base.errors import StoppedError, UserError
 from stages.core.runtime.distributed import World
 from stages.core.train.evaluation import DivergedError
-from stages.core.train.trainee import Training
+from stages.core.train.training import Training
 
 SYNC_EVERY = 10  # steps between two exchanges among processes of whether to save or to stop
 
@@ -55,31 +55,31 @@ class Group:
     @property
     def left(self) -> list[Training]:
         """Those that have not ended early."""
-        return [one for one in self.trainings if one.failure is None]
+        return [training for training in self.trainings if training.failure is None]
 
     def at(self, epoch: int) -> list[Training]:
         """Those that train or evaluate in an epoch: the others have ended early, or finished it before."""
-        return [one for one in self.left if len(one.state.history) == epoch]
+        return [training for training in self.left if len(training.state.history) == epoch]
 
     def start_clock(self) -> None:
         """Measure the time and the images of training from now on."""
         self.started = time.perf_counter()
-        for one in self.trainings:
-            one.state.counted_step = one.state.step
+        for training in self.trainings:
+            training.state.counted_step = training.state.step
 
     def count(self) -> None:
         """Count images and seconds since `start_clock`. Of the time each model has the share that its steps are."""
         _wait_for(self.world.device)
         seconds = time.perf_counter() - self.started
-        taken = [one.state.step - one.state.counted_step for one in self.trainings]
-        for one, steps in zip(self.trainings, taken, strict=True):
+        taken = [training.state.step - training.state.counted_step for training in self.trainings]
+        for training, steps in zip(self.trainings, taken, strict=True):
             if steps:
-                one.state.seconds += seconds * steps / sum(taken)
-                one.state.images += steps * one.sampler.batch
+                training.state.seconds += seconds * steps / sum(taken)
+                training.state.images += steps * training.sampler.batch
         self.start_clock()
 
     @contextmanager
-    def ending_alone(self, one: Training) -> Iterator[None]:
+    def ending_alone(self, training: Training) -> Iterator[None]:
         """End a model that diverges within the block, and go on with the others.
 
         Raises:
@@ -88,11 +88,11 @@ class Group:
         try:
             yield
         except DivergedError as failure:
-            one.failure = failure
+            training.failure = failure
             if not self.left:
-                raise all_failures([(each.name, each.failure) for each in self.trainings]) from None
-            if self.world.primary:
-                print(f"error: {one.name}: {failure}; the others go on", file=sys.stderr, flush=True)
+                raise all_failures(self.trainings) from None
+            if self.world.is_main:
+                print(f"error: {training.run}: {failure}; the others go on", file=sys.stderr, flush=True)
 
     def after_step(self, taken: Sequence[Training], step: int) -> None:
         """After a step: check the losses from time to time, save where the last checkpoint is old, stop if asked to.
@@ -101,19 +101,20 @@ class Group:
             taken: those that took it.
             step: how many steps they have taken.
         """
-        if any(one.warming_up for one in taken):
-            for one in taken:
-                one.warming_up = False
+        if any(training.warming_up for training in taken):
+            for training in taken:
+                training.warming_up = False
             _wait_for(self.world.device)
             self.start_clock()
         if step % LOSS_CHECK_EVERY == 0:
-            for one in taken:
-                with self.ending_alone(one):
-                    one.state.check_losses()
+            for training in taken:
+                with self.ending_alone(training):
+                    training.state.check_losses()
         if self.world.size == 1 or step % SYNC_EVERY == 0:
-            sound = [one for one in taken if one.failure is None]
-            stopping, *due = self.world.any([self._asked(), *[one.state.late(self.checkpoint_s) for one in sound]])
-            saved = [one for one, is_due in zip(sound, due, strict=True) if is_due or stopping]
+            sound = [training for training in taken if training.failure is None]
+            late = [training.state.late(self.checkpoint_s) for training in sound]
+            stopping, *due = self.world.any([self._asked(), *late])
+            saved = [training for training, is_due in zip(sound, due, strict=True) if is_due or stopping]
             if saved:
                 self.count()
                 self._check_and_save(saved)
@@ -122,22 +123,22 @@ class Group:
                 self.stop()
 
     def _check_and_save(self, chosen: Sequence[Training]) -> None:
-        for one in chosen:
-            with self.ending_alone(one):
-                one.state.check()
-                one.state.save()
+        for training in chosen:
+            with self.ending_alone(training):
+                training.state.check()
+                training.state.save()
 
     def finish_steps(self, epoch: int, *, last: bool) -> None:
         """After an epoch's steps: count them, and save before a failure, if the epoch is the last or it is time to."""
         self.count()
-        for one in self.at(epoch):
-            with self.ending_alone(one):
-                one.state.check()
+        for training in self.at(epoch):
+            with self.ending_alone(training):
+                training.state.check()
         present = self.at(epoch)
-        due = self.world.any([last or one.state.late(self.epoch_checkpoint_s) for one in present])
-        for one, is_due in zip(present, due, strict=True):
+        due = self.world.any([last or training.state.late(self.epoch_checkpoint_s) for training in present])
+        for training, is_due in zip(present, due, strict=True):
             if is_due:
-                one.state.save()
+                training.state.save()
 
     def interruptible(
         self, batches: DataLoader[Any] | Sequence[tuple[Tensor, Tensor]], epoch: int, shared: int
@@ -146,19 +147,19 @@ class Group:
         for position, batch in enumerate(batches, 1):
             yield batch
             if position <= shared and any(self.world.any([self._asked()])):
-                for one in self.at(epoch):
-                    if one.state.step != one.state.saved_step:
-                        one.state.save()
+                for training in self.at(epoch):
+                    if training.state.step != training.state.saved_step:
+                        training.state.save()
                 self.stop()
 
     def finish_epoch(self, finished: Sequence[tuple[Training, dict[str, float]]], *, last: bool) -> None:
         """Add the metrics of those that finished an epoch; save if it is the last one; save and stop if asked to."""
-        for one, metrics in finished:
-            one.state.finish_epoch(metrics)
+        for training, metrics in finished:
+            training.state.finish_epoch(metrics)
         stopping = any(self.world.any([self._asked()]))
-        for one, _ in finished:
+        for training, _ in finished:
             if last or stopping:
-                one.state.save()
+                training.state.save()
         if stopping:
             self.stop()
 
@@ -170,7 +171,7 @@ class Group:
         """
         number = int(self.world.gather(torch.tensor([self.received])).max())
         self.world.wait()  # when one worker ends, the others are killed
-        step = min(one.state.step for one in self.left)
+        step = min(training.state.step for training in self.left)
         raise StoppedError(f"stopped by {Signals(number).name}; the same command resumes at step {step}")
 
     def _asked(self) -> bool:
@@ -179,14 +180,14 @@ class Group:
         return self.received != 0
 
 
-def all_failures(results: Sequence[tuple[str, DivergedError | None]]) -> UserError:
-    """One error for all models that ended early, given the names of all models; of a single model its own."""
-    failed = [(name, failure) for name, failure in results if failure is not None]
-    if len(results) == 1:
+def all_failures(trainings: Sequence[Training]) -> UserError:
+    """One error for all models that ended early; of a model that was trained alone its own."""
+    failed = [(training.run, training.failure) for training in trainings if training.failure is not None]
+    if len(trainings) == 1:
         return failed[0][1]
-    reasons = "; ".join(f"{name}: {failure}" for name, failure in failed)
-    rest = "; the others are finished" if len(failed) < len(results) else ""
-    return UserError(f"{len(failed)} of {len(results)} runs ended early{rest}: {reasons}")
+    reasons = "; ".join(f"{run}: {failure}" for run, failure in failed)
+    rest = "; the others are finished" if len(failed) < len(trainings) else ""
+    return UserError(f"{len(failed)} of {len(trainings)} runs ended early{rest}: {reasons}")
 
 
 def _wait_for(device: torch.device) -> None:

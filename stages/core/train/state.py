@@ -19,7 +19,7 @@ class TrainingState:
     """The position of a training: how it is saved, restored and checked.
 
     Attributes:
-        history: the metrics of every finished epoch.
+        history: of every finished epoch: epoch, lr, train_loss, loss, top1, top5, and loss_ema, … with an EMA.
         step: optimizer steps done.
         losses: of the steps of the current epoch, [steps per epoch]; 0 for a step that is not done yet.
         averaged_steps: how many steps of the current epoch have losses that are means over all processes.
@@ -49,13 +49,18 @@ class TrainingState:
         """Finished steps of the current epoch."""
         return self.step - len(self.history) * self.sampler.steps
 
+    @property
+    def images_per_s(self) -> float:
+        """Training images per second; of models side by side, each has its share of the time."""
+        return self.images / self.seconds if self.seconds else 0.0
+
     def restore(self) -> None:
         """Resume from the last checkpoint, if there is one.
 
         Raises:
             UserError: an adopted checkpoint does not fit the model or the optimizer.
         """
-        if self.world.primary and (saved := self.checkpoints.load()) is not None:
+        if self.world.is_main and (saved := self.checkpoints.load()) is not None:
             try:
                 self._set(saved)
             except (RuntimeError, ValueError, TypeError, KeyError) as error:
@@ -69,7 +74,7 @@ class TrainingState:
             if self.checkpoints.source is not None:
                 self.save()
         self.world.wait()  # by now a damaged checkpoint is set aside, and an adopted one saved as this run's own
-        if not self.world.primary and (saved := self.checkpoints.load()) is not None:
+        if not self.world.is_main and (saved := self.checkpoints.load()) is not None:
             self._set(saved)
 
     def _set(self, saved: dict[str, Any]) -> None:
@@ -79,8 +84,8 @@ class TrainingState:
         self.optimizer.load_state_dict(saved["optimizer"])
         for weight, moments in self.optimizer.state.items():  # torch matches them by position alone
             if moments["exp_avg"].shape != weight.shape:
-                found, expected = tuple(moments["exp_avg"].shape), tuple(weight.shape)
-                raise ValueError(f"the optimizer's moments have shape {found}, the weights {expected}")
+                shapes = tuple(moments["exp_avg"].shape), tuple(weight.shape)
+                raise ValueError("the optimizer's moments have shape {}, the weights {}".format(*shapes))
         self.history, self.step = saved["history"], saved["step"]
         self.saved_step = self.step
         self.images, self.seconds = saved["trained"]
@@ -138,7 +143,7 @@ class TrainingState:
 
     def late(self, seconds: float) -> bool:
         """Whether this process saves, and its last checkpoint is at least `seconds` old."""
-        return self.world.primary and time.monotonic() - self.saved_at >= seconds
+        return self.world.is_main and time.monotonic() - self.saved_at >= seconds
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
         """Add an epoch's metrics."""

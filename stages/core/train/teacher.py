@@ -39,7 +39,7 @@ class WithMaps(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits [images, classes] and for each block a map [images, channels, rows, columns]."""
         logits, maps = forward_with_maps(self.model, images, self.blocks)
-        return logits, [projector(one) for projector, one in zip(self.projectors, maps, strict=True)]
+        return logits, [project(block_map) for project, block_map in zip(self.projectors, maps, strict=True)]
 
 
 class TeacherOutput(NamedTuple):
@@ -99,7 +99,8 @@ class FrozenTeacher(DistillationTeacher):
             logits, maps = self(images.to(self.dtype))
         # Copies, because the backward pass does not accept tensors of inference mode; in float32, so that pooling does
         # not round again.
-        return TeacherOutput(logits.to(torch.float32, copy=True), [one.to(torch.float32, copy=True) for one in maps])
+        logits, *maps = (output.to(torch.float32, copy=True) for output in (logits, *maps))
+        return TeacherOutput(logits, maps)
 
 
 def teacher_outputs(tasks: Sequence[TrainingTask], images: Tensor) -> list[TeacherOutput | None]:
