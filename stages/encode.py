@@ -12,10 +12,12 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from stages import messages
-from stages.core.analysis import last_block
+from stages.core.analysis import last_block, registry
 from stages.core.analysis.cka import block_cka
-from stages.core.analysis.encoding import measure
+from stages.core.analysis.dims import floor
 from stages.core.analysis.linear_probe import similarity
+from stages.core.analysis.pca import principal_directions
+from stages.core.analysis.svd import energies
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, write_json
@@ -39,15 +41,7 @@ GRADIENT_IMAGES = 64  # by which gradients of trained students are measured
 
 def main() -> None:
     """Write the measures of every run in params and of the teacher, and the teacher's floors."""
-    project = params.load(PARAMS)
-    analysis = project.analysis
-    options: dict[str, Any] = {
-        "svd_thresholds": analysis.svd.thresholds,
-        "pca_thresholds": analysis.pca.thresholds,
-        "sep_thresholds": analysis.sep.thresholds,
-        "permutations": analysis.sep.permutations,
-        "seed": analysis.sep.seed,
-    }
+    project = params.load(PARAMS, registry.sections(*registry.OF_STUDENTS))
     runs = project.grid.listed()
     names = [one.name for one in runs]
     messages.begin("encode", f"the last tokens of {len(runs)} students beside the teacher's")
@@ -62,7 +56,6 @@ def main() -> None:
     target = last_block.last_maps(teacher, batches, device, renormalize)
     images, labels = (shown.to(device) for shown in next(iter(batches)))
     teacher_tokens = last_block.tokens_of(target)
-    own, floors = measure(teacher_tokens, **options)
     count, channels, rows, columns = target.shape
     shape = {"images": count, "rows": rows, "columns": columns}
     measured: list[dict[str, Any]] = [
@@ -73,7 +66,7 @@ def main() -> None:
             "rank": last_block.map_rank(teacher),
             "reads_matched_tokens": last_block.reads_patch_tokens(teacher, renormalize(images), labels),
             **shape,
-            **own,
+            **_analysed(teacher_tokens, project),
             "cka": similarity(teacher_tokens, teacher_tokens).cka,
         }
     ]
@@ -99,7 +92,7 @@ def main() -> None:
                 "rank": last_block.map_rank(student),
                 "reads_matched_tokens": last_block.reads_patch_tokens(student, images, labels),
                 **dict(zip(shape, (count, *found.shape[2:]), strict=True)),
-                **measure(tokens, **options)[0],
+                **_analysed(tokens, project),
                 "cka": near and near.cka,
                 "probe_error": near and near.probe_error,
                 "probe_equal": near and near.probe_equal,
@@ -110,7 +103,9 @@ def main() -> None:
                 "gradient_cosine": losses and losses.gradient_cosine,
             }
         )
+    spectra = (principal_directions(teacher_tokens)[0], energies(teacher_tokens).mean(axis=0))
     with atomic_folder(ENCODE) as folder:
+        floors = np.stack([floor(spectrum, channels) for spectrum in spectra])
         write_npy(folder / "floors.npy", floors)  # [(one projector, one per image), channels]
         for name, cka in zip(names, by_block, strict=True):
             write_npy(folder / f"cka-{name}.npy", cka)  # [student's blocks, teacher's blocks]
@@ -185,6 +180,14 @@ class Measuring:
                 self.targets[key] = compared.targets
             compared.targets = self.targets[key]
         return task
+
+
+def _analysed(tokens: np.ndarray, project: params.Params) -> dict[str, float]:
+    """What the analyses of a backbone's features say of the tokens of one model, [images, tokens, channels]."""
+    row: dict[str, float] = {}
+    for name in registry.OF_STUDENTS:
+        row |= registry.load(name).of_map(tokens, getattr(project.analysis, name))
+    return row
 
 
 def _summary(students: list[dict[str, Any]]) -> str:

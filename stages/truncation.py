@@ -16,6 +16,7 @@ def main() -> None:
     if missing.passed_on(WEIGHTS / f"{backbone}.json", TRUNCATION / backbone):
         return
     from stages.core.analysis import truncation  # here: torch and timm, which take seconds
+    from stages.core.analysis.dims import shown_level
     from stages.core.data.batches import evaluation_batches
     from stages.core.data.dataset import image_list
     from stages.core.runtime import machine
@@ -61,7 +62,7 @@ def main() -> None:
             "bases": truncation.summary(dims, top1, whole, options.shares),
             "energy": basis.energy_dims(options.shares),
         }
-        share = messages.shown_level(options.shares)
+        share = shown_level(options.shares)
         kept, own = (metrics["bases"][name]["dims"][str(share)] for name in truncation.BASES)
         found = f"{kept} of {channels} shared dims, or {own} of each image's own, keep {share} % of top-1"
     with atomic_folder(TRUNCATION / backbone) as folder:

@@ -18,7 +18,7 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from stages.core.analysis.energy import dims
+from stages.core.analysis.dims import dims
 from stages.core.base.errors import UserError, run
 from stages.core.models.cost import flops, parameters
 from stages.core.models.lift import lift
