@@ -2,16 +2,14 @@
 
 from stages import arguments, messages, missing
 from stages.core.analysis import registry
-from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run
-from stages.core.base.files import atomic_folder, write_json
 from stages.core.config import params
 from stages.core.features.store import describe
 from stages.paths import ARTIFACTS, EXTRACT, PARAMS, PREPARE
 
 
 def main() -> None:
-    """Write what the analysis measures: metrics.json, and an array a file."""
+    """Write what the analysis measures."""
     parser = arguments.of_backbone(__doc__, params.load(PARAMS).analysis.backbones)
     parser.add_argument("analysis", choices=registry.NAMES)
     chosen = parser.parse_args()
@@ -20,14 +18,11 @@ def main() -> None:
     if missing.passed_on(features / missing.FILE, out):
         return
     analysis = registry.load(name)
-    settings = getattr(params.load(PARAMS, registry.sections(name)).analysis, name)
+    settings = params.load(PARAMS, registry.sections(name)).analysis.section(name)
     messages.begin(f"{name} {backbone}", analysis.PURPOSE.format(**settings.model_dump()))
     source = registry.Source(features, PREPARE, lambda other: ARTIFACTS / other / backbone)
     measured = analysis.measure(source, settings)
-    with atomic_folder(out) as folder:
-        for file, array in measured.arrays.items():
-            write_npy(folder / f"{file}.npy", array)
-        write_json(folder / "metrics.json", {**describe(features), **measured.metrics})
+    measured.write(out, describe(features))
     messages.end(f"{name} {backbone}", measured.found, out)
 
 

@@ -186,7 +186,7 @@ def _analysed(tokens: np.ndarray, project: params.Params) -> dict[str, float]:
     """What the analyses of a backbone's features say of the tokens of one model, [images, tokens, channels]."""
     row: dict[str, float] = {}
     for name in registry.OF_STUDENTS:
-        row |= registry.load(name).of_map(tokens, getattr(project.analysis, name))
+        row |= registry.load(name).of_map(tokens, project.analysis.section(name))
     return row
 
 

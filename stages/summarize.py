@@ -41,7 +41,6 @@ from stages.paths import (
     REPORTS,
     RESULTS,
     TEACH,
-    TRUNCATION,
     WEIGHTS,
     run_folder,
 )
@@ -55,21 +54,23 @@ def main() -> None:
     """Write the results that audit and report read, of the runs and backbones in params."""
     project = params.load(PARAMS)
     plan, grid = project.plan, project.grid.listed()
+    of_models = (*registry.OF_MODELS, "dynamics")
     for folder in (EXTRACT, *ANALYSES.values()):
         prune(folder, list(plan["extract"]))
-    for folder, stage in ((TRUNCATION, "truncation"), (DYNAMICS, "dynamics")):
-        prune(folder, list(plan[stage]))
+    for stage in of_models:
+        prune(ARTIFACTS / stage, list(plan[stage]))
 
     weights = analysis_tables.by_name(WEIGHTS, [name for name in plan["extract"] if name != TEACHER])
     absent = {name for name, of in weights.items() if missing.KEY in of}
     backbones = [name for name in plan["extract"] if name not in absent]
     made_of = f"{messages.counted(len(grid), 'student')} and {messages.counted(len(backbones), 'backbone')}"
     messages.begin("summarize", f"tables of {made_of}")
-    models = {stage: [name for name in plan[stage] if name not in absent] for stage in ("truncation", "dynamics")}
+    models = {stage: [name for name in plan[stage] if name not in absent] for stage in of_models}
     files = of_backbones(backbones, has_students=bool(grid)) | of_blocks(models["dynamics"])
-    if models["truncation"]:
-        files["truncation"] = analysis_tables.truncation_table(TRUNCATION, models["truncation"])
-        files["truncation.json"] = analysis_tables.by_backbone(TRUNCATION, models["truncation"])
+    for name in registry.OF_MODELS:
+        if models[name]:
+            files |= analysis_tables.of_analyses({name: ARTIFACTS / name}, models[name])
+            files[f"{name}.json"] = analysis_tables.by_backbone(ARTIFACTS / name, models[name])
     if weights:
         files["weights.json"] = weights
     if plan["teach"]:

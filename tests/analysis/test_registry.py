@@ -39,12 +39,3 @@ def test_faults_of_sections_stand_beside_others_in_one_line():
     }
     with pytest.raises(UserError, match=r"seeds: .*; analysis\.rotation\.k: is not a key"):
         params.check(content, Path("params.yaml"), registry.sections())
-
-
-@pytest.mark.parametrize("name", registry.NAMES)
-def test_every_analysis_has_what_stages_and_tables_ask_of_it(name):
-    analysis = registry.load(name)
-    parts = {"PURPOSE", "Params", "measure", "columns", "tables"} | (
-        {"of_map"} if name in registry.OF_STUDENTS else set()
-    )
-    assert parts <= set(vars(analysis))

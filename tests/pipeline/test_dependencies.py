@@ -22,7 +22,8 @@ WINGS = (
     *("features", "analysis", "losses", "train", "distillation", "evidence", "report"),
 )
 # The analyses that a stage finds by name.
-LOADED = {name: (name,) for name in registry.NAMES} | dict.fromkeys(("check", "summarize"), registry.NAMES)
+LOADED = {name: (name,) for name in registry.NAMES}
+LOADED |= dict.fromkeys(("check", "summarize"), (*registry.NAMES, *registry.OF_MODELS))
 LOADED["encode"] = registry.OF_STUDENTS
 WITHOUT_TORCH = (
     "check",
@@ -187,7 +188,7 @@ def test_a_stage_that_needs_no_torch_does_not_import_it() -> None:
 import importlib, json, sys
 from stages.core.analysis import registry
 loaded = [name for name in sys.argv[1:] if importlib.import_module(f"stages.{name}") and "torch" in sys.modules]
-loaded += [name for name in registry.NAMES if registry.load(name) and "torch" in sys.modules]
+loaded += [name for name in (*registry.NAMES, *registry.OF_MODELS) if registry.load(name) and "torch" in sys.modules]
 print(json.dumps(loaded))
 """
     result = subprocess.run(

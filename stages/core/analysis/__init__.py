@@ -5,6 +5,7 @@ __all__ = [
     "dims",
     "dynamics",
     "intervals",
+    "kept_dims",
     "last_block",
     "linear_probe",
     "nulls",

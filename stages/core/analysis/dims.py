@@ -9,6 +9,7 @@ import numpy as np
 # up to a few thousand float64 terms are accurate to about 1e-13, so a shortfall below 1e-12 counts as met.
 TIE = 1e-12
 
+BASES = ("shared", "own")  # one basis for all images, and one for each
 PERCENTILES = np.arange(101)  # of a distribution, in tables
 CAPTURED = (50, 10, 1)  # percentiles over images of the captured energy, as the release draws them
 STATISTICS = ("mean", "std", "median", "p25", "p75", "p99")

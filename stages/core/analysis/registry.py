@@ -1,4 +1,4 @@
-"""The analyses of a backbone's features: one module of this wing each, by whose name stages and tables find it.
+"""The analyses: one module of this wing each, by whose name stages and tables find it.
 
 Such a module defines
 
@@ -10,7 +10,8 @@ Such a module defines
   each other; tables of one name, of several analyses, are joined on the columns that they share.
 
 One of `OF_STUDENTS` also defines `of_map(tokens, settings)`: its columns of encoding.csv, from the tokens of one
-model's last block.
+model's last block. One of `OF_MODELS` measures models, not features: it has a stage module of its own, which says what
+`measure` is given, and no columns.
 """
 
 import importlib
@@ -22,9 +23,12 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, Field
 
+from stages.core.base.arrays import write_npy
+from stages.core.base.files import atomic_folder, write_json
 from stages.core.config.schema import Count, Percent, Section, Seed
 
 NAMES = ("svd", "pca", "sep", "rotation")  # in the order of their columns
+OF_MODELS = ("truncation",)
 OF_STUDENTS = ("svd", "pca", "sep")  # whose `thresholds`, `permutations` and `seed` are parameters of `encode`
 
 Columns = dict[str, Any]  # of a table: arrays of one length, or a value that all rows have
@@ -47,7 +51,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an analysis finds in a backbone's features.
+    """What an analysis finds.
 
     Attributes:
         metrics: of metrics.json, beside what describes the features.
@@ -58,6 +62,18 @@ class Measured:
     metrics: dict[str, Any]
     arrays: dict[str, np.ndarray]
     found: str
+
+    def write(self, folder: Path, described: dict[str, Any]) -> None:
+        """Write metrics.json, and a file for each array; the folder is written completely or not at all.
+
+        Args:
+            folder: one that exists is replaced.
+            described: what metrics.json begins with: of which model this is.
+        """
+        with atomic_folder(folder) as temporary:
+            for name, array in self.arrays.items():
+                write_npy(temporary / f"{name}.npy", array)
+            write_json(temporary / "metrics.json", described | self.metrics)
 
 
 def _different(thresholds: list[int]) -> list[int]:
@@ -86,4 +102,5 @@ def sections(*checked: str) -> dict[str, Any]:
         checked: the analyses whose sections are checked, or none for all; those of others may hold anything, so that a
             stage imports no code of theirs.
     """
-    return {name: load(name).Params if name in (checked or NAMES) else Any for name in NAMES}
+    known = (*NAMES, *OF_MODELS)
+    return {name: load(name).Params if name in (checked or known) else Any for name in known}

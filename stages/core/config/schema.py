@@ -341,13 +341,6 @@ class Objectives(Selection):
     definitions: dict[Key, Objective]
 
 
-class Truncation(Section):
-    """Dims that accuracy needs: `points` counts of dimensions, and shares of the whole top-1, in percent."""
-
-    points: Annotated[int, Field(ge=2)]
-    shares: Annotated[list[Percent], Field(min_length=1)]
-
-
 class Analysis(Section):
     """Which features are analysed; how is in the section of each analysis, its `Params` in `stages.core.analysis`.
 
@@ -367,10 +360,13 @@ class Analysis(Section):
     weights: Literal["pretrained", "random"]
     img_size: dict[Name, Count]
     images_per_class: Count
-    truncation: Truncation
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if TEACHER in self.img_size:
             raise ValueError("img_size: set the teacher's by teacher.model_args.img_size")
         return self
+
+    def section(self, analysis: str) -> Any:
+        """The section of an analysis: its `Params` where that was known to the check, else as it was read."""
+        return getattr(self, analysis)

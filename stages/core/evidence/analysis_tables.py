@@ -24,11 +24,11 @@ def by_name(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def of_analyses(folders: Mapping[str, Path], backbones: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The tables of all analyses of backbones' features, as `stages.core.analysis.registry` says.
+    """The tables of some analyses, as `stages.core.analysis.registry` says.
 
     Args:
         folders: by analysis, of the stage of that name.
-        backbones: the analysed ones.
+        backbones: the backbones or other models that they analysed.
     """
     tables: dict[str, list[pd.DataFrame]] = {}
     for backbone in backbones:
@@ -73,12 +73,6 @@ def cka_table(encode: Path, runs: pd.DataFrame) -> pd.DataFrame:
         columns = {"block": blocks.ravel(), "teacher_block": teacher_blocks.ravel(), "cka": cka.ravel()}
         parts.append(pd.DataFrame(columns).assign(**{str(key): value for key, value in row.items()}))
     return pd.concat(parts)[["run", "strategy", "objective", "seed", "block", "teacher_block", "cka"]]
-
-
-def truncation_table(truncation: Path, models: Sequence[str]) -> pd.DataFrame:
-    """Top-1 of each model with its first `dims` dimensions kept, shared ones and each image's own."""
-    parts = [pd.read_csv(truncation / name / "curve.csv").assign(backbone=name) for name in models]
-    return pd.concat(parts)[["backbone", "dims", "shared", "own"]]
 
 
 def backbones_table(analyses: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -45,7 +45,7 @@ STEPS = {
     1 / 1000: "sep/p_value",
 }
 STEP = {name: step for step, names in STEPS.items() for name in names.split()}
-PER_BACKBONE = (*registry.NAMES, "truncation")  # files whose keys are backbones
+PER_BACKBONE = (*registry.NAMES, *registry.OF_MODELS)  # files whose keys are backbones
 SIDES = {"observed", "gaussian", "folded", "leading", "fewest", "within", "across", "shared", "per_image", "union"}
 
 
