@@ -56,7 +56,7 @@ def measure(source: Source, settings: Params) -> Measured:
         participation.count(spreads, channels, thresholds)
         for spreads in (participation.token_spreads(tokens, basis, thresholds), drawn)
     )
-    metrics = {
+    metrics: dict[str, Any] = {
         "thresholds": thresholds,
         **statistics(images.dims, thresholds),
         "another_sample": percentile_of_another_sample(images.dims, thresholds, settings.resamples, settings.seed),

@@ -39,7 +39,8 @@ def measure(source: Source, settings: Params) -> Measured:
     }
     full = {name: spectra.unfold(spectrum, channels) for name, spectrum in folded.items()}
     token_std = spectra.token_std(tokens)
-    arrays, metrics = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    metrics: dict[str, Any] = {}
     for name, spectrum in {"folded": folded, "full": full}.items():
         pattern = spectra.pattern(spectrum["mean"], spectrum["permuted"], thresholds)
         expected = {null: shares(spectrum[null]) for null in nulls.EXPECTED}

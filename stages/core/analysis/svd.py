@@ -45,7 +45,7 @@ def measure(source: Source, settings: Params) -> Measured:
     profiles = [profile([block], thresholds) for block in by_block]
     last, (_, rows, channels) = profiles[-1], tokens.shape
     ranks = numerical_rank(by_block[-1], tokens=rows, channels=channels)
-    metrics = {
+    metrics: dict[str, Any] = {
         "thresholds": thresholds,
         **statistics(last.dims, thresholds),
         "another_sample": percentile_of_another_sample(last.dims, thresholds, settings.resamples, settings.seed),

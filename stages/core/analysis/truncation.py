@@ -50,7 +50,7 @@ def measure(
     channels = len(basis.shared)
     dims = kept_dims.grid(channels, settings.points)
     whole, top1 = kept_dims.top1_by_dims(model, validation, device, block=block, shared=basis.shared, dims=dims)
-    metrics = {
+    metrics: dict[str, Any] = {
         "block": block,
         "last_block": len(model.feature_info) - 1,
         "channels": channels,
