@@ -1,6 +1,7 @@
 """Check params.yaml before any work: types, names and limits; that timm has the backbones, and can train the models."""
 
 from stages import messages
+from stages.core.analysis import registry
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, prune, write_json, write_text
 from stages.core.base.names import TEACHER
@@ -15,7 +16,7 @@ def main() -> None:
     What `train` reads of each student goes into a file per seed, on which it depends: DVC could record no less than all
     strategies and objectives, again for each seed, and would train a seed when one changes that is none of its own.
     """
-    settings = params.load(PARAMS)
+    settings = params.load(PARAMS, registry.sections())
     analysis, runs = settings.analysis, settings.grid.runs
     if settings.plan != planned(analysis.backbones, analysis.layerwise, analysis.classifiers, runs):
         raise UserError(

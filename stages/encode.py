@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from stages import messages
-from stages.core.analysis import last_block
+from stages.core.analysis import last_block, registry
 from stages.core.analysis.cka import block_cka
-from stages.core.analysis.encoding import measure
+from stages.core.analysis.dims import floor
 from stages.core.analysis.linear_probe import similarity
+from stages.core.analysis.pca import principal_directions
+from stages.core.analysis.svd import energies
 from stages.core.base.arrays import write_npy
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, write_json
@@ -34,15 +36,7 @@ BATCH = 64  # images at a time; it decides memory, not results
 
 def main() -> None:
     """Write the measures of every run in params and of the teacher, and the teacher's floors."""
-    project = params.load(PARAMS)
-    analysis = project.analysis
-    options: dict[str, Any] = {
-        "svd_thresholds": analysis.svd.thresholds,
-        "pca_thresholds": analysis.pca.thresholds,
-        "sep_thresholds": analysis.sep.thresholds,
-        "permutations": analysis.sep.permutations,
-        "seed": analysis.sep.seed,
-    }
+    project = params.load(PARAMS, registry.sections(*registry.OF_STUDENTS))
     runs = project.grid.listed()
     names = [one.name for one in runs]
     messages.begin("encode", f"the last tokens of {len(runs)} students beside the teacher's")
@@ -57,7 +51,6 @@ def main() -> None:
     target = last_block.last_maps(teacher, batches, device, renormalize)
     images, labels = (shown.to(device) for shown in next(iter(batches)))
     teacher_tokens = last_block.tokens_of(target)
-    own, floors = measure(teacher_tokens, **options)
     count, channels, rows, columns = target.shape
     shape = {"images": count, "rows": rows, "columns": columns}
     measured: list[dict[str, Any]] = [
@@ -68,7 +61,7 @@ def main() -> None:
             "rank": last_block.map_rank(teacher),
             "reads_matched_tokens": last_block.reads_patch_tokens(teacher, renormalize(images), labels),
             **shape,
-            **own,
+            **_analysed(teacher_tokens, project),
             "cka": similarity(teacher_tokens, teacher_tokens).cka,
         }
     ]
@@ -97,7 +90,7 @@ def main() -> None:
                 "rank": last_block.map_rank(student),
                 "reads_matched_tokens": last_block.reads_patch_tokens(student, images, labels),
                 **dict(zip(shape, (count, *found.shape[2:]), strict=True)),
-                **measure(tokens, **options)[0],
+                **_analysed(tokens, project),
                 "cka": near and near.cka,
                 "probe_error": near and near.probe_error,
                 "probe_equal": near and near.probe_equal,
@@ -108,7 +101,9 @@ def main() -> None:
                 "gradient_cosine": losses and losses.gradient_cosine,
             }
         )
+    spectra = (principal_directions(teacher_tokens)[0], energies(teacher_tokens).mean(axis=0))
     with atomic_folder(ENCODE) as folder:
+        floors = np.stack([floor(spectrum, channels) for spectrum in spectra])
         write_npy(folder / "floors.npy", floors)  # [(one projector, one per image), channels]
         for name, cka in zip(names, by_block, strict=True):
             write_npy(folder / f"cka-{name}.npy", cka)  # [student's blocks, teacher's blocks]
@@ -120,6 +115,14 @@ def _objectives(project: params.Params, run: Run) -> dict[str, Objective]:
     """The objectives that a run's strategy is trained with, by name."""
     names = dict.fromkeys(other.objective for other in project.grid.listed() if other.strategy == run.strategy)
     return {name: project.objective_of(Run(run.strategy, name, run.seed)) for name in names}
+
+
+def _analysed(tokens: np.ndarray, project: params.Params) -> dict[str, float]:
+    """What the analyses of a backbone's features say of the tokens of one model, [images, tokens, channels]."""
+    row: dict[str, float] = {}
+    for name in registry.OF_STUDENTS:
+        row |= registry.load(name).of_map(tokens, project.analysis.section(name))
+    return row
 
 
 def _summary(students: list[dict[str, Any]]) -> str:

@@ -4,7 +4,7 @@ Only the last line is printed where the environment variable CI is set; bars nee
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,23 +32,6 @@ def end(stage: str, found: str, place: Path) -> None:
 def counted(count: int, noun: str) -> str:
     """A count of things: 1 backbone, 2 backbones."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
-def energy_dims(percentile_dims: dict[str, float], channels: int) -> str:
-    """The dims that a share of the energy needs, for the highest threshold up to 95 %.
-
-    Args:
-        percentile_dims: `dims_p99` of metrics.json: dims by threshold in percent, for 99 % of the images.
-        channels: all dims that there are.
-    """
-    level = shown_level([int(one) for one in percentile_dims])
-    dims = percentile_dims[str(level)]
-    return f"for 99 % of the images {dims:.0f} of {channels} dims hold {level} % of the energy"
-
-
-def shown_level(levels: Sequence[int]) -> int:
-    """Of some percentages the highest one up to 95, else the lowest."""
-    return max((level for level in levels if level <= 95), default=min(levels))
 
 
 def _quiet() -> bool:

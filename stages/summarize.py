@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from stages import messages, missing
+from stages.core.analysis import registry
+from stages.core.base.arrays import read_npy
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, prune, read_json, write_json, write_text
 from stages.core.base.names import STUDENTS, TEACHER, Run
@@ -27,27 +29,24 @@ from stages.core.evidence.comparison import (
 from stages.core.evidence.differences import differences_table
 from stages.core.evidence.questions import questions_table, read_questions
 from stages.paths import (
+    ARTIFACTS,
     COST,
     DYNAMICS,
     ENCODE,
     EXTRACT,
     MANIFEST,
     PARAMS,
-    PCA,
     PREPARE,
     REFERENCE,
     REPORTS,
     RESULTS,
-    ROTATION,
-    SEP,
-    SVD,
     TEACH,
-    TRUNCATION,
     WEIGHTS,
     run_folder,
 )
 
 HEAD = ["run", "strategy", "objective", "seed"]
+ANALYSES = {name: ARTIFACTS / name for name in registry.NAMES}
 Files = dict[str, Any]  # of results: tables, and what JSON holds
 
 
@@ -55,21 +54,23 @@ def main() -> None:
     """Write the results that audit and report read, of the runs and backbones in params."""
     project = params.load(PARAMS)
     plan, grid = project.plan, project.grid.listed()
-    for folder in (EXTRACT, SVD, PCA, SEP, ROTATION):
+    of_models = (*registry.OF_MODELS, "dynamics")
+    for folder in (EXTRACT, *ANALYSES.values()):
         prune(folder, list(plan["extract"]))
-    for folder, stage in ((TRUNCATION, "truncation"), (DYNAMICS, "dynamics")):
-        prune(folder, list(plan[stage]))
+    for stage in of_models:
+        prune(ARTIFACTS / stage, list(plan[stage]))
 
     weights = analysis_tables.by_name(WEIGHTS, [name for name in plan["extract"] if name != TEACHER])
     absent = {name for name, of in weights.items() if missing.KEY in of}
     backbones = [name for name in plan["extract"] if name not in absent]
     made_of = f"{messages.counted(len(grid), 'student')} and {messages.counted(len(backbones), 'backbone')}"
     messages.begin("summarize", f"tables of {made_of}")
-    models = {stage: [name for name in plan[stage] if name not in absent] for stage in ("truncation", "dynamics")}
+    models = {stage: [name for name in plan[stage] if name not in absent] for stage in of_models}
     files = of_backbones(backbones, has_students=bool(grid)) | of_blocks(models["dynamics"])
-    if models["truncation"]:
-        files["truncation"] = analysis_tables.truncation_table(TRUNCATION, models["truncation"])
-        files["truncation.json"] = analysis_tables.by_backbone(TRUNCATION, models["truncation"])
+    for name in registry.OF_MODELS:
+        if models[name]:
+            files |= analysis_tables.of_analyses({name: ARTIFACTS / name}, models[name])
+            files[f"{name}.json"] = analysis_tables.by_backbone(ARTIFACTS / name, models[name])
     if weights:
         files["weights.json"] = weights
     if plan["teach"]:
@@ -90,21 +91,15 @@ def main() -> None:
 
 def of_backbones(backbones: list[str], *, has_students: bool) -> Files:
     """The results of the analyses of backbones, and the costs that are counted whatever is run."""
-    folders = {"svd": SVD, "pca": PCA, "sep": SEP, "rotation": ROTATION}
-    analyses = {name: analysis_tables.by_backbone(folder, backbones) for name, folder in folders.items()}
+    analyses = {name: analysis_tables.by_backbone(folder, backbones) for name, folder in ANALYSES.items()}
+    tables = analysis_tables.of_analyses(ANALYSES, backbones)
+    if has_students:
+        tables["floor"] = analysis_tables.with_teachers_floor(tables["floor"], read_npy(ENCODE / "floors.npy"))
     return {
-        **{f"{name}.json": of for name, of in analyses.items()},
+        **{f"{name}.json": metrics for name, metrics in analyses.items()},
         "cost.json": read_json(COST / "metrics.json"),
         "backbones": analysis_tables.backbones_table(analyses),
-        "dims": analysis_tables.dims_table(SVD, PCA, backbones),
-        "ranks": analysis_tables.ranks_table(SVD, backbones),
-        "stage_dims": analysis_tables.stage_dims_table(SVD, backbones),
-        "energy": analysis_tables.energy_table(SVD, PCA, backbones),
-        "floor": analysis_tables.floor_table(SVD, PCA, ENCODE if has_students else None, backbones),
-        "sep_curves": analysis_tables.sep_table(SEP, backbones),
-        "participation": analysis_tables.participation_table(PCA, backbones),
-        "angles": analysis_tables.angles_table(ROTATION, backbones),
-        "overlap": analysis_tables.overlap_table(ROTATION, backbones),
+        **tables,
     }
 
 

@@ -17,9 +17,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from stages import summarize
+from stages.core.analysis import registry
 from stages.core.analysis.dims import dims, shares
 from stages.core.analysis.pca import shared_basis
-from stages.core.analysis.sep import mean_spectra, moment, spectrum_of_moment
+from stages.core.analysis.spectra import mean_spectra, moment, spectrum_of_moment
 from stages.core.analysis.svd import energies
 from stages.core.base.arrays import read_npy, write_npy
 from stages.core.base.errors import UnreadableImageError, UserError
@@ -76,7 +77,7 @@ def test_params_of_any_kind_load_or_are_named(path, value, removed):
     else:
         section[path[-1]] = value
     try:
-        params.check(changed, Path("params.yaml"))
+        params.check(changed, Path("params.yaml"), registry.sections())
     except UserError as error:
         one_line(error)
         assert str(path[0]) in str(error)
@@ -87,7 +88,7 @@ def test_params_of_any_kind_load_or_are_named(path, value, removed):
 def test_params_of_any_bytes_are_refused_in_one_line(tmp_path, content):
     (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(UserError) as caught:
-        params.load(tmp_path / "params.yaml")
+        params.load(tmp_path / "params.yaml", registry.sections())
     one_line(caught.value)
 
 

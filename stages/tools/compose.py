@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages import messages
+from stages.core.analysis import registry
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import write_text
 from stages.core.config import params
@@ -35,7 +36,7 @@ def main() -> None:
         "overrides", nargs="*", metavar="GROUP=OPTION|KEY=VALUE", help="of stages/conf, in Hydra's syntax"
     )
     text = composed(*parser.parse_args().overrides)
-    settings = params.check(yaml.safe_load(text), PARAMS)
+    settings = params.check(yaml.safe_load(text), PARAMS, registry.sections())
     write_text(PARAMS, text)
     runs = messages.counted(len(settings.grid.listed()), "run")
     messages.end("compose", f"profile {settings.profile}, {runs}; `dvc repro` trains them", PARAMS)

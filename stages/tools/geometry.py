@@ -19,7 +19,7 @@ from stages.core.base.names import BASELINE, TEACHER
 from stages.core.config import params
 from stages.core.models import students  # noqa: F401  registers the students with timm
 from stages.core.models.cost import parameters
-from stages.paths import PARAMS, PCA, SVD
+from stages.paths import ARTIFACTS, PARAMS
 from stages.tools.markdown import table
 
 LEVEL = "95"  # percent of the energy
@@ -66,10 +66,12 @@ def measured(settings: params.Params) -> list[Condition]:
     Raises:
         UserError: the teacher was not analysed at 95 %, or params have no student to count.
     """
-    analyses = [read_json(folder / TEACHER / "metrics.json") for folder in (SVD, PCA)]
+    folders = [ARTIFACTS / name for name in ("svd", "pca")]
+    analyses = [read_json(folder / TEACHER / "metrics.json") for folder in folders]
     own, shared = (found["dims_p99"].get(LEVEL) for found in analyses)
     if own is None or shared is None:
-        raise UserError(f"{SVD}, {PCA}: no dims at {LEVEL} %; put {LEVEL} into the thresholds of analysis.svd and .pca")
+        places = ", ".join(map(str, folders))
+        raise UserError(f"{places}: no dims at {LEVEL} %; put {LEVEL} into the thresholds of analysis.svd and .pca")
     for name in (BASELINE, WIDENED):
         if name not in settings.student.strategies:
             raise UserError(f"student.strategies has no {name} to count; add it")

@@ -4,7 +4,7 @@ import pytest
 from stages.core.analysis.dims import (
     by_threshold,
     dims,
-    floors,
+    floor,
     left_over,
     participation_ratio,
     percentiles_of_counts,
@@ -115,7 +115,8 @@ def test_participation_counts_equal_dimensions():
 def test_floors_are_those_of_truncated_svds(features):
     tokens = features.astype(np.float64)
     flat, total = tokens.reshape(-1, 24), np.square(tokens).sum()
-    found = floors(shared_basis(features).eigenvalues, energies(features).mean(axis=0))
+    spectra = shared_basis(features).eigenvalues, energies(features).mean(axis=0)
+    found = np.stack([floor(spectrum, 24) for spectrum in spectra])
     u, s, vt = np.linalg.svd(flat, full_matrices=False)
     own = [np.linalg.svd(image, full_matrices=False) for image in tokens]
     for d in (1, 3, 9, 24):

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from stages.core.analysis import last_block
-from stages.core.analysis.encoding import measure
+from stages.core.analysis import last_block, pca, registry, sep, svd
+from stages.core.analysis.dims import floor as floor_of
 from stages.core.base.errors import UserError
 from stages.core.distillation import loss_comparison
 from stages.core.models.maps import forward_with_map
@@ -14,14 +14,19 @@ from stages.core.report.figures import encoding as figures_encoding
 from stages.core.report.figures.width_floor import width_floor
 from stages.core.report.tables import encoding as tables
 
-LEVELS = (80, 95)
-OPTIONS = {
-    "svd_thresholds": LEVELS,
-    "pca_thresholds": LEVELS,
-    "sep_thresholds": (50, 90),
-    "permutations": 20,
-    "seed": 0,
+LEVELS = [80, 95]
+RESAMPLED = {"resamples": 1, "seed": 0}
+SETTINGS = {
+    "svd": svd.Params(thresholds=LEVELS, **RESAMPLED),
+    "pca": pca.Params(thresholds=LEVELS, gaussian_tokens=1, **RESAMPLED),
+    "sep": sep.Params(thresholds=[50, 90], permutations=20, **RESAMPLED),
 }
+
+
+def measure(tokens):
+    """What encoding.csv holds of the tokens of one model."""
+    rows = [registry.load(name).of_map(tokens, SETTINGS[name]) for name in registry.OF_STUDENTS]
+    return {name: value for row in rows for name, value in row.items()}
 
 
 def first(cumulative, level):
@@ -30,7 +35,7 @@ def first(cumulative, level):
 
 
 def test_measures_agree_with_their_plain_definitions(features):
-    row, floors = measure(features, **OPTIONS)
+    row = measure(features)
     tokens = features.astype(np.float64)
     squares = [np.linalg.svd(image, compute_uv=False) ** 2 for image in tokens]
     own = [first(np.cumsum(of) / of.sum(), 0.95) for of in squares]
@@ -50,8 +55,6 @@ def test_measures_agree_with_their_plain_definitions(features):
     assert row["permuted_bandwidth_50"] == pytest.approx(0.5, abs=2 / 24)  # by symmetry, whatever the order
     assert row["participation_dataset"] == pytest.approx(np.sum(s**2) ** 2 / np.sum(s**4))
     assert row["participation_image"] == pytest.approx(np.mean([of.sum() ** 2 / np.sum(of**2) for of in squares]))
-    assert floors.shape == (2, 24)
-    assert np.all(floors[0] >= floors[1] - 1e-13)
 
 
 @pytest.mark.parametrize(
@@ -137,9 +140,10 @@ def test_other_grids_are_refused():
 @pytest.fixture
 def rows(features):
     """encoding.csv of a teacher and of students without an objective `none`, none as wide as the teacher."""
-    own, floors = measure(features, **OPTIONS)
+    own = measure(features)
+    fixed, per_image = floor_of(pca.shared_basis(features).eigenvalues, 24), svd.energies(features).mean(axis=0)
     grid = {"images": 6, "rows": 3, "columns": 3}
-    run = {"width": 12, "rank": 12, **grid, **measure(features[..., :12], **OPTIONS)[0], "probe_error": 0.25}
+    run = {"width": 12, "rank": 12, **grid, **measure(features[..., :12]), "probe_error": 0.25}
     run |= {"cka": 0.5, "relative_feature_error": 3.0, "spectral_over_mse": 0.51, "gradient_cosine": 0.96}
     run |= {"spectral_over_mse_least": 0.333, "spectral_over_mse_most": 0.667}
     table = pd.DataFrame(
@@ -152,7 +156,7 @@ def rows(features):
             ),
         ]
     )
-    floor = pd.DataFrame({"fixed": floors[0], "per_image": floors[1]})
+    floor = pd.DataFrame({"fixed": fixed, "per_image": floor_of(per_image, 24)})
     return table, floor.assign(backbone="teacher", dims=floor.index + 1)
 
 

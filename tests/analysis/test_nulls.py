@@ -7,7 +7,7 @@ from scipy.stats import kstest
 from stages.core.analysis import nulls
 from stages.core.analysis.dims import shares
 from stages.core.analysis.nulls import Gaussian, fit_gaussian, gaussian_moment, largest_gap, permutation_expectation
-from stages.core.analysis.sep import mean_spectra, moment, permuted_spectra, spectrum_of_moment, unfold
+from stages.core.analysis.spectra import mean_spectra, moment, permuted_spectra, spectrum_of_moment, unfold
 from stages.core.base.errors import UserError
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from stages.core.analysis.dims import dims, shares
 from stages.core.analysis.pca import shared_basis
-from stages.core.analysis.sep import mean_spectra, moment, permuted_spectra, spectrum_of_moment
+from stages.core.analysis.spectra import mean_spectra, moment, permuted_spectra, spectrum_of_moment
 from stages.core.analysis.svd import energies
 
 THRESHOLDS = [50, 80, 90, 95, 99]

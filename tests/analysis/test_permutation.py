@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.core.analysis import permutation, sep
+from stages.core.analysis import permutation, spectra
 from stages.core.analysis.dims import dims, shares
 from stages.core.analysis.permutation import shift_metrics, shifts
 
@@ -35,9 +35,9 @@ def test_shifts_are_those_of_a_loop_over_tokens(features):
 def test_spectra_in_single_precision_are_those_in_double(tokens, channels, scale, rng):
     image = (scale * rng.normal(size=(tokens, channels)) * 0.9 ** np.arange(channels)).astype(np.float32)
     orders = np.stack([rng.permutation(channels) for _ in range(5)])
-    exact = np.concatenate([sep.mean_spectra(image[None, :, order]).folded for order in orders])
+    exact = np.concatenate([spectra.mean_spectra(image[None, :, order]).folded for order in orders])
     found = shares(permutation._full_spectra(image.astype(np.float64), orders))
-    assert np.abs(found - shares(sep.unfold(exact, channels))).max() < SINGLE
+    assert np.abs(found - shares(spectra.unfold(exact, channels))).max() < SINGLE
 
 
 def test_orders_near_a_threshold_are_transformed_in_double_precision(features, monkeypatch):
@@ -49,12 +49,12 @@ def test_orders_near_a_threshold_are_transformed_in_double_precision(features, m
         exact.append(len(chunk))
         return mean_spectra(chunk)
 
-    mean_spectra = sep.mean_spectra
-    monkeypatch.setattr(sep, "mean_spectra", counted)
+    mean_spectra = spectra.mean_spectra
+    monkeypatch.setattr(spectra, "mean_spectra", counted)
     found = shifts(features, LEVELS, orders=4)
     assert exact == [1] * 5  # the observed order and four others, of one image
     assert found.observed[1].tolist() == [0.5, pytest.approx(20 / 24), pytest.approx(22 / 24)]
-    monkeypatch.setattr(sep, "NEAR", 1.0)
+    monkeypatch.setattr(spectra, "NEAR", 1.0)
     again = shifts(features, LEVELS, orders=4)
     assert len(exact) == 5 + 5 * len(features)
     np.testing.assert_array_equal(again.permuted, found.permuted)

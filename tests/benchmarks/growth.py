@@ -139,7 +139,8 @@ def main() -> None:
             measured(folder, "prepare")
             for stage in STAGES:
                 rounds = range(max(1, REPEATED // images))
-                taken[stage].append(combined([measured(folder, stage, "--backbone", "teacher") for _ in rounds]))
+                module = ["extract"] if stage == "extract" else ["analyse", stage]
+                taken[stage].append(combined([measured(folder, *module, "--backbone", "teacher") for _ in rounds]))
                 print(images, stage, taken[stage][-1], file=sys.stderr, flush=True)
         blocks = json.loads((folder / "artifacts/extract/teacher/features.json").read_text())["blocks"]
     results = {}

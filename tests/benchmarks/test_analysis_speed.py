@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from stages.core.analysis.dims import dims, shares
 from stages.core.analysis.permutation import SEED, shifts
-from stages.core.analysis.sep import image_dims, mean_spectra, moment, permuted_spectra, unfold
+from stages.core.analysis.spectra import image_dims, mean_spectra, moment, permuted_spectra, unfold
 from stages.core.analysis.svd import energies
 from stages.core.runtime.machine import cores
 

@@ -11,6 +11,7 @@ from dvc.utils.serialize import parse_yaml
 from omegaconf import OmegaConf
 
 from stages import check
+from stages.core.analysis import registry
 from stages.core.base.errors import UserError
 from stages.core.base.names import Run
 from stages.core.config import models, params
@@ -57,7 +58,7 @@ def load():
         for key in outer:
             section = section[key]
         section[last] = value
-        return params.check(changed, Path("params.yaml"))
+        return params.check(changed, Path("params.yaml"), registry.sections())
 
     return load_changed
 
@@ -65,7 +66,7 @@ def load():
 def load_text(folder, text):
     file = folder / "params.yaml"
     file.write_text(text)
-    return params.load(file)
+    return params.load(file, registry.sections())
 
 
 def test_params_are_the_composed_default(root, committed):
@@ -142,7 +143,7 @@ def test_a_missing_key_is_named():
             section = section[key]
         del section[path[-1]]
         with pytest.raises(UserError, match=rf"(^params.yaml: |; ){re.escape(dotted(path))}: is missing"):
-            params.check(changed, Path("params.yaml"))
+            params.check(changed, Path("params.yaml"), registry.sections())
 
 
 def test_numbers_are_read_as_dvc_and_hydra_read_them(tmp_path):
@@ -463,7 +464,7 @@ def test_names_with_a_meaning_of_their_own_are_refused_with_the_reason(kind, nam
     outer, inner = kind.split(".")
     changed[outer][inner][name] = changed[outer][inner]["baseline" if outer == "student" else "mse"]
     with pytest.raises(UserError, match=rf"^params\.yaml: {re.escape(f'{kind}.{name}')}: .*{NAMES[name]}"):
-        params.check(changed, Path("params.yaml"))
+        params.check(changed, Path("params.yaml"), registry.sections())
 
 
 @pytest.mark.parametrize(
@@ -506,7 +507,7 @@ def test_names_that_metrics_or_files_do_not_tell_apart_are_refused():
         changed = copy.deepcopy(GIVEN)
         changed[key][entries][name] = changed[key][entries]["lift" if key == "student" else "mse"]
         with pytest.raises(UserError, match=reason):
-            params.check(changed, Path("params.yaml"))
+            params.check(changed, Path("params.yaml"), registry.sections())
 
 
 def test_a_name_on_the_command_line_is_refused_with_the_reason(tmp_path):

@@ -25,7 +25,7 @@ from reproduction import (
     moved,
 )
 
-from stages.core.analysis import sep
+from stages.core.analysis import spectra
 from stages.core.analysis.dims import shares
 from stages.core.base.errors import UserError
 from stages.core.base.files import names_digest
@@ -205,13 +205,15 @@ def test_white_noise_lies_on_the_diagonal_and_a_common_offset_does_not(rng):
     """The bound is in deviations of single tokens of white noise; it fails tokens whose channels have a mean."""
     claim, channels = CLAIMS["worded/sep_diagonal/teacher"], 96
     noise = rng.normal(size=(2000, 1, channels))
-    curves = shares(sep.unfold(sep.mean_spectra(noise).folded, channels))
+    curves = shares(spectra.unfold(spectra.mean_spectra(noise).folded, channels))
     assert curves.std(axis=0).max() == pytest.approx(0.25 / math.sqrt(channels // 2 + 2), rel=0.05)
 
     def verdict(tokens):
         results = as_published()
-        mean = sep.mean_spectra(tokens).mean()
-        found = sep.pattern(sep.unfold(mean, channels), sep.unfold(mean[None], channels), [50, 60, 70, 80, 90])
+        mean = spectra.mean_spectra(tokens).mean()
+        found = spectra.pattern(
+            spectra.unfold(mean, channels), spectra.unfold(mean[None], channels), [50, 60, 70, 80, 90]
+        )
         results.analyses["sep"]["teacher"] |= {"channels": channels, **found.metrics}
         return judge(claim, results)
 

@@ -18,7 +18,8 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
-from stages import extract, pca, prepare, rotation, sep, svd, teach
+from stages import analyse, extract, prepare, teach
+from stages.core.analysis import registry
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
 from stages.core.evidence.register import read_register
@@ -507,9 +508,9 @@ def test_random_weights_are_marked_in_every_metric(project, monkeypatch):
     expected = {"teacher": ("cait_s24_224", 8, list(range(6))), NAME: (NAME, 32, [last])}
     for backbone, (architecture, size, blocks) in expected.items():
         run(extract, monkeypatch, "--backbone", backbone)
-        for stage in (svd, pca, sep, rotation):
-            run(stage, monkeypatch, "--backbone", backbone)
-            metrics = read_json(Path("artifacts") / stage.__name__.split(".")[-1] / backbone / "metrics.json")
+        for name in registry.NAMES:
+            run(analyse, monkeypatch, name, "--backbone", backbone)
+            metrics = read_json(Path("artifacts") / name / backbone / "metrics.json")
             assert (metrics["backbone"], metrics["architecture"]) == (backbone, architecture)
             assert (metrics["weights"], metrics["input_size"]) == ("random", [3, size, size])
         assert [row["block"] for row in read_json(Path(f"artifacts/svd/{backbone}/metrics.json"))["blocks"]] == blocks

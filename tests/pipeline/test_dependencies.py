@@ -13,20 +13,23 @@ import nbformat
 import pytest
 import yaml
 
+from stages.core.analysis import registry
+
 ROOT = Path(__file__).resolve().parents[2]
 # From below: a wing imports from itself and from those before it.
 WINGS = (
     *("base", "runtime", "config", "data", "models"),
     *("features", "analysis", "losses", "train", "distillation", "evidence", "report"),
 )
+# The analyses that a stage finds by name.
+LOADED = {name: (name,) for name in registry.NAMES}
+LOADED |= dict.fromkeys(("check", "summarize"), (*registry.NAMES, *registry.OF_MODELS))
+LOADED["encode"] = registry.OF_STUDENTS
 WITHOUT_TORCH = (
     "check",
     "watch",
     "prepare",
-    "svd",
-    "pca",
-    "sep",
-    "rotation",
+    "analyse",
     "summarize",
     "audit",
     "report",
@@ -106,7 +109,8 @@ def library() -> list[Path]:
 @pytest.mark.parametrize("stage", pipeline())
 def test_listed_code_is_the_imported_code(stage: str) -> None:
     listed = {dep for dep in pipeline()[stage]["deps"] if dep.startswith("stages/")}
-    modules = {ROOT / f"stages/{stage}.py"}
+    modules = {ROOT / f"stages/{'analyse' if stage in registry.NAMES else stage}.py"}
+    modules |= {ROOT / f"stages/core/analysis/{name}.py" for name in LOADED.get(stage, ())}
     for notebook in (dep for dep in pipeline()[stage]["deps"] if dep.endswith(".ipynb")):
         modules |= notebook_code(ROOT / notebook)
     read = {"stages/core/losses"} if stage == "check" else set()  # for the names in it; it is not imported
@@ -182,7 +186,9 @@ def test_the_library_knows_neither_command_line_nor_pipeline() -> None:
 def test_a_stage_that_needs_no_torch_does_not_import_it() -> None:
     program = """
 import importlib, json, sys
+from stages.core.analysis import registry
 loaded = [name for name in sys.argv[1:] if importlib.import_module(f"stages.{name}") and "torch" in sys.modules]
+loaded += [name for name in (*registry.NAMES, *registry.OF_MODELS) if registry.load(name) and "torch" in sys.modules]
 print(json.dumps(loaded))
 """
     result = subprocess.run(

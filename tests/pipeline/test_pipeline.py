@@ -6,6 +6,8 @@ All tests share the copy, and the results of one uninterrupted `dvc repro` in it
 import json
 import signal
 
+import numpy as np
+import pandas as pd
 import pytest
 from faults.kill import Harness
 from faults.project import Project
@@ -23,6 +25,46 @@ SMALL = (*SMALL, f"grid.blocks=[{', '.join(BLOCKS)}]")  # no product of strategi
 SMALL = (*SMALL, "analysis.images_per_class=2", "analysis.sep.permutations=50", "analysis.sep.resamples=50")
 SMALL = (*SMALL, "analysis.truncation.points=4", "dataset.val_images=100")
 TRAIN = "train@0"
+
+NORMS = '''
+"""How long tokens are."""
+
+import numpy as np
+
+from stages.core.analysis.registry import Measured
+from stages.core.base.arrays import read_npy
+from stages.core.config.schema import Percent, Section
+from stages.core.features.store import last_block
+
+PURPOSE = "the length of tokens, percentile {percent} of each image"
+
+
+class Params(Section):
+    percent: Percent
+
+
+def measure(source, settings):
+    norms = np.percentile(np.linalg.norm(last_block(source.features), axis=2), settings.percent, axis=1)
+    return Measured({"norm": float(norms.mean())}, {"norms": norms}, f"{norms.mean():.2f}")
+
+
+def columns(metrics):
+    return {"norm": metrics["norm"]}
+
+
+def tables(folder):
+    norms = read_npy(folder / "norms.npy")
+    yield "norms", {"image": np.arange(len(norms)), "norm": norms}
+'''
+OF_NORMS = """
+  norms:
+    foreach: ${plan.extract}
+    do:
+      cmd: python -m stages.analyse norms --backbone ${key}
+      deps: ['artifacts/extract/${key}', stages/analyse.py, stages/core/analysis]
+      params: [analysis.norms]
+      outs: ['artifacts/norms/${key}']
+"""
 
 NO_NETWORK = """
 import socket
@@ -140,3 +182,34 @@ def test_wrong_parameters_end_in_one_line(project: Project) -> None:
     command = project.start("dvc", "repro")
     assert command.finish() != 0
     assert "recipe.epochs" in command.output and "Traceback" not in command.output
+
+
+def test_a_new_analysis_is_told_in_four_files_and_retrains_nothing(project: Project) -> None:
+    """Its module, its name in the registry, its stage, its parameters; the last test, as the copy keeps it."""
+    project.compose()
+    project.rerun("summarize")
+    for name, before, after in (
+        ("stages/core/analysis/norms.py", None, NORMS),
+        ("stages/core/analysis/registry.py", '"rotation")  #', '"rotation", "norms")  #'),
+        ("stages/conf/analysis/default.yaml", "rotation: #", "norms:\n  percent: 50\nrotation: #"),
+        ("dvc.yaml", "\n  truncation:", f"{OF_NORMS}\n  truncation:"),
+        ("dvc.yaml", "artifacts/rotation, artifacts/cost", "artifacts/rotation, artifacts/norms, artifacts/cost"),
+    ):
+        file = project.folder / name
+        text = file.read_text() if before else ""
+        assert before is None or text.count(before) == 1
+        file.write_text(text.replace(before, after) if before else after)
+    project.run("python", "-m", "stages.tools.compose", *project.parameters)
+    assert project.rerun("check") == {"check"}
+    project.run("dvc", "repro", "-s", "norms@teacher")
+    due = project.due()
+    assert "summarize" in due and not due & {"prepare", "teach@teacher", "extract@teacher", TRAIN}
+    project.run("dvc", "repro", "-s", "summarize")
+    features = np.load(project.folder / "artifacts/extract/teacher/layer_05.npy")
+    expected = np.median(np.linalg.norm(features, axis=2), axis=1)
+    results = project.folder / "reports/results"
+    np.testing.assert_allclose(pd.read_csv(results / "norms.csv")["norm"], expected, rtol=1e-5)
+    assert pd.read_csv(results / "backbones.csv")["norm"].item() == pytest.approx(expected.mean(), rel=1e-5)
+    assert json.loads((results / "norms.json").read_text())["teacher"]["images"] == len(features)
+    refused = project.start("python", "-m", "stages.tools.compose", *project.parameters, "analysis.norms.percent=100")
+    assert refused.finish() == 1 and "analysis.norms.percent: must be less than or equal to 99" in refused.output

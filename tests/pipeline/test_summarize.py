@@ -12,14 +12,76 @@ from stages.core.analysis.dims import CAPTURED
 from stages.core.base.arrays import write_npy
 from stages.core.base.files import write_json
 from stages.core.base.names import Run
-from stages.core.evidence.analysis_tables import (
-    energy_table,
-    participation_table,
-    ranks_table,
-    sep_table,
-    stage_dims_table,
-)
+from stages.core.evidence.analysis_tables import of_analyses, with_teachers_floor
 from stages.core.evidence.comparison import RUN_COLUMNS, comparison_table, nested_means, runs_table
+
+THRESHOLDS = [80, 95]
+
+
+def write(folder, metrics, **arrays):
+    """What an analysis leaves of a backbone."""
+    write_json(folder / "metrics.json", metrics)
+    for name, array in arrays.items():
+        write_npy(folder / f"{name}.npy", np.asarray(array))
+
+
+@pytest.fixture
+def found(tmp_path, rng):
+    """By analysis its folder, with results of two backbones: one of equal blocks, and one of stages."""
+    percents = np.array(CAPTURED, dtype=float)[:, None]
+    for backbone, channels in (("vit", (3, 3)), ("swin", (2, 3))):
+        blocks = [{"block": block, "tokens": 2, "channels": width} for block, width in enumerate(channels)]
+        known = {"thresholds": THRESHOLDS, "channels": 3, "blocks": blocks}
+        spread = {"dims": rng.integers(1, 3, size=(2, 4, 2)), "ranks": np.array([2, 1, 2, 2], np.int32)}
+        own = {"curve": np.full(2, 0.5), "captured": percents + np.zeros(2), "spectrum": [3.0, 1.0]}
+        write(tmp_path / "svd" / backbone, known, **spread, **own)
+        shared = {"curve": np.full(3, 0.25), "captured": percents + np.zeros(3), "eigenvalues": [6.0, 3.0, 1.0]}
+        ratios = {"channels": 1.0, "pca": 2.0}  # by the name of the basis
+        participation_ratios = np.stack([np.full((2, 101), ratios[basis]) for basis in participation.BASES])
+        per_image = {"dims": rng.integers(1, 4, size=(4, 2)), "participation": participation_ratios}
+        write(tmp_path / "pca" / backbone, known, **shared, **per_image)
+    return {name: tmp_path / name for name in ("svd", "pca")}
+
+
+def test_tables_of_two_analyses_stand_side_by_side(found):
+    """In an image's own basis there are as many dims as tokens, here 2, in the shared one 3, as many as channels."""
+    tables = of_analyses(found, ["vit", "swin"])
+    energy = tables["energy"].query("backbone == 'vit'")
+    assert list(energy["eigenvalue"]) == [0.6, 0.3, 0.1]
+    assert (energy[["dims", "pca", "pca_p50", "pca_p10", "pca_p1"]].iloc[2] == [3, 0.25, 50, 10, 1]).all()
+    assert (energy[["svd", "svd_p50", "svd_p10", "svd_p1"]].iloc[1] == [0.5, 50, 10, 1]).all()
+    assert energy[["svd", "svd_p50", "svd_p10", "svd_p1"]].iloc[2].isna().all()
+    floor = tables["floor"].query("backbone == 'swin'")
+    assert floor[["dims", "per_image", "fixed"]].to_numpy().tolist() == [
+        [1, 0.25, pytest.approx(0.4)],
+        [2, 0, pytest.approx(0.1)],
+        [3, 0, 0],
+    ]
+    dims = tables["dims"].query("backbone == 'vit'")
+    for column, threshold in enumerate(THRESHOLDS):
+        rows = dims[dims["threshold"] == threshold].sort_values("image")
+        np.testing.assert_array_equal(rows["svd"], np.load(found["svd"] / "vit/dims.npy")[-1, :, column])
+        np.testing.assert_array_equal(rows["pca"], np.load(found["pca"] / "vit/dims.npy")[:, column])
+
+
+def test_an_analysis_at_other_thresholds_leaves_cells_empty(found):
+    file = found["pca"] / "vit/metrics.json"
+    write_json(file, json.loads(file.read_text()) | {"thresholds": [90, 95]})
+    dims = of_analyses(found, ["vit"])["dims"].set_index("threshold")
+    assert dims.loc[80, "pca"].isna().all() and dims.loc[90, "svd"].isna().all()
+    assert dims.loc[95, ["svd", "pca"]].notna().all(axis=None)
+
+
+def test_every_image_is_counted(found):
+    tables = of_analyses(found, ["vit", "swin"])
+    assert tables["ranks"].to_numpy().tolist() == [[name, *row] for name in ("vit", "swin") for row in ([1, 1], [2, 3])]
+    stage_dims = tables["stage_dims"]
+    assert set(stage_dims["backbone"]) == {"swin"}  # the only one whose blocks differ
+    dims = np.load(found["svd"] / "swin/dims.npy")
+    for (block, threshold), rows in stage_dims.groupby(["block", "threshold"]):
+        counted = np.repeat(rows["dims"], rows["images"])
+        np.testing.assert_array_equal(counted, np.sort(dims[block, :, THRESHOLDS.index(threshold)]))
+    assert list(of_analyses(found, ["vit"])["stage_dims"]) == list(stage_dims)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(nulls.EXPECTED)))
@@ -30,50 +92,24 @@ def test_nulls_are_labelled_in_the_order_in_which_sep_writes_them(order, tmp_pat
         write_npy(tmp_path / f"teacher/curve_{spectrum}.npy", np.arange(4.0)[:, None] + np.zeros(5))
         write_npy(tmp_path / f"teacher/std_{spectrum}.npy", np.full(5, 4.0))
         write_npy(tmp_path / f"teacher/nulls_{spectrum}.npy", np.stack([np.full(5, value[name]) for name in order]))
-    table = sep_table(tmp_path, ["teacher"])
+    table = of_analyses({"sep": tmp_path}, ["teacher"])["sep_curves"]
     assert (table[list(value)] == list(value.values())).all(axis=None)
     columns = ["observed", "permuted_mean", "permuted_p5", "permuted_p95", "token_std"]
     assert (table[columns] == [0, 1, 2, 3, 4]).all(axis=None)
 
 
-def test_bases_are_labelled_in_the_order_in_which_pca_writes_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(participation, "BASES", participation.BASES[::-1])
-    channels, directions = np.full((2, 101), 1.0), np.full((2, 101), 2.0)
-    write_npy(tmp_path / "teacher/participation.npy", np.stack([directions, channels]))
-    table = participation_table(tmp_path, ["teacher"])
+@pytest.mark.parametrize("order", list(itertools.permutations(participation.BASES)))
+def test_bases_are_labelled_in_the_order_in_which_pca_writes_them(order, monkeypatch, request):
+    monkeypatch.setattr(participation, "BASES", order)
+    table = of_analyses(request.getfixturevalue("found"), ["vit"])["participation"]
     assert dict(table.groupby("basis")["observed"].mean()) == {"channels": 1.0, "pca": 2.0}
 
 
-def test_energy_columns_are_labelled_as_the_stages_write_them(tmp_path):
-    for name, dimensions, curve in (("svd", 2, 0.5), ("pca", 3, 0.25)):
-        write_npy(tmp_path / name / "x/curve.npy", np.full(dimensions, curve))
-        percents = np.array(CAPTURED, dtype=float)[:, None]
-        write_npy(tmp_path / name / "x/captured.npy", percents + np.zeros(dimensions))
-    write_npy(tmp_path / "pca/x/eigenvalues.npy", np.array([6.0, 3.0, 1.0]))
-    table = energy_table(tmp_path / "svd", tmp_path / "pca", ["x"])
-    assert list(table["eigenvalue"]) == [0.6, 0.3, 0.1]
-    assert (table[["dims", "pca", "pca_p50", "pca_p10", "pca_p1"]].iloc[2] == [3, 0.25, 50, 10, 1]).all()
-    assert (table[["svd", "svd_p50", "svd_p10", "svd_p1"]].iloc[1] == [0.5, 50, 10, 1]).all()
-    assert table[["svd", "svd_p50", "svd_p10", "svd_p1"]].iloc[2].isna().all()
-
-
-def test_stage_dims_count_every_image_of_models_whose_blocks_differ(tmp_path, rng):
-    dims = rng.integers(1, 6, size=(2, 30, 2)).astype(np.int32)
-    for backbone, channels in (("swin", (8, 16)), ("vit", (8, 8))):
-        write_npy(tmp_path / backbone / "dims.npy", dims)
-        blocks = [{"block": block, "tokens": 4, "channels": width} for block, width in enumerate(channels)]
-        write_json(tmp_path / backbone / "metrics.json", {"thresholds": [80, 95], "blocks": blocks})
-    table = stage_dims_table(tmp_path, ["vit", "swin"])
-    assert set(table["backbone"]) == {"swin"}
-    for (block, threshold), rows in table.groupby(["block", "threshold"]):
-        counted = np.repeat(rows["dims"], rows["images"])
-        np.testing.assert_array_equal(counted, np.sort(dims[block, :, [80, 95].index(threshold)]))
-    assert list(stage_dims_table(tmp_path, ["vit"])) == list(table)
-
-
-def test_ranks_count_every_image(tmp_path):
-    write_npy(tmp_path / "x/ranks.npy", np.array([5, 3, 5, 5], np.int32))
-    assert ranks_table(tmp_path, ["x"]).to_numpy().tolist() == [["x", 3, 1], ["x", 5, 3]]
+def test_the_teachers_floor_is_under_the_students_transform(found):
+    floor = of_analyses(found, ["vit"])["floor"]
+    table = with_teachers_floor(floor, np.array([[0.5, 0.0], [0.2, 0.0]]))
+    assert list(table) == list(floor) and list(table["backbone"]) == ["teacher"] * 2 + ["vit"] * 3
+    assert table[["dims", "fixed", "per_image"]].head(2).to_numpy().tolist() == [[1, 0.5, 0.2], [2, 0, 0]]
 
 
 def metrics(strategy: str, error: float | None) -> dict:

@@ -10,7 +10,7 @@ import timm
 import torch
 import yaml
 
-from stages import pca, sep, svd
+from stages import analyse
 from stages.core.analysis.dims import dims
 from stages.core.base.files import read_json
 from stages.core.evidence import analysis_tables
@@ -20,7 +20,7 @@ from stages.core.report import figures as draw
 from stages.core.report.notebooks import show_table
 from stages.core.report.tables import representation as tables
 from stages.core.runtime.distributed import World
-from stages.paths import EXTRACT, PCA, SEP, SVD
+from stages.paths import ARTIFACTS, EXTRACT
 from stages.tools.compose import composed
 
 IMAGES = 3
@@ -34,6 +34,7 @@ SMALL = {  # timm's own small models of each family, and their input size
     "test_efficientnet.r160_in1k": ({}, 64),
     "test_byobnet.r160_in1k": ({}, 64),
 }
+ANALYSES = ("svd", "pca", "sep")
 WORLD = World(0, 1, torch.device("cpu"))
 
 
@@ -67,32 +68,27 @@ def project(tmp_path_factory):
             options = {"images": IMAGES, "world": WORLD, "layerwise": True, "provenance": provenance.record()}
             extraction.extract(model, [(images, None)], place, **options)
             tokens[name] = plain_maps(model, images)
-            for stage in (svd, pca, sep):
-                patch.setattr(sys, "argv", [stage.__name__, "--backbone", name])
-                stage.main()
+            for analysis in ANALYSES:
+                patch.setattr(sys, "argv", ["analyse", analysis, "--backbone", name])
+                analyse.main()
     return folder, tokens
 
 
 @pytest.fixture(scope="module")
 def results(project):
     folder, _ = project
-    names, places, kinds = list(SMALL), [folder / place for place in (SVD, PCA, SEP)], ("svd", "pca", "sep")
-    metrics = {name: analysis_tables.by_backbone(place, names) for name, place in zip(kinds, places, strict=True)}
-    return metrics | {
-        "dims": analysis_tables.dims_table(places[0], places[1], names),
-        "ranks": analysis_tables.ranks_table(places[0], names),
-        "stage_dims": analysis_tables.stage_dims_table(places[0], names),
-        "energy": analysis_tables.energy_table(places[0], places[1], names),
-        "curves": analysis_tables.sep_table(places[2], names),
-    }
+    folders = {name: folder / ARTIFACTS / name for name in ANALYSES}
+    metrics = {name: analysis_tables.by_backbone(place, list(SMALL)) for name, place in folders.items()}
+    tables = analysis_tables.of_analyses(folders, list(SMALL))
+    return metrics | tables | {"curves": tables["sep_curves"]}
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_block_is_measured_as_by_numpys_svd(project, name):
     folder, tokens = project
-    found = np.load(folder / SVD / name / "dims.npy", allow_pickle=False)
+    found = np.load(folder / ARTIFACTS / "svd" / name / "dims.npy", allow_pickle=False)
     np.testing.assert_array_equal(found, [plain_dims(of) for of in tokens[name]])
-    metrics = read_json(folder / SVD / name / "metrics.json")
+    metrics = read_json(folder / ARTIFACTS / "svd" / name / "metrics.json")
     assert [(row["tokens"], row["channels"]) for row in metrics["blocks"]] == [of.shape[1:] for of in tokens[name]]
     ranks = [np.linalg.matrix_rank(image.astype(np.float32)) for image in tokens[name][-1]]
     assert metrics["rank"]["p99"] == pytest.approx(np.percentile(ranks, 99), abs=1e-6)

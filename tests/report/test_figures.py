@@ -12,7 +12,7 @@ from PIL import Image
 
 from stages.core.analysis import nulls
 from stages.core.analysis.dims import shares
-from stages.core.analysis.sep import mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
+from stages.core.analysis.spectra import mean_spectra, moment, pattern, permuted_spectra, spectrum_of_moment, unfold
 from stages.core.config import schema
 from stages.core.report import style
 from stages.core.report.figures import blocks as block_figures

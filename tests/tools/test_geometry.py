@@ -4,7 +4,7 @@ import pytest
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import write_json
-from stages.paths import PCA, SVD
+from stages.paths import ARTIFACTS
 from stages.tools import geometry
 from stages.tools.compose import composed
 
@@ -39,7 +39,7 @@ def trial(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["geometry"])
     (tmp_path / "params.yaml").write_text(composed("profile=cifar100_trial"))
-    for folder, dims in ((SVD, 29), (PCA, 159)):
+    for folder, dims in ((ARTIFACTS / "svd", 29), (ARTIFACTS / "pca", 159)):
         (folder / "teacher").mkdir(parents=True)
         write_json(folder / "teacher/metrics.json", {"channels": 192, "dims_p99": {"95": dims}})
     return tmp_path
@@ -56,9 +56,9 @@ def test_the_trials_students_lie_as_the_papers_do(trial, capsys):
 
 
 def test_a_level_that_was_not_analysed_is_one_line(trial):
-    write_json(PCA / "teacher/metrics.json", {"channels": 192, "dims_p99": {"90": 1}})
+    write_json(ARTIFACTS / "pca/teacher/metrics.json", {"channels": 192, "dims_p99": {"90": 1}})
     with pytest.raises(UserError, match="no dims at 95 %; put 95 into the thresholds"):
         geometry.main()
-    (PCA / "teacher/metrics.json").unlink()
+    (ARTIFACTS / "pca/teacher/metrics.json").unlink()
     with pytest.raises(UserError, match=r"teacher/metrics\.json"):
         geometry.main()

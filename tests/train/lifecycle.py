@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 
 from stages import train
+from stages.core.analysis import registry
 from stages.core.base.files import write_json
 from stages.core.base.names import Run
 from stages.core.config import params
@@ -77,13 +78,14 @@ def write_params(folder: Path, *, ema_decay: float | None, strategies: Mapping[i
 
 def start(folder: Path) -> None:
     """Run in `folder` all stages that come before the training of students, and those of the teacher's features."""
-    from stages import extract, pca, prepare, rotation, sep, svd, teach, truncation  # workers need none of them
+    from stages import analyse, extract, prepare, teach, truncation  # workers need none of them
 
     os.chdir(folder)
     stage(prepare.main)
     stage(teach.main)
-    for one in (extract, svd, pca, sep, rotation):
-        stage(one.main, "--backbone", "teacher")
+    stage(extract.main, "--backbone", "teacher")
+    for name in registry.NAMES:
+        stage(analyse.main, name, "--backbone", "teacher")
     stage(truncation.main, "--model", "teacher")
     REFERENCE.mkdir(parents=True)
     (REFERENCE / "questions.yaml").write_bytes((ROOT / REFERENCE / "questions.yaml").read_bytes())

@@ -9,6 +9,7 @@ import numpy as np
 # up to a few thousand float64 terms are accurate to about 1e-13, so a shortfall below 1e-12 counts as met.
 TIE = 1e-12
 
+BASES = ("shared", "own")  # one basis for all images, and one for each
 PERCENTILES = np.arange(101)  # of a distribution, in tables
 CAPTURED = (50, 10, 1)  # percentiles over images of the captured energy, as the release draws them
 STATISTICS = ("mean", "std", "median", "p25", "p75", "p99")
@@ -44,25 +45,23 @@ def left_over(energies: np.ndarray) -> np.ndarray:
     return np.divide(beyond, rest[..., :1], out=np.zeros_like(beyond), where=rest[..., :1] > 0)
 
 
-def floors(fixed: np.ndarray, per_image: np.ndarray) -> np.ndarray:
+def floor(energies: np.ndarray, channels: int) -> np.ndarray:
     """The smallest possible relative error of a rank-d approximation of all tokens, for d from 1 to D.
 
-    Both are ratios of sums over all images, like the relative feature error: an image counts in proportion to its
-    energy. (A mean over images of shares would give every image the same weight.)
+    It is a ratio of sums over all images, like the relative feature error: an image counts in proportion to its energy.
+    (A mean over images of shares would give every image the same weight.)
 
     Args:
-        fixed: eigenvalues of the shared basis, largest first, [D]. Their share beyond the first d is the least error
-            of one projector for all images: no student whose map has rank d has a smaller one, whatever linear map
-            reads it (Eckart–Young).
-        per_image: squared singular values of each image's own tokens, largest first, summed or averaged over images,
-            [at most D]: the same for a projector that may depend on the image.
+        energies: largest first, [at most D]. Of the eigenvalues of the shared basis, the share beyond the first d is
+            the least error of one projector for all images: no student whose map has rank d has a smaller one, whatever
+            linear map reads it (Eckart–Young). Of the squared singular values of each image's own tokens, summed or
+            averaged over images, it is that of a projector that may depend on the image.
+        channels: D.
 
     Returns:
-        1 − E(d) of the two, [2, D], ending at 0.
+        1 − E(d), [D], ending at 0.
     """
-    own = np.zeros_like(fixed)
-    own[: len(per_image)] = per_image
-    return left_over(np.stack([fixed, own]))
+    return left_over(np.pad(energies, (0, channels - len(energies))))
 
 
 def participation_ratio(energies: np.ndarray) -> np.ndarray:
@@ -186,6 +185,45 @@ def summary_of_counts(counts: np.ndarray, unit: float = 1) -> dict[str, float]:
     low, median, high = percentiles_of_counts(counts, (5, 50, 95))
     found = {"mean": counts @ np.arange(len(counts)) / max(1, counts.sum()), "median": median, "p5": low, "p95": high}
     return {name: round(float(value) * unit, 6) for name, value in found.items()}
+
+
+def energy_dims(percentile_dims: dict[str, float], channels: int) -> str:
+    """The dims that a share of the energy needs, for the highest threshold up to 95 %, in words.
+
+    Args:
+        percentile_dims: `dims_p99` of metrics.json: dims by threshold in percent, for 99 % of the images.
+        channels: all dims that there are.
+    """
+    level = shown_level([int(threshold) for threshold in percentile_dims])
+    needed = percentile_dims[str(level)]
+    return f"for 99 % of the images {needed:.0f} of {channels} dims hold {level} % of the energy"
+
+
+def shown_level(levels: Sequence[int]) -> int:
+    """Of some percentages the highest one up to 95, else the lowest."""
+    return max((level for level in levels if level <= 95), default=min(levels))
+
+
+def image_columns(basis: str, dims: np.ndarray, thresholds: Sequence[int]) -> dict[str, np.ndarray]:
+    """What dims.csv holds of a basis: each image's dims, [images, thresholds], a row for each image and threshold."""
+    images, levels = np.indices(dims.shape)
+    return {"image": images.ravel(), "threshold": np.asarray(thresholds)[levels.ravel()], basis: dims.ravel()}
+
+
+def energy_columns(basis: str, curve: np.ndarray, captured: np.ndarray) -> dict[str, np.ndarray]:
+    """What energy.csv holds of a basis: cumulative energy shares of its first `dims` dimensions.
+
+    Args:
+        basis: the column of the mean over images; svd_p1 is the share that 99 % of the images have at least.
+        curve, captured: of a `Profile`.
+    """
+    percentiles = {f"{basis}_p{percent}": shares for percent, shares in zip(CAPTURED, captured, strict=True)}
+    return {"dims": np.arange(len(curve)) + 1, basis: curve, **percentiles}
+
+
+def named(name: str, values: np.ndarray, thresholds: Sequence[int]) -> dict[str, float]:
+    """Values as columns NAME_THRESHOLD."""
+    return {f"{name}_{threshold}": float(value) for threshold, value in zip(thresholds, values, strict=True)}
 
 
 def by_threshold(values: np.ndarray, thresholds: Sequence[int]) -> dict[str, float]:

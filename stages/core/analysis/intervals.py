@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from stages.core.analysis.dims import by_threshold
 from stages.core.base.errors import UserError
@@ -30,6 +29,8 @@ def of_means(values: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray,
     Raises:
         UserError: there are fewer than two images.
     """
+    from scipy.stats import bootstrap  # here: `check`, which imports the analyses, takes as long as this import
+
     if len(values) < 2:
         raise UserError(f"a bootstrap interval needs at least two images, not {len(values)}; raise images_per_class")
     found = bootstrap(

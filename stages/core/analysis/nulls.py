@@ -1,6 +1,6 @@
 """Null models of the Spectral Energy Pattern: white noise, channels in random order, Gaussian tokens.
 
-Mean spectra are folded, [⌊D/2⌋+1], as in `stages.core.analysis.sep`.
+Mean spectra are folded, [⌊D/2⌋+1], as in `stages.core.analysis.spectra`.
 """
 
 from collections.abc import Mapping, Sequence

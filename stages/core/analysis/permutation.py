@@ -13,7 +13,7 @@ import numpy as np
 import scipy.fft
 from threadpoolctl import threadpool_limits
 
-from stages.core.analysis import intervals, sep
+from stages.core.analysis import intervals, spectra
 from stages.core.analysis.dims import by_threshold, dims, shares
 from stages.core.features.store import chunks
 from stages.core.runtime.machine import cores
@@ -61,9 +61,9 @@ def shifts(features: np.ndarray, thresholds: list[int], *, orders: int = ORDERS,
         if not tokens.any():
             return None
         curves = shares(_full_spectra(tokens, drawn))
-        if (near := sep.near([curves], thresholds)).any():
-            again = [sep.mean_spectra(tokens[None, :, order]).folded for order in drawn[near]]
-            curves[near] = shares(sep.unfold(np.concatenate(again), channels))
+        if (near := spectra.near([curves], thresholds)).any():
+            again = [spectra.mean_spectra(tokens[None, :, order]).folded for order in drawn[near]]
+            curves[near] = shares(spectra.unfold(np.concatenate(again), channels))
         return dims(curves, thresholds) / channels, curves
 
     reached: list[np.ndarray] = []

@@ -6,11 +6,12 @@ so that a check takes a fraction of a second.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_yaml
@@ -82,9 +83,6 @@ class Params(Section):
             "analysis.backbones": self.analysis.backbones,
             "analysis.layerwise": self.analysis.layerwise,
             "analysis.classifiers": self.analysis.classifiers,
-            "analysis.svd.thresholds": self.analysis.svd.thresholds,
-            "analysis.pca.thresholds": self.analysis.pca.thresholds,
-            "analysis.sep.thresholds": self.analysis.sep.thresholds,
         }
         for key, values in repeatable.items():
             if len(set(values)) != len(values):
@@ -196,29 +194,32 @@ class Params(Section):
             )
 
 
-def load(path: Path) -> Params:
+def load(path: Path, analyses: Mapping[str, Any] | None = None) -> Params:
     """Read and check a parameter file.
 
     Raises:
         UserError: the file is missing or not YAML, or as `check` says.
     """
-    return check(read_yaml(path), path)
+    return check(read_yaml(path), path, analyses)
 
 
-def check(content: Any, path: Path) -> Params:
+def check(content: Any, path: Path, analyses: Mapping[str, Any] | None = None) -> Params:
     """Check the content of a parameter file.
 
     Args:
         content: as read from YAML.
         path: the file, for messages.
+        analyses: the types of all sections of analyses, by name. Without it they may be anything, for who does not read
+            them: this wing does not know them.
 
     Raises:
         UserError: a key is unknown or missing, a type is wrong, a value is impossible; the text names every such key.
     """
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no parameters; compose it with `python -m stages.tools.compose`")
+    schema = Params if analyses is None else _with_sections(tuple(analyses.items()))
     try:
-        return Params.model_validate(content)
+        return schema.model_validate(content)
     except ValidationError as invalid:
         faults: dict[str, str] = {}  # by what is said once: of a name, which many places repeat, its first place
         for error in invalid.errors(include_url=False):
@@ -227,6 +228,14 @@ def check(content: Any, path: Path) -> Params:
             fault = f"{key + ': ' if key else ''}{reason}"
             faults.setdefault(reason if reason.startswith("the name ") else fault, fault)
         raise UserError(f"{path}: " + "; ".join(faults.values())) from None
+
+
+@cache
+def _with_sections(analyses: tuple[tuple[str, Any], ...]) -> type[Params]:
+    """The schema with the sections of all analyses, and no others."""
+    fields: dict[str, Any] = {name: (section, ...) for name, section in analyses}
+    closed = create_model("Analysis", __base__=Analysis, __cls_kwargs__={"extra": "forbid"}, **fields)
+    return create_model("Params", __base__=Params, analysis=(closed, ...))
 
 
 def _reason(error: Any) -> str:

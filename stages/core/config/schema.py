@@ -336,43 +336,10 @@ class Objectives(Selection):
     definitions: dict[Key, Objective]
 
 
-class Levels(Section):
-    """Energy thresholds in percent, and how often the images are resampled, for bootstrap intervals over images."""
-
-    thresholds: Annotated[list[Percent], Field(min_length=1)]
-    resamples: Count
-    seed: Seed
-
-
-class Pca(Levels):
-    """Dataset PCA, and single tokens in its basis beside Gaussian tokens."""
-
-    gaussian_tokens: Count
-
-
-class Sep(Levels):
-    """Spectral Energy Pattern, and its null model of random channel orders."""
-
-    permutations: Count
-
-
-class Rotation(Section):
-    """Angles between subspaces that hold `level` percent of an image's energy, for at most `pairs` pairs per kind."""
-
-    level: Percent
-    pairs: Count
-    seed: Seed
-
-
-class Truncation(Section):
-    """Dims that accuracy needs: `points` counts of dimensions, and shares of the whole top-1, in percent."""
-
-    points: Annotated[int, Field(ge=2)]
-    shares: Annotated[list[Percent], Field(min_length=1)]
-
-
 class Analysis(Section):
-    """Which features are analysed, and how.
+    """Which features are analysed; how is in the section of each analysis, its `Params` in `stages.core.analysis`.
+
+    Those sections are checked where they are known: `stages.core.config.params.check`.
 
     A backbone is "teacher" or a timm name; `weights` applies to the timm models. `img_size` replaces a timm model's own
     input size. The backbones in `layerwise` are analysed block by block, the others only in their last block. Those in
@@ -380,20 +347,21 @@ class Analysis(Section):
     are not analysed.
     """
 
+    model_config = ConfigDict(extra="allow")
+
     backbones: Annotated[list[Name], Field(min_length=1)]
     layerwise: list[Name]
     classifiers: list[Name]
     weights: Literal["pretrained", "random"]
     img_size: dict[Name, Count]
     images_per_class: Count
-    svd: Levels
-    pca: Pca
-    sep: Sep
-    rotation: Rotation
-    truncation: Truncation
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if TEACHER in self.img_size:
             raise ValueError("img_size: set the teacher's by teacher.model_args.img_size")
         return self
+
+    def section(self, analysis: str) -> Any:
+        """The section of an analysis: its `Params` where that was known to the check, else as it was read."""
+        return getattr(self, analysis)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from stages.core.analysis import registry
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
 
@@ -44,7 +45,7 @@ STEPS = {
     1 / 1000: "sep/p_value",
 }
 STEP = {name: step for step, names in STEPS.items() for name in names.split()}
-PER_BACKBONE = ("svd", "pca", "sep", "rotation", "truncation")  # files whose keys are backbones
+PER_BACKBONE = (*registry.NAMES, *registry.OF_MODELS)  # files whose keys are backbones
 SIDES = {"observed", "gaussian", "folded", "leading", "fewest", "within", "across", "shared", "per_image", "union"}
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from stages.core.analysis import sep
+from stages.core.analysis import spectra
 from stages.core.analysis.dims import dims, shares
-from stages.core.analysis.sep import (
+from stages.core.analysis.spectra import (
     dims_of_another_sample,
     dims_of_one_image,
     image_dims,
@@ -219,7 +219,7 @@ def test_images_near_a_threshold_are_transformed_in_double_precision(features, m
             images.append(len(chunk))
         return mean_spectra(chunk, precision)
 
-    monkeypatch.setattr(sep, "mean_spectra", counted)
+    monkeypatch.setattr(spectra, "mean_spectra", counted)
     image_dims(features, THRESHOLDS)
     assert not images
     features[1] = 0

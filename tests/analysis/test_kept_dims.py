@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import nn
 
-from stages.core.analysis import truncation
+from stages.core.analysis import kept_dims
 from stages.core.base.errors import UserError
 from stages.core.models.blocks import Cut
 
@@ -39,7 +39,7 @@ MODELS = {
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_block_that_is_projected_is_the_last_whose_patches_the_logits_read(kind, batches):
     (name, options), expected = MODELS[kind]
-    assert truncation.last_read_block(make(name, **options), batches[0][0]) == expected
+    assert kept_dims.last_read_block(make(name, **options), batches[0][0]) == expected
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -47,8 +47,8 @@ def test_top1_is_that_of_tokens_projected_the_plain_way(kind, batches):
     """By a hook that replaces what leaves the block, in the whole model, for each d and image anew."""
     (name, options), block = MODELS[kind]
     model, dims = make(name, **options), [1, 3, 16, 24]
-    shared = truncation.directions(model, batches, CPU, block).shared
-    whole, found = truncation.top1_by_dims(model, batches, CPU, block=block, shared=shared, dims=dims)
+    shared = kept_dims.directions(model, batches, CPU, block).shared
+    whole, found = kept_dims.top1_by_dims(model, batches, CPU, block=block, shared=shared, dims=dims)
 
     def plain(project) -> float:
         def replace(_, __, output):
@@ -79,8 +79,8 @@ def test_the_model_is_left_as_it_was(batches):
     with torch.no_grad():
         before = model(batches[0][0])
         blocks = [*model.blocks]
-        shared = truncation.directions(model, batches, CPU, 2).shared
-        truncation.top1_by_dims(model, batches, CPU, block=2, shared=shared, dims=[1])
+        shared = kept_dims.directions(model, batches, CPU, 2).shared
+        kept_dims.top1_by_dims(model, batches, CPU, block=2, shared=shared, dims=[1])
         assert all(one is other for one, other in zip(blocks, model.blocks, strict=True))
         assert torch.equal(model(batches[0][0]), before)
 
@@ -89,7 +89,7 @@ def test_shared_directions_are_those_of_the_uncentred_second_moment(batches):
     model = make("cait_s24_224")
     with torch.no_grad():
         tokens = torch.cat([Cut(model, 2).tokens(images) for images, _ in batches]).double().flatten(0, 1)
-    shared = truncation.directions(model, batches, CPU, 2).shared
+    shared = kept_dims.directions(model, batches, CPU, 2).shared
     energies = (tokens @ shared).square().sum(0)
     expected = np.linalg.svd(tokens.numpy(), compute_uv=False) ** 2
     np.testing.assert_allclose(energies.numpy(), expected, rtol=1e-8)
@@ -104,7 +104,7 @@ def test_energy_dims_are_those_of_the_tokens_that_are_cut(batches):
         held = np.cumsum(np.linalg.svd(matrix, compute_uv=False) ** 2)
         return [int(np.argmax(held >= held[-1] * level / 100)) + 1 for level in levels]
 
-    found = truncation.directions(model, batches, CPU, 1).energy_dims(levels)
+    found = kept_dims.directions(model, batches, CPU, 1).energy_dims(levels)
     assert list(found["shared"].values()) == dims(tokens.reshape(-1, 24))
     assert list(found["own"].values()) == pytest.approx(np.mean([dims(one) for one in tokens], axis=0), abs=1e-6)
 
@@ -128,33 +128,33 @@ def test_maps_are_projected_too(name, options, channels):
         with pytest.raises(UserError, match="no sequence of blocks"):
             Cut(model, len(model.feature_info) - 1)
         return
-    block = truncation.last_read_block(model, images)
-    shared = truncation.directions(model, [(images, labels)], CPU, block).shared
-    whole, found = truncation.top1_by_dims(model, [(images, labels)], CPU, block=block, shared=shared, dims=[channels])
+    block = kept_dims.last_read_block(model, images)
+    shared = kept_dims.directions(model, [(images, labels)], CPU, block).shared
+    whole, found = kept_dims.top1_by_dims(model, [(images, labels)], CPU, block=block, shared=shared, dims=[channels])
     assert shared.shape == (channels, channels) and found["shared"] == [whole]
 
 
 def test_the_grid_holds_both_ends_and_no_count_twice():
-    assert truncation.grid(96, 12) == sorted(set(truncation.grid(96, 12))) and len(truncation.grid(96, 12)) <= 12
-    assert truncation.grid(96, 12)[0] == 1 and truncation.grid(96, 12)[-1] == 96
-    assert truncation.grid(3, 12) == [1, 2, 3]
+    assert kept_dims.grid(96, 12) == sorted(set(kept_dims.grid(96, 12))) and len(kept_dims.grid(96, 12)) <= 12
+    assert kept_dims.grid(96, 12)[0] == 1 and kept_dims.grid(96, 12)[-1] == 96
+    assert kept_dims.grid(3, 12) == [1, 2, 3]
 
 
 def test_what_is_kept_must_stay_kept():
     dims, top1 = [1, 2, 4, 8, 16], [10.0, 76.0, 60.0, 79.0, 80.0]
-    assert truncation.needed(dims, top1, 80.0, [10, 75, 95, 99, 100]) == {
+    assert kept_dims.needed(dims, top1, 80.0, [10, 75, 95, 99, 100]) == {
         "10": 1,
         "75": 2,
         "95": 8,
         "99": 16,
         "100": 16,
     }
-    assert truncation.needed(dims, top1, 90.0, [99]) == {"99": None}
+    assert kept_dims.needed(dims, top1, 90.0, [99]) == {"99": None}
 
 
 def test_the_knee_is_where_a_broken_line_breaks():
     dims = list(range(1, 41))
     top1 = [8.0 * d if d <= 10 else 80.0 + (d - 10) * 0.1 for d in dims]
-    assert truncation.knee(dims, top1) == 10
-    assert truncation.knee([d * 3 for d in dims], [value / 50 for value in top1]) == 30
-    assert truncation.knee([1, 2], [1.0, 2.0]) is None and truncation.knee([1, 2, 3], [1.0, 2.0, 3.0]) is None
+    assert kept_dims.knee(dims, top1) == 10
+    assert kept_dims.knee([d * 3 for d in dims], [value / 50 for value in top1]) == 30
+    assert kept_dims.knee([1, 2], [1.0, 2.0]) is None and kept_dims.knee([1, 2, 3], [1.0, 2.0, 3.0]) is None
