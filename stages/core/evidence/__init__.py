@@ -12,6 +12,7 @@ __all__ = [
     "measured",
     "measures",
     "mixed",
+    "predictions",
     "questions",
     "register",
     "requirements",
@@ -23,4 +24,5 @@ __all__ = [
     "training_logs",
     "training_measures",
     "verdicts",
+    "verification",
 ]
