@@ -13,6 +13,7 @@ __all__ = [
     "measured",
     "measures",
     "mixed",
+    "neighbours",
     "predictions",
     "questions",
     "register",
