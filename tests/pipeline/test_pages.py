@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -398,3 +399,17 @@ def test_the_citation_names_paper_and_software() -> None:
     assert first["title"] in text_of(ROOT / "README.md").replace("\n", " ")
     assert first["identifiers"][0]["value"] == "arXiv:2511.15572v1"
     assert first["authors"][:3] == published["authors"] and len(published["authors"]) == 3
+
+
+def test_the_archives_metadata_agree_with_the_citation() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    archived = json.loads((ROOT / ".zenodo.json").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [one["name"] for one in archived["creators"]] == [one["name"] for one in citation["authors"]]
+    for key in ("title", "version", "license", "keywords"):
+        assert archived[key] == citation[key]
+    assert (archived["version"], archived["license"]) == (project["version"], project["license"])
+    (related,) = archived["related_identifiers"]
+    assert citation["references"][1]["identifiers"][0]["value"].startswith(related["identifier"])
+    badges = yaml.safe_load((ROOT / "reports/reference/tracks.yaml").read_text())["badges"]
+    assert badges["available"]["doi"] == citation.get("doi")
