@@ -82,8 +82,11 @@ def read_rates(performance: Path, results: Path) -> Rates:
         results: the folder of cost.json.
     """
     names = ("whole_run-cpu", "training-imagenet-cuda", "extraction-cpu")
-    records = (read_json(path) if (path := performance / f"{name}.json").is_file() else None for name in names)
-    return Rates(*records, flops={name: row["flops"] for name, row in read_json(results / "cost.json").items()})
+    whole, training, extraction = (
+        read_json(path) if (path := performance / f"{name}.json").is_file() else None for name in names
+    )
+    flops = {name: row["flops"] for name, row in read_json(results / "cost.json").items()}
+    return Rates(whole, training, extraction, flops)
 
 
 def read_commands(folder: Path) -> list[dict[str, str]]:
