@@ -28,8 +28,10 @@ from stages.core.evidence.studies import Study
 
 DIGITS = 6  # that a number has in a table
 SETTING, OTHER = ["strategy", "objective"], ["against_strategy", "against_objective"]
-JUDGED = ("difference", "low", "high", "p", "error", "freedom", "level", "comparisons", "seeds")
-JUDGED += ("paired_difference", "paired_low", "paired_high", "paired_p")
+JUDGED = (
+    *("difference", "low", "high", "p", "error", "freedom", "level", "comparisons", "seeds"),
+    *("paired_difference", "paired_low", "paired_high", "paired_p"),
+)
 EARLIER = "an earlier version recorded it"
 
 
@@ -129,7 +131,7 @@ def _check_runs(study: Study, runs: pd.DataFrame, answers: predictions.Predictio
                 raise UserError(f"{study.folder / 'metrics.json'}: top-1 of {strategy}-{objective} is not {mean:g}")
     encoding = _table(study.results / "encoding.csv")
     table = comparison_table(runs, encoding)
-    others = [column for column in table if not column.startswith("top1")]
+    others = [column for column in map(str, table) if not column.startswith("top1")]
     _compare(study, "comparison.csv", table, SETTING, found, rounded=others)
     file = "differences.csv"
     rows = _table(study.results / file)
