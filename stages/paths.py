@@ -28,6 +28,7 @@ REFERENCE = REPORTS / "reference"
 RELEASED = REFERENCE / "released.json"  # where the authors' released students were evaluated
 AUDIT = REPORTS / "audit.json"
 FIGURES = REPORTS / "figures"
+PERFORMANCE = REPORTS / "performance"  # what the benchmarks measured
 STUDIES = REPORTS / "studies"  # one folder per recorded study
 
 

@@ -10,7 +10,7 @@ from stages.core.report.dashboard import Drawn, Places, write_dashboard
 from stages.core.report.markup import DARK
 from stages.core.report.pages import Page
 from stages.core.report.rendering import render
-from stages.paths import AUDIT, FIGURES, HTML, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
+from stages.paths import AUDIT, FIGURES, HTML, MANIFEST, PERFORMANCE, REFERENCE, REPORTS, RESULTS, STUDIES
 
 TEMPLATES = Path("notebooks")
 NOTEBOOKS = REPORTS / "notebooks"
@@ -23,11 +23,12 @@ FILES = {
     "reports/metrics.json": "the headline numbers, as `dvc metrics show` prints them",
     "reports/data.json": "the images: splits, classes, counts, digests",
     "reports/audit.json": "every published claim with its verdict",
+    "reports/claims.md": "the same in the words of reproducibility tracks, with commands and prices",
     "reports/README.md": "what each file and column means",
     "reports/performance.md": "how long the default run and its stages take, on which machine",
 }
 
-PLACES = Places(RESULTS, MANIFEST, AUDIT, REFERENCE, STUDIES, FIGURES, FILES)
+PLACES = Places(RESULTS, MANIFEST, AUDIT, REFERENCE, STUDIES, FIGURES, PERFORMANCE, FILES)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Notebook:
 ALL = (
     Notebook("representation", {"data": MANIFEST, "reference": REFERENCE}, RESULTS / "svd.json"),
     Notebook("distillation", {"data": MANIFEST, "reference": REFERENCE, "studies": STUDIES}, RESULTS / "runs.csv"),
-    Notebook("audit", {"audit": AUDIT, "reference": REFERENCE}, AUDIT),
+    Notebook("audit", {"audit": AUDIT, "reference": REFERENCE, "performance": PERFORMANCE}, AUDIT),
 )
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, write_text
-from stages.paths import REPORTS
+from stages.core.evidence.effort import EPOCHS, IMAGES, STUDENT
+from stages.paths import PERFORMANCE
 from stages.tools import performance_figures
 from stages.tools.markdown import table
 
-PERFORMANCE = REPORTS / "performance"
 PAGE = PERFORMANCE.with_suffix(".md")
-IMAGES, EPOCHS, GPUS, STUDENT = 1_281_167, 300, 4, "widen"  # of the paper's run
+GPUS = 4  # of the paper's run
 # The command that measures each benchmark, by the name of its JSON file.
 BENCHMARKS = {
     "training-imagenet-cuda": "python tests/benchmarks/training.py --scale imagenet",

@@ -20,21 +20,25 @@ from stages.core.config.models import Student, Teacher
 from stages.core.config.schema import Objective
 from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
+from stages.core.evidence.effort import read_commands, read_rates
 from stages.core.evidence.questions import read_questions
 from stages.core.evidence.register import read_published, read_register
 from stages.core.evidence.scales import SAMPLE, counted
+from stages.core.evidence.tracks import read_tracks
 from stages.core.report.markup import DARK
 from stages.core.report.notebooks import read_table
 from stages.core.report.tables import audit as audit_tables
-from stages.core.report.tables import distillation, findings, questions
+from stages.core.report.tables import distillation, findings, logbook, questions
+from stages.core.report.tables import glance as glance_table
 from stages.core.report.tables.encoding import premise
 from stages.core.runtime.environment import Environment
-from stages.paths import AUDIT, FIGURES, MANIFEST, REFERENCE, REPORTS, RESULTS, STUDIES
-from stages.tools import performance, prices
+from stages.paths import AUDIT, FIGURES, MANIFEST, PERFORMANCE, REFERENCE, REPORTS, RESULTS, STUDIES
+from stages.tools import performance, prices, study_page, verdicts
 from stages.tools.markdown import table, with_block
 from stages.tools.record import check_finished
 
 README, PARAMS = Path("README.md"), Path("params.yaml")
+EVERY_CLAIM = REPORTS / "claims.md"
 CONF, CORE, TESTS = Path("stages/conf"), Path("stages/core"), Path("tests")
 # What a figure of the first screen shows, for those who do not see it; the first that is drawn is taken.
 HEADLINES = (
@@ -67,10 +71,29 @@ def claims() -> str:
     header, cells = ["", *list(rows[0])[1:]], [row.values() for row in rows]
     note = audit_tables.against_itself(audit)
     return (
-        f"{table(header, [[f'**{family}**', *(text or '' for text in rest)] for family, *rest in cells])}\n"
+        f"{table(header, [[f'**{_section(family)}**', *(text or '' for text in rest)] for family, *rest in cells])}\n"
         f"Claims by verdict of the [audit](reports/reference/README.md). {note}".rstrip()
         + "\n"
     )
+
+
+def _section(family: str) -> str:
+    """A link to the claims of a family, one by one."""
+    return f"[{family}]({EVERY_CLAIM.as_posix()}#{family.lower().replace(' ', '-')})"
+
+
+def glance() -> str:
+    """Scope, needs, time and cost, and the outcome in the terms of reproducibility tracks."""
+    rates = read_rates(PERFORMANCE, RESULTS)
+    measured_by = logbook.efforts(read_register(REFERENCE), read_commands(REFERENCE), rates)
+    recorded, tracks = studies.read(STUDIES), read_tracks(REFERENCE)
+    rows = glance_table.rows(read_json(AUDIT), measured_by, rates, tracks, recorded)
+    return table(["at a glance", ""], rows.items())
+
+
+def every_claim() -> str:
+    """Every claim with its verdict, evidence, command and price, in Markdown."""
+    return verdicts.written("markdown")
 
 
 def sample() -> str:
@@ -250,7 +273,7 @@ def summary(module: Path) -> str:
 
 def promises() -> str:
     """How often the pipeline was killed, and how memory and time grow with images."""
-    faults, growth = read_json(REPORTS / "faults.json"), read_json(performance.PERFORMANCE / "growth-cpu.json")
+    faults, growth = read_json(REPORTS / "faults.json"), read_json(PERFORMANCE / "growth-cpu.json")
     of_stages = growth["results"].values()
     memory = max(stage["growth"] for stage in of_stages)
     line = max(abs(off) for stage in of_stages for off in stage["off_the_line"])
@@ -268,13 +291,15 @@ def promises() -> str:
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {
     "figure": (README, figure),
     "claims": (README, claims),
+    "glance": (README, glance),
+    "every_claim": (EVERY_CLAIM, every_claim),
     "sample": (README, sample),
     "time": (README, time),
     "study": (README, study),
     "results": (REPORTS / "README.md", results),
     "scales": (README, scales),
     "keys": (CONF / "README.md", keys),
-    "prices": (CONF / "README.md", lambda: prices.prices(performance.measured())),
+    "prices": (CONF / "README.md", lambda: prices.prices(PERFORMANCE)),
     "wings": (CORE / "README.md", wings),
     "variables": (CORE / "train/README.md", variables),
     "promises": (TESTS / "README.md", promises),
@@ -309,8 +334,10 @@ def check_default() -> None:
 def main() -> None:
     """Rewrite the blocks that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("blocks", nargs="*", metavar="BLOCK", help=f"{', '.join(BLOCKS)}; without any, all of them")
-    blocks = parser.parse_args().blocks or list(BLOCKS)
+    named = f"{', '.join(BLOCKS)}; without any, all of them and the pages of studies"
+    parser.add_argument("blocks", nargs="*", metavar="BLOCK", help=named)
+    asked = parser.parse_args().blocks
+    blocks = asked or list(BLOCKS)
     for block in blocks:
         if block not in BLOCKS:
             raise UserError(f"{block}: no such block; it must be one of {', '.join(BLOCKS)}")
@@ -318,6 +345,8 @@ def main() -> None:
         check_default()
     for page in {BLOCKS[block][0] for block in blocks}:
         write_text(page, with_blocks(page, page.read_text(encoding="utf-8"), blocks))
+    if not asked:
+        study_page.refresh(studies.read(STUDIES), read_register(REFERENCE), read_questions(REFERENCE))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,25 @@
 """Fail if the audit contradicts a published claim: python -m stages.tools.verdicts [--known ID ...] [--also SCALE ...].
 
+With --format markdown or json it writes instead every claim with verdict, scale, value, evidence and cost, in the words
+of reproducibility tracks (reports/reference/tracks.yaml), and fails at nothing.
+
 For continuous integration. Reads reports/audit.json and ends with exit status 1, and one line that names them, if
 claims are contradicted at the paper's own setting that --known does not list. What another sample, another scale or the
 authors' weights show fails only where --also asks for it. `dvc repro audit` brings the file up to date.
 """
 
 import argparse
+import json
 from typing import Any
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json
+from stages.core.evidence.effort import read_commands, read_rates
+from stages.core.evidence.register import read_register
 from stages.core.evidence.scales import ELSEWHERE, PAPER, SAMPLE, WEIGHTS, WORDS
-from stages.paths import AUDIT
+from stages.core.evidence.tracks import read_tracks
+from stages.core.report.tables import logbook
+from stages.paths import AUDIT, PERFORMANCE, REFERENCE, RESULTS
 
 ALSO = {"weights": WEIGHTS, "sample": SAMPLE, "elsewhere": ELSEWHERE}
 
@@ -20,6 +28,26 @@ def failures(claim: dict[str, Any], scales: list[str]) -> list[str]:
     """How a claim of audit.json fails at any of some scales, by any run: the words of those verdicts."""
     found = [(one["where"], one["verdict"]) for one in (claim, *claim["others"]) if one["where"] in scales]
     return list(dict.fromkeys(verdict for where, verdict in found if verdict == WORDS[where].fails))
+
+
+def listed() -> list[dict[str, Any]]:
+    """Every claim of the audit, as `stages.core.report.tables.logbook.entries` gives it."""
+    rates = read_rates(PERFORMANCE, RESULTS)
+    measured_by = logbook.efforts(read_register(REFERENCE), read_commands(REFERENCE), rates)
+    return logbook.entries(read_json(AUDIT), measured_by, read_tracks(REFERENCE))
+
+
+def written(form: str) -> str:
+    """Every claim as Markdown, or as JSON with the counts of the verdicts and of a logbook's words.
+
+    Args:
+        form: "markdown" or "json".
+    """
+    if form == "markdown":
+        return logbook.markdown(listed())
+    audit, tracks = read_json(AUDIT), read_tracks(REFERENCE)
+    counts = {"verdicts": audit["counts"], "logbook": tracks.counts(audit["claims"])}
+    return json.dumps({**counts, "claims": listed()}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def main() -> None:
@@ -40,7 +68,11 @@ def main() -> None:
         choices=ALSO,
         help="further scales whose failures count: " + ", ".join(f"{name} ({where})" for name, where in ALSO.items()),
     )
+    parser.add_argument("--format", choices=("markdown", "json"), help="write every claim, for a logbook")
     arguments = parser.parse_args()
+    if arguments.format:
+        print(written(arguments.format), end="")
+        return
     scales = [PAPER, *(ALSO[name] for name in arguments.also)]
     claims = {claim["id"]: claim for claim in read_json(AUDIT)["claims"]}
     unknown = sorted(set(arguments.known) - claims.keys())

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -24,8 +25,9 @@ from stages.tools.compose import GROUPS, composed
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("stages", "tests", "reports", "notebooks")
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "reports/performance.md")),
-    *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("README.md"))),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "reports/performance.md", "reports/claims.md")),
+    # A model's card is of the run that made it.
+    *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("README.md")) if "models" not in page.parts),
 ]
 # Files that runs, studies, images and weights consist of; they are in no folder of the repository.
 ELSEWHERE = {"curves.csv", "predictions.npy", "config.json", "model.safetensors", "record.json", "train.tar", "val.tar"}
@@ -39,7 +41,8 @@ OTHERS = (
     *("SLURM_", "MASTER_", "RANK", "LOCAL_", "WORLD_SIZE", "TORCHELASTIC_"),
     *("DVC_ROOT", "CUDA_VISIBLE_DEVICES", "CC", "CXX", "CI"),
 )
-OF_RESULTS = {"figure", "claims", "study", "results", "scales"}  # the blocks that read what runs write
+# The blocks that read what runs write.
+OF_RESULTS = {"figure", "claims", "glance", "every_claim", "study", "results", "scales"}
 BETWEEN_PROCESSES = {"FRESH_START", "SUBMITIT_EXECUTOR"}  # what launcher or submitit tell workers, and no user sets
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -95,7 +98,8 @@ def codes(cell: str) -> list[str]:
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives headings."""
     headings = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    named = set(re.findall(r'<a id="([^"]+)">', text_of(page)))
+    return named | {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def is_tracked(path: Path, committed: Path) -> bool:
@@ -395,3 +399,17 @@ def test_the_citation_names_paper_and_software() -> None:
     assert first["title"] in text_of(ROOT / "README.md").replace("\n", " ")
     assert first["identifiers"][0]["value"] == "arXiv:2511.15572v1"
     assert first["authors"][:3] == published["authors"] and len(published["authors"]) == 3
+
+
+def test_the_archives_metadata_agree_with_the_citation() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    archived = json.loads((ROOT / ".zenodo.json").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [one["name"] for one in archived["creators"]] == [one["name"] for one in citation["authors"]]
+    for key in ("title", "version", "license", "keywords"):
+        assert archived[key] == citation[key]
+    assert (archived["version"], archived["license"]) == (project["version"], project["license"])
+    (related,) = archived["related_identifiers"]
+    assert citation["references"][1]["identifiers"][0]["value"].startswith(related["identifier"])
+    badges = yaml.safe_load((ROOT / "reports/reference/tracks.yaml").read_text())["badges"]
+    assert badges["available"]["doi"] == citation.get("doi")

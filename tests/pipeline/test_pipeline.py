@@ -3,14 +3,19 @@
 All tests share the copy, and the results of one uninterrupted `dvc repro` in it.
 """
 
+import copy
 import json
+import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from faults.kill import Harness
 from faults.project import Project
+
+from stages.core.base.files import sha256
 
 pytestmark = pytest.mark.pipeline
 
@@ -117,7 +122,9 @@ def test_every_stage_runs_without_a_network(project: Project) -> None:
     assert shown[""]["data"]["reports/audit.json"]["data"] == {"counts": audit["counts"]}
     for page in ("index", "representation", "distillation", "audit"):
         html = (project.folder / f"artifacts/html/{page}.html").read_text()
-        assert 'src="http' not in html and 'href="http' not in html.replace('href="https://arxiv.org', "")
+        addresses = re.findall(r'(?:src|href)="(https?://[^/"]+)', html)
+        assert set(addresses) <= {f"https://{host}" for host in ("arxiv.org", "github.com", "sotaverified.org")}
+        assert 'src="http' not in html
 
 
 def test_every_stage_says_what_it_found_and_where(project: Project) -> None:
@@ -127,6 +134,27 @@ def test_every_stage_says_what_it_found_and_where(project: Project) -> None:
     assert any(line.startswith("widen-mse-0: top-1 ") for line in ended)
     for line in ended:
         assert (project.folder / line.rpartition(" -> ")[2]).exists(), line
+
+
+def test_a_second_clone_pulls_what_was_pushed_and_runs_nothing(project: Project, tmp_path: Path) -> None:
+    """As reports/README.md says it, with a folder as remote."""
+    for words in (
+        ("dvc", "remote", "add", "-d", "results", str(tmp_path / "remote")),
+        ("dvc", "push"),
+        ("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "-qam", "results"),
+        ("git", "clone", "-q", ".", str(tmp_path / "clone")),
+    ):
+        project.run(*words)
+    clone, guard = copy.copy(project), project.variables["PYTHONPATH"].partition(":")[2]
+    clone.folder = tmp_path / "clone"
+    clone.variables = {**project.variables, "PYTHONPATH": f"{clone.folder}:{guard}"}
+    (clone.folder / "reports/studies").mkdir()  # which is empty in the copy, and so not in git
+    clone.run("dvc", "pull")
+    outputs = {name: digest for name, digest in project.reference.items() if name.startswith("artifacts/")}
+    assert any(name.endswith("model.safetensors") for name in outputs) and any("/layer_" in name for name in outputs)
+    assert {name: sha256(clone.folder / name) for name in outputs} == outputs
+    assert clone.rerun() == set()
+    assert clone.run("git", "status", "--porcelain").output == ""
 
 
 def test_a_change_reruns_what_it_touches_alone(project: Project) -> None:

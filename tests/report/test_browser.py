@@ -14,6 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from stages.core.evidence.scales import WORDS
 from stages.core.report.markup import table
 from stages.core.report.pages import write_page
+from stages.core.report.tables.logbook import anchor
 
 PAGES = ("index", "representation", "distillation", "audit")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -137,6 +138,25 @@ def test_a_number_of_the_dashboard_opens_the_claims_that_it_counts(browser, site
     shown = browser.find_element(By.CSS_SELECTOR, "table[data-facets]")
     assert len(column(shown, 1)) == count
     assert set(column(shown, 4)) == {"confirmed"}
+
+
+def test_an_address_opens_its_claim_whatever_the_filters_leave_out(browser, site, committed):
+    claims = json.loads((committed / "reports/audit.json").read_text())["claims"]
+    show(browser, site / "audit.html")
+    shown = len(column(browser.find_element(By.CSS_SELECTOR, "table[data-facets]"), 1))
+    for measured in (True, False):  # one that the page opens with, and one that it leaves out
+        claim = next(one for one in claims if (one["run"] is not None) == measured)
+        show(browser, site / "audit.html", query=f"#{anchor(claim['id'])}")
+        browser.refresh()
+        row = browser.find_element(By.ID, anchor(claim["id"]))
+        assert row.is_displayed() and row.text.startswith(claim["statement"][:40])
+        top = browser.execute_script("return arguments[0].getBoundingClientRect().top", row)
+        assert 0 <= top <= 900
+        rows = len(column(browser.find_element(By.CSS_SELECTOR, "table[data-facets]"), 1))
+        assert (rows == shown) == measured
+    show(browser, site / "index.html")
+    browser.find_element(By.CSS_SELECTOR, "a[href*='#claim-']").click()
+    assert browser.find_element(By.CSS_SELECTOR, "tr:target").is_displayed()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,6 +1,7 @@
 """Recording a finished reproduction, in a small git and DVC project, and auditing claims by it."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -10,16 +11,18 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from stages import audit
 from stages.core.base.errors import UserError
 from stages.core.config.params import Params
-from stages.core.evidence import studies
+from stages.core.evidence import predictions, studies
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.results import Results, cell
 from stages.core.evidence.scales import counts
@@ -28,7 +31,7 @@ from stages.core.report import rendering
 from stages.core.report.tables import audit as tables_audit
 from stages.core.report.tables import studies as tables
 from stages.paths import AUDIT, REFERENCE, RESULTS
-from stages.tools import provenance, record, verdicts
+from stages.tools import provenance, record, study_models, verdicts
 from stages.tools.compose import composed
 
 PAPER = Params.model_validate(yaml.safe_load(composed("profile=imagenet")))
@@ -58,6 +61,29 @@ def git(folder: Path, *command: str) -> str:
     return run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", *command, cwd=folder)
 
 
+def make_students(project: Path) -> None:
+    """The folders of the runs in runs.csv: predictions with its top-1, and weights that nobody trained."""
+    manifest = json.loads((project / "reports/data.json").read_text())
+    classes, images = manifest["class_names"], manifest["val"]["images"]
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, len(classes), images)
+    prepared = project / "artifacts/prepare"
+    prepared.mkdir(parents=True)
+    lines = [f"{classes[label]}/{index:04d}.png" for index, label in enumerate(truth)]
+    (prepared / "val.txt").write_text("\n".join(lines) + "\n")
+    for row in pd.read_csv(project / "reports/results/runs.csv", keep_default_na=False).to_dict("records"):
+        folder = project / "artifacts/train" / str(row["seed"]) / row["run"]
+        folder.mkdir(parents=True)
+        wrong = rng.permutation(images)[: images - round(float(row["top1"]) * images / 100)]
+        predicted = truth.copy()
+        predicted[wrong] = (truth[wrong] + 1) % len(classes)
+        np.save(folder / "predictions.npy", predicted)
+        save_file({"weight": torch.rand(3, 5), "steps": torch.tensor([7])}, folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
+        (folder / "metrics.json").write_text(json.dumps({"run": row["run"]}))
+        (folder / "README.md").write_text(f"# {row['run']}\n")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, committed: Path) -> Path:
     """A repository with the project's reports and a pipeline of two quick stages, up to date and committed."""
@@ -68,6 +94,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, committed: Path) -> Path:
     shutil.copy(committed / "params.yaml", folder)
     shutil.copy(committed / "reports" / "metrics.json", folder / "source.json")
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}))
+    make_students(folder)
     git(folder, "init", "-q")
     run(sys.executable, "-m", "dvc", "init", "-q", cwd=folder)
     run(sys.executable, "-m", "dvc", "repro", "-q", cwd=folder)
@@ -109,8 +136,15 @@ def test_a_finished_reproduction_is_frozen_whole(project, monkeypatch):
         if not name.startswith(("figures/headline", "figures/matching-"))
     }
     expected |= {name: (project / name).read_bytes() for name in ("params.yaml", "dvc.lock")}
-    assert frozen == expected
-    assert set(said) == {"date", "commit", "versions", "hardware"}
+    page, evidence = frozen.pop("README.md").decode(), frozen.keys() - expected.keys()
+    assert {name: frozen[name] for name in expected} == expected
+    runs = pd.read_csv(project / "reports/results/runs.csv", keep_default_na=False)
+    settings = {f"{row['strategy']}-{row['objective']}" for row in runs.to_dict("records")}
+    files = ("README.md", "config.json", "metrics.json", "model.safetensors")
+    assert evidence == {"predictions.npz", *(f"models/{name}/{file}" for name in settings for file in files)}
+    assert set(said) == {"date", "commit", "versions", "hardware", "files"}
+    assert said["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in frozen.items()}
+    assert said["commit"][:10] in page and "record verify digits.2" in page and "was not recorded" in page
     assert said["commit"] == git(project, "rev-parse", "HEAD").strip()
     assert said["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert said["versions"].get("cuda") == torch.version.cuda
@@ -129,7 +163,185 @@ def test_a_finished_reproduction_is_frozen_whole(project, monkeypatch):
     git(project, "add", "-A")
     git(project, "commit", "-qm", "an extra file")
     record_as(monkeypatch, "digits.2", "--replace")
-    assert set(contents(project / "reports/studies/digits.2")) == {*frozen, "record.json"}
+    assert set(contents(project / "reports/studies/digits.2")) == {*frozen, "record.json", "README.md"}
+
+
+@pytest.fixture(scope="module")
+def recorded(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with one recorded study, `whole`."""
+    folder = tmp_path_factory.mktemp("recorded") / "project"
+    shutil.copytree(finished, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DVC_NO_ANALYTICS", "1")
+        record_as(patch, "whole", "--hours", "1.5")
+    return folder
+
+
+@pytest.fixture
+def whole(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a recorded study, whose project is the working directory."""
+    folder = tmp_path / "project"
+    shutil.copytree(recorded, folder)
+    monkeypatch.chdir(folder)
+    return folder / "reports/studies/whole"
+
+
+def seal(study: Path) -> None:
+    """Make the digests of a study those of its files, as one who alters both would."""
+    said = json.loads((study / "record.json").read_text())
+    (study / "record.json").write_text(json.dumps(said | {"files": studies.digests(study)}))
+
+
+def test_the_evidence_is_what_the_runs_left(whole):
+    runs = pd.read_csv(whole / "results/runs.csv", keep_default_na=False)
+    answers = predictions.read(whole / "predictions.npz", whole / "data.json")
+    assert (whole / "predictions.npz").stat().st_size < answers.labels.size * len(runs)
+    assert answers.labels.dtype == np.uint8  # of ten classes
+    for row in runs.to_dict("records"):
+        folder = Path("artifacts/train", str(row["seed"]), row["run"])
+        np.testing.assert_array_equal(answers.classes[row["run"]], np.load(folder / "predictions.npy"))
+        assert answers.top1[row["run"]] == pytest.approx(float(row["top1"]), abs=1e-3)
+    of_first = load_file(whole / "models/widen-mse/model.safetensors")
+    trained = load_file(Path("artifacts/train/0/widen-mse-0/model.safetensors"))
+    assert of_first["weight"].dtype == torch.bfloat16 and of_first["steps"].dtype == torch.int64
+    torch.testing.assert_close(of_first["weight"].float(), trained["weight"], rtol=2**-8, atol=0)
+    assert "1.5 hours" in (whole / "README.md").read_text()
+
+
+def test_a_recorded_study_is_verified(whole, monkeypatch, capsys):
+    for arguments in (("whole",), ("--all",)):
+        record_as(monkeypatch, "verify", *arguments)
+        said = capsys.readouterr().out
+        for name in ("comparison.csv", "differences.csv", "questions.csv", "backbones.csv", "runs from predictions"):
+            assert name in said
+        assert "not recomputed: models (the embedded images are not written out" in said
+    for arguments, message in (((), "name a study, or give --all"), (("other",), "other is no recorded study")):
+        with pytest.raises(UserError, match=f"{message}; there is whole"):
+            record_as(monkeypatch, "verify", *arguments)
+
+
+def change_prediction(study: Path) -> None:
+    answers = predictions.read(study / "predictions.npz", study / "data.json")
+    changed = dict(answers.classes)
+    changed["lift-mse-1"] = changed["lift-mse-1"].copy()
+    right = np.flatnonzero(answers.correct["lift-mse-1"])[0]
+    changed["lift-mse-1"][right] = (answers.labels[right] + 1) % 10
+    predictions.write(study / "predictions.npz", predictions.Predictions(answers.labels, changed), study / "data.json")
+
+
+def change_cell(file: str, column: str, row: int = 2):
+    def change(study: Path) -> None:
+        table = pd.read_csv(study / "results" / file, keep_default_na=False, dtype=str)
+        table.loc[row, column] = f"{float(table.loc[row, column] or 0) + 0.01:.6g}"
+        table.to_csv(study / "results" / file, index=False)
+
+    return change
+
+
+def change_weight(study: Path) -> None:
+    file = study / "models/widen-mse/model.safetensors"
+    weights = load_file(file)
+    weights["weight"][1, 2] += 0.5
+    save_file(weights, file)
+
+
+def change_text(file: str, before: str, after: str):
+    def change(study: Path) -> None:
+        text = (study / file).read_text()
+        assert before in text
+        (study / file).write_text(text.replace(before, after, 1))
+
+    return change
+
+
+def truncate(file: str):
+    def change(study: Path) -> None:
+        content = (study / file).read_bytes()
+        (study / file).write_bytes(content[: len(content) // 2])
+
+    return change
+
+
+ALTERED = {  # what is changed, the file that is named where digests notice it, what is said where they were changed too
+    "a prediction": (change_prediction, "predictions.npz", "top1 of lift-mse-1 is .*, and its predictions give"),
+    "a run": (change_cell("runs.csv", "top1"), "results/runs.csv", "top1 of .* is .*, and its predictions give"),
+    "a mean": (change_cell("comparison.csv", "top1_mean"), "results/comparison.csv", "top1_mean of .*-.* is"),
+    "a difference": (change_cell("differences.csv", "difference"), "results/differences.csv", "difference of .* is"),
+    "an interval": (
+        change_cell("differences.csv", "low"),
+        "results/differences.csv",
+        "low of .* is .*, and recomputed",
+    ),
+    "a question": (change_cell("questions.csv", "high"), "results/questions.csv", "high of .* is .*, and recomputed"),
+    "a backbone": (change_cell("backbones.csv", "sep_50", 0), "results/backbones.csv", "sep_50 of teacher is"),
+    "a headline": (change_text("metrics.json", '"mse": 97', '"mse": 96'), "metrics.json", "top-1 of .*-mse is not 97"),
+    "a verdict": (
+        change_text("audit.json", '"verdict": "confirmed"', '"verdict": "contradicted"'),
+        "audit.json",
+        "counts are not those of its claims",
+    ),
+    "a weight": (change_weight, "models/widen-mse/model.safetensors", None),
+    "a truncated model": (truncate("models/lift-none/model.safetensors"), "models/lift-none/model.safetensors", None),
+    "truncated predictions": (truncate("predictions.npz"), "predictions.npz", "cannot be read as predictions"),
+    "other images": (change_text("data.json", '"bytes": 1', '"bytes": 2'), "data.json", "predictions of other images"),
+    "a figure": (change_text("figures/accuracy.svg", "<svg", "<svg "), "figures/accuracy.svg", None),
+    "a further file": (lambda study: (study / "results/new.csv").touch(), "results/new.csv", None),
+    "a missing file": (lambda study: (study / "results/cka.csv").unlink(), "results/cka.csv", None),
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_what_was_altered_is_noticed(what, whole, monkeypatch):
+    change, file, said = ALTERED[what]
+    change(whole)
+    with pytest.raises(
+        UserError, match=rf"{re.escape(file)} (is not as it was recorded|is missing|was not there)"
+    ) as caught:
+        record_as(monkeypatch, "verify", "whole")
+    assert "\n" not in str(caught.value)
+    if said is not None:
+        seal(whole)
+        with pytest.raises(UserError, match=said) as caught:
+            record_as(monkeypatch, "verify", "whole")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_study_of_an_earlier_version_is_verified_with_what_it_lacks_named(whole, monkeypatch, capsys):
+    """No digests, no predictions, no models; columns and a table of today are not there."""
+    said = json.loads((whole / "record.json").read_text())
+    del said["files"]
+    (whole / "record.json").write_text(json.dumps(said))
+    (whole / "predictions.npz").unlink()
+    shutil.rmtree(whole / "models")
+    (whole / "results/questions.csv").unlink()
+    table = pd.read_csv(whole / "results/comparison.csv", keep_default_na=False, dtype=str)
+    table.rename(columns={"probe_error_std": "rank_std"}).to_csv(whole / "results/comparison.csv", index=False)
+    record_as(monkeypatch, "verify", "whole")
+    said = capsys.readouterr().out
+    for lacking in ("digests", "top-1 from predictions", "questions.csv", "rank_std of comparison.csv", "models"):
+        assert f"not recomputed: {lacking}" in said
+    assert "differences.csv" in said.splitlines()[0]
+    change_cell("runs.csv", "top1")(whole)
+    with pytest.raises(UserError, match=r"top1 of .* is .*, and no count of 900 images is it"):
+        record_as(monkeypatch, "verify", "whole")
+
+
+def test_the_recorded_studies_are_as_recorded(committed, monkeypatch, capsys):
+    monkeypatch.chdir(committed)
+    record_as(monkeypatch, "verify", "--all")
+    said = capsys.readouterr().out
+    assert all(f"{name}: as recorded: " in said for name in ("cifar100_small", "imagenet_sample_vit_tiny"))
+    assert said.count("files by SHA-256") == 2
+
+
+def test_a_large_study_keeps_its_models_in_the_cache(project, monkeypatch, capsys):
+    monkeypatch.setattr(study_models, "LIMIT_BYTES", 1000)
+    record_as(monkeypatch, "large")
+    assert "they stay in the cache" in capsys.readouterr().out
+    assert not Path("reports/studies/large/models").exists()
+    assert "a-cache-to-pull-from" in Path("reports/studies/large/README.md").read_text()
+    record_as(monkeypatch, "verify", "large")
 
 
 def test_a_study_names_the_other_machine_that_trained_its_students(project, monkeypatch, capsys, tmp_path):

@@ -63,6 +63,18 @@ def test_other_scales_fail_only_where_they_are_asked_for(call, capsys):
         call("--also", "luck")
 
 
+@pytest.mark.parametrize("form", ["json", "markdown"])
+def test_the_committed_audit_is_written_for_a_logbook(form, committed, monkeypatch, capsys):
+    monkeypatch.chdir(committed)
+    monkeypatch.setattr(sys, "argv", ["verdicts", "--format", form])
+    verdicts.main()  # contradictions that nobody listed fail nothing here
+    said = capsys.readouterr().out
+    assert said == verdicts.written(form) and said.endswith("\n") and not said.endswith("\n\n")
+    monkeypatch.setattr(sys, "argv", ["verdicts", "--format", "yaml"])
+    with pytest.raises(SystemExit):
+        verdicts.main()
+
+
 def test_unknown_claims_and_audits_are_refused(call):
     with pytest.raises(UserError, match=r"^--known b/3: no such claim; reports/audit.json lists all of them$"):
         call("--known", "b/1", "b/2", "b/3")

@@ -62,24 +62,36 @@ def family(settings: Sequence[Setting], asked: Sequence[tuple[Setting, Setting]]
 def differences_table(
     runs: pd.DataFrame, correct: Mapping[str, np.ndarray], asked: Sequence[tuple[Setting, Setting]] = ()
 ) -> pd.DataFrame:
-    """Top-1 differences of `family` in percentage points, with intervals that hold together.
+    """Top-1 differences of `family` in percentage points, with intervals that hold together, as `of_pairs` makes them.
+
+    Args:
+        runs: runs.csv.
+        correct: for each run, which validation images it classifies correctly, [images] of booleans.
+        asked: further pairs of settings.
+    """
+    settings = list(dict.fromkeys(_settings(runs)))
+    return of_pairs(family(settings, asked) if settings else [], runs, correct)
+
+
+def of_pairs(
+    pairs: Sequence[tuple[Setting, Setting]], runs: pd.DataFrame, correct: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """Top-1 differences of some pairs in percentage points, with intervals that hold together.
 
     Several seeds: by the pooled variance of `Blocks`, Dunnett's where the plain student is subtracted and Tukey's
     elsewhere, with the paired t of the two settings alone beside it (Bonferroni over the rows). No degree of freedom:
     McNemar's over the validation images where both settings have one run, else no interval.
 
     Args:
+        pairs: of settings, the first minus the second.
         runs: runs.csv.
         correct: for each run, which validation images it classifies correctly, [images] of booleans.
-        asked: further pairs of settings.
 
     Raises:
         UserError: two runs that are compared on images were validated on different ones.
     """
-    names = list(zip(runs["strategy"].astype(str), runs["objective"].astype(str), strict=True))
-    settings = list(dict.fromkeys(names))
-    pairs = family(settings, asked) if settings else []
-    groups = {one: runs[[name == one for name in names]].set_index("seed") for one in settings}
+    names = _settings(runs)
+    groups = {one: runs[[name == one for name in names]].set_index("seed") for one in dict.fromkeys(names)}
     blocks = Blocks(names, list(runs["seed"]))
     rows = _over_seeds(pairs, blocks, runs["top1"].to_numpy(dtype=float)) if blocks.freedom else None
     table = []
@@ -100,6 +112,11 @@ def differences_table(
             }
         )
     return pd.DataFrame(table, columns=list(DIFFERENCE_COLUMNS))
+
+
+def _settings(runs: pd.DataFrame) -> list[Setting]:
+    """The setting of each run."""
+    return list(zip(runs["strategy"].astype(str), runs["objective"].astype(str), strict=True))
 
 
 def _over_seeds(pairs: Sequence[tuple[Setting, Setting]], blocks: Blocks, top1: np.ndarray) -> list[dict[str, Any]]:

@@ -14,16 +14,18 @@ from stages.core.base.files import read_json
 from stages.core.base.names import TEACHER
 from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
+from stages.core.evidence.effort import read_commands, read_rates
 from stages.core.evidence.questions import questions_table, read_questions
-from stages.core.evidence.register import read_published
+from stages.core.evidence.register import read_published, read_register
 from stages.core.evidence.scales import sentence
 from stages.core.evidence.statistics import NOT_SHOWN
+from stages.core.evidence.tracks import read_tracks
 from stages.core.report.figures import headline
 from stages.core.report.markup import Link, Prose, fill, picture, table
 from stages.core.report.notebooks import read_table
 from stages.core.report.pages import Page, write_page
 from stages.core.report.tables import audit as audit_tables
-from stages.core.report.tables import distillation, encoding, findings, representation
+from stages.core.report.tables import distillation, encoding, findings, glance, logbook, representation
 from stages.core.report.tables import questions as question_tables
 from stages.core.report.tables import studies as study_tables
 
@@ -41,7 +43,7 @@ class Places:
     """Where the dashboard reads, and what it leads to: relative to the repository, where the stage runs.
 
     Attributes:
-        results, data, audit, reference, studies, figures: what it reads.
+        results, data, audit, reference, studies, figures, performance: what it reads.
         files: further files that it leads to, with what each of them holds, in Markdown.
     """
 
@@ -51,6 +53,7 @@ class Places:
     reference: Path
     studies: Path
     figures: Path
+    performance: Path
     files: Mapping[str, str]
 
 
@@ -135,11 +138,12 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
         tiles=_tiles(ran),
         headline=_headline(drawn, places, root, recorded),
         cards=[_card(card, drawn, places, root) for card in _cards(_shown(ran.backbones)) if card.figure in drawn],
+        glance=_glance(audit, places, recorded),
         verdicts=f"{_counted(audit['counts'])}. {audit_tables.against_itself(audit)}",
         asked=_asked(ran, places, recorded),
         families=table(audit_tables.families(audit, read_published(places.reference), "audit.html"), cards=True),
         failed={
-            heading: table(audit_tables.register(claims), cards=True)
+            heading: table(audit_tables.register(claims, page="audit.html"), cards=True)
             for heading, claims in audit_tables.failed(audit).items()
         },
         backbones=table(representation.backbones(ran.backbones)) if ran.students is None else None,
@@ -163,6 +167,13 @@ def write_dashboard(out: Path, drawn: Mapping[str, Drawn], places: Places, pages
         ],
     )
     write_page(out, "Overview", body, prose.headings, pages)
+
+
+def _glance(audit: Mapping[str, Any], places: Places, recorded: Sequence[studies.Study]) -> dict[str, str]:
+    """What an auditor asks first, as terms and texts."""
+    rates, reference = read_rates(places.performance, places.results), places.reference
+    measured_by = logbook.efforts(read_register(reference), read_commands(reference), rates)
+    return glance.rows(audit, measured_by, rates, read_tracks(reference), recorded)
 
 
 def _read(places: Places) -> Ran:

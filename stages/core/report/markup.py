@@ -38,9 +38,9 @@ class Badge:
 
 @dataclass(frozen=True)
 class Lines:
-    """A table cell of two lines, the second less prominent."""
+    """A table cell of two lines, the second less prominent; the first may be a link."""
 
-    first: str
+    first: str | Link
     second: str
 
 
@@ -94,7 +94,11 @@ def fill(template: str, **values: Any) -> Markup:
 
 
 def table(
-    rows: pd.DataFrame | Sequence[Mapping[str, Any]], *, facets: Sequence[Facet] = (), cards: bool = False
+    rows: pd.DataFrame | Sequence[Mapping[str, Any]],
+    *,
+    facets: Sequence[Facet] = (),
+    cards: bool = False,
+    anchors: Sequence[str] = (),
 ) -> Markup:
     """A table that sorts by a click on a heading; columns of numbers are flush right.
 
@@ -103,6 +107,7 @@ def table(
             decimals, a missing value is a dash.
         facets: filters that the page's script offers.
         cards: on a phone, show each row as a block of its own; for rows of much text.
+        anchors: the address of each row, an empty text for none.
     """
     data = pd.DataFrame(rows).astype(object)
     cells = [[_html(value) for value in row] for row in data.itertuples(index=False, name=None)]
@@ -114,7 +119,11 @@ def table(
         "table.html",
         columns=columns,
         rows=[
-            {"cells": row, "facets": ["|".join(facet.values[place]) for facet in facets]}
+            {
+                "cells": row,
+                "facets": ["|".join(facet.values[place]) for facet in facets],
+                "anchor": anchors[place] if anchors else "",
+            }
             for place, row in enumerate(cells)
         ],
         facets=[{"name": one.name, "values": one.all_values(), "chosen": list(one.chosen)} for one in facets],
@@ -134,7 +143,7 @@ def _html(value: Any) -> Markup:
     if isinstance(value, Badge):
         return Markup('<span class="badge {}">{}</span>').format(value.text.replace(" ", "-"), value.text)
     if isinstance(value, Lines):
-        return Markup('{} <span class="sub">{}</span>').format(value.first, value.second)
+        return Markup('{} <span class="sub">{}</span>').format(_html(value.first), value.second)
     if isinstance(value, list) and any(isinstance(one, (Link, Badge, Lines)) for one in value):
         return Markup("<br>").join(map(_html, value))
     return escape(cell(value))

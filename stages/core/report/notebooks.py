@@ -59,6 +59,7 @@ def show_table(
     folded: bool = False,
     facets: Sequence[Facet] = (),
     cards: bool = False,
+    anchors: Sequence[str] = (),
 ) -> None:
     """Display a table under its caption.
 
@@ -68,8 +69,9 @@ def show_table(
         folded: show only the caption until it is clicked.
         facets: filters that the report's page offers.
         cards: on a phone, the page shows each row as a block of its own.
+        anchors: the address of each row on the page, an empty text for none.
     """
-    text = table(rows, facets=facets, cards=cards)
+    text = table(rows, facets=facets, cards=cards, anchors=anchors)
     if folded:
         text = Markup('<details class="fold">\n<summary>{}</summary>\n{}\n</details>').format(caption, text)
     else:

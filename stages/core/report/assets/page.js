@@ -94,6 +94,15 @@
     });
     table.parentElement.before(form);
     update();
+    // An address that names a row shows it, whatever the filters leave out.
+    const reveal = () => {
+      const row = rows.find((one) => one.id && `#${one.id}` === location.hash);
+      if (!row) return;
+      if (row.hidden) all.click();
+      row.scrollIntoView({ block: "center" });
+    };
+    addEventListener("hashchange", reveal);
+    reveal();
   }
 
   // Contents: folded where it stands above the text, and marking the section that is read.

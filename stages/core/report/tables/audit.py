@@ -7,8 +7,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from stages.core.evidence.claims import FAMILIES
+from stages.core.evidence.effort import Effort
 from stages.core.evidence.scales import LEADS, NOT_MEASURED, PAPER, SAMPLE, WORDS, counted, counts, rank
 from stages.core.report.markup import Badge, Facet, Lines, Link
+from stages.core.report.tables.logbook import anchor, figure_file
 
 ROOT = "../.."  # of the project, from a page or an executed notebook
 REFERENCE = "reports/reference/"  # begins the evidence that is published, not measured
@@ -48,21 +50,43 @@ def of_family(audit: Mapping[str, Any], family: str) -> list[Mapping[str, Any]]:
     return [claim for claim in audit["claims"] if claim["family"] == family]
 
 
-def register(claims: Claims) -> list[dict[str, Any]]:
-    """Claims of audit.json with verdict, reason and links to the evidence: one row for each run that measured one."""
+def register(
+    claims: Claims, measured_by: Mapping[str, Effort] | None = None, page: str | None = None
+) -> list[dict[str, Any]]:
+    """Claims of audit.json with verdict, reason and links to the evidence: one row for each run that measured one.
+
+    Args:
+        claims: of audit.json.
+        measured_by: the run that measures each claim, by its id, where its command and time are to be shown.
+        page: the page of the audit, if each claim is to lead to its place there.
+    """
     return [
         {
-            "claim": Lines(claim["statement"], f"{claim['family']} · {claim['source']}"),
+            "claim": Lines(_statement(claim, page), f"{claim['family']} · {claim['source']}"),
             "expected": claim["expected"],
             "measured": one["measured"],
             "verdict": Badge(one["verdict"]),
             "reason": Lines(one["reason"], LEADS.get(one["where"], f"needs: {claim['scale']}")),
             "run": one["run"] or NO_RUN,
             "evidence": _evidence(claim) if one is claim else None,
+            **({} if measured_by is None else {"measured by": _measured_by(measured_by[claim["id"]])}),
         }
         for claim in claims
         for one in (claim, *claim["others"])
     ]
+
+
+def anchors(claims: Claims) -> list[str]:
+    """The addresses of the rows of `register`: each claim's first row has one."""
+    return [anchor(claim["id"]) if one is claim else "" for claim in claims for one in (claim, *claim["others"])]
+
+
+def _statement(claim: Mapping[str, Any], page: str | None) -> str | Link:
+    return claim["statement"] if page is None else Link(claim["statement"], f"{page}#{anchor(claim['id'])}")
+
+
+def _measured_by(effort: Effort) -> Lines:
+    return Lines(effort.command, effort.text)
 
 
 def measured_first(audit: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -176,9 +200,9 @@ def _evidence(claim: Mapping[str, Any]) -> list[Link] | None:
     """Links from a report's page, two folders below the root, to the metric's file and the figure."""
     if claim["evidence"] is None:
         return None
-    metric, figure = claim["evidence"]["metric"], claim["evidence"]["figure"]
+    metric, figure = claim["evidence"]["metric"], figure_file(claim["evidence"])
     file = PurePosixPath(metric.partition(":")[0])
     links = [Link(metric.replace(str(file), file.name), f"{ROOT}/{file}")]
     if figure:
-        links.append(Link(f"figure {figure}", f"{ROOT}/{file.parent.parent / 'figures' / figure}.svg"))
+        links.append(Link(f"figure {claim['evidence']['figure']}", f"{ROOT}/{figure}"))
     return links

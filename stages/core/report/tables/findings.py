@@ -9,6 +9,7 @@ import pandas as pd
 
 from stages.core.base.files import read_json
 from stages.core.base.names import TEACHER
+from stages.core.evidence import scales
 from stages.core.evidence.analysis_measures import OTHERWISE
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.questions import UNCHECKED, WEAK, Questions, questions_table
@@ -165,6 +166,12 @@ def _geometry(study: Study, width: int) -> str:
         f" For 99 % of the images {dims['own']:g} of {own['channels']} directions hold {LEVEL} % of the energy in the "
         f"image's own basis{bound}, {dims['shared']:g} in one that all share."
     )
+
+
+def counted(study: Study, claims: Sequence[Claim]) -> str:
+    """How many claims have each verdict by a study alone, in words."""
+    results = read_results(study.results, study.data)
+    return scales.sentence(scales.counts(judge(claim, results) for claim in claims))
 
 
 def limits(study: Study, claims: Sequence[Claim], reasons_named: int = REASONS) -> str:

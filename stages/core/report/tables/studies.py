@@ -20,7 +20,7 @@ def studies(recorded: Sequence[Study]) -> list[dict[str, Any]]:
                 "study": study.name,
                 "dataset": read_json(study.data)["dataset"],
                 "teacher": _teacher(study),
-                "hardware": _machines(study.record),
+                "hardware": machines(study.record),
                 "date": study.record["date"],
             }
         )
@@ -34,19 +34,24 @@ def provenance(recorded: Sequence[Study], folder: str) -> list[dict[str, Any]]:
         recorded: the studies.
         folder: of all studies, from the page that shows the table.
     """
-    shown = ("python", "torch", "timm", "cuda")
     return [
         row
         | {
             "commit": study.record["commit"][:10],
-            "versions": "; students trained with: ".join(
-                ", ".join(f"{name} {machine['versions'][name]}" for name in shown if machine["versions"].get(name))
-                for machine in (study.record, *filter(None, [study.record.get("trained_on")]))
-            ),
+            "versions": versions(study.record),
             "files": [Link(file.rpartition("/")[2], f"{folder}/{study.name}/{file}") for file in _files(study)],
         }
         for row, study in zip(studies(recorded), recorded, strict=True)
     ]
+
+
+def versions(record: Mapping[str, Any]) -> str:
+    """The versions of the packages that decide most, and apart from them those that trained the students."""
+    shown = ("python", "torch", "timm", "cuda")
+    return "; students trained with: ".join(
+        ", ".join(f"{name} {machine['versions'][name]}" for name in shown if machine["versions"].get(name))
+        for machine in (record, *filter(None, [record.get("trained_on")]))
+    )
 
 
 def _files(study: Study) -> list[str]:
@@ -80,7 +85,7 @@ def _teacher(study: Study) -> str:
     return f"{teacher['architecture']}" + ("" if teacher.get("top1") is None else f", {teacher['top1']:.2f} %")
 
 
-def _machines(record: Mapping[str, Any]) -> str:
+def machines(record: Mapping[str, Any]) -> str:
     """The hardware of a study, and apart from it that which trained the students, where it was another."""
     own = _hardware(record["hardware"])
     if "trained_on" not in record:
