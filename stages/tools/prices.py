@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from stages.core.base.files import read_json
 from stages.paths import RESULTS
 from stages.tools.markdown import table
-from stages.tools.performance import EPOCHS, IMAGES, STUDENT, Measured
+from stages.tools.performance import EPOCHS, IMAGES
+from stages.tools.performance_tables import STUDENT, Measured, of_student
 
 Setting = tuple[str, bool]  # a student's strategy, and whether its objective asks a teacher
 ASKING = (False, True, True, True, True, True)  # of the paper's six objectives, `none` first
@@ -20,13 +21,13 @@ GRIDS: dict[str, list[Setting]] = {
 }
 
 
-def prices(found: Measured) -> str:
+def prices(records: Measured) -> str:
     """GPU hours of the paper's grids, with a teacher pass for each run and with one for all."""
-    record = found.get("training-imagenet-cuda")
+    record = records.get("training-imagenet-cuda")
     if record is None:
         return "Not measured: it needs `reports/performance/training-imagenet-cuda.json`.\n"
     students = {name: row["flops"] for name, row in read_json(RESULTS / "cost.json").items()}
-    (row,) = (one for one in record["results"] if one["student"] == STUDENT)
+    row = of_student(record)
     rate = row["ours"]["images_per_s"]["median"]
     teacher = row["flops_per_image"] - 3 * students[STUDENT]
     per_s = rate * row["flops_per_image"]
