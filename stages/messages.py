@@ -29,11 +29,6 @@ def end(stage: str, found: str, place: Path) -> None:
     print(f"{stage}: {found} -> {place}", flush=True)
 
 
-def counted(count: int, noun: str) -> str:
-    """A count of things: 1 backbone, 2 backbones."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
 def energy_dims(percentile_dims: dict[str, float], channels: int) -> str:
     """The dims that a share of the energy needs, for the highest threshold up to 95 %.
 
