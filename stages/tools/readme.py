@@ -22,9 +22,9 @@ from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
 from stages.core.evidence.questions import read_questions
 from stages.core.evidence.register import read_published, read_register
+from stages.core.evidence.results import read_table
 from stages.core.evidence.scales import SAMPLE, counted
 from stages.core.report.markup import DARK
-from stages.core.report.notebooks import read_table
 from stages.core.report.tables import audit as audit_tables
 from stages.core.report.tables import distillation, findings, questions
 from stages.core.report.tables.encoding import premise
