@@ -4,7 +4,7 @@ from stages import messages
 from stages.core.analysis import registry
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, prune, write_json, write_text
-from stages.core.base.names import TEACHER
+from stages.core.base.names import TEACHER, plural
 from stages.core.config import params
 from stages.paths import CHECK, CHECKED, PARAMS, TRAIN
 from stages.plan import planned
@@ -42,7 +42,7 @@ def main() -> None:
             write_json(folder / f"{seed}.json", {one.name: settings.decided(one) for one in students})
     write_text(CHECKED, "params.yaml is valid\n")
     count = len(settings.grid.listed())
-    found = f"{messages.counted(count, 'run')}, {messages.counted(len(analysis.backbones), 'backbone')}"
+    found = f"{plural(count, 'run')}, {plural(len(analysis.backbones), 'backbone')}"
     messages.end("check", f"{PARAMS} is valid: profile {settings.profile}, {found}", CHECKED)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from stages import arguments, messages, missing
 from stages.core.base.errors import run
 from stages.core.base.files import atomic_folder, write_csv
-from stages.core.base.names import STUDENTS
+from stages.core.base.names import STUDENTS, plural
 from stages.core.config import params
 from stages.paths import DYNAMICS, MANIFEST, PARAMS, PREPARE, WEIGHTS, run_folder
 
@@ -33,7 +33,7 @@ def main() -> None:
     from stages.opening import open_classifier
 
     runs = settings.grid.listed() if name == STUDENTS else []
-    of = messages.counted(len(runs), "student") if runs else "the model"
+    of = plural(len(runs), "student") if runs else "the model"
     messages.begin(f"dynamics {name}", f"every block of {of}")
     device = machine.device()
     machine.share_cores(device)

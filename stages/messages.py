@@ -29,10 +29,5 @@ def end(stage: str, found: str, place: Path) -> None:
     print(f"{stage}: {found} -> {place}", flush=True)
 
 
-def counted(count: int, noun: str) -> str:
-    """A count of things: 1 backbone, 2 backbones."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
 def _quiet() -> bool:
     return bool(os.environ.get("CI"))

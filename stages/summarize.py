@@ -14,7 +14,7 @@ from stages.core.analysis import registry
 from stages.core.base.arrays import read_npy
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, prune, read_json, write_json, write_text
-from stages.core.base.names import STUDENTS, TEACHER, Run
+from stages.core.base.names import STUDENTS, TEACHER, Run, plural
 from stages.core.config import params
 from stages.core.data.splits import index_file, labels, read_index
 from stages.core.evidence import analysis_tables
@@ -63,7 +63,7 @@ def main() -> None:
     weights = analysis_tables.by_name(WEIGHTS, [name for name in plan["extract"] if name != TEACHER])
     absent = {name for name, of in weights.items() if missing.KEY in of}
     backbones = [name for name in plan["extract"] if name not in absent]
-    made_of = f"{messages.counted(len(grid), 'student')} and {messages.counted(len(backbones), 'backbone')}"
+    made_of = f"{plural(len(grid), 'student')} and {plural(len(backbones), 'backbone')}"
     messages.begin("summarize", f"tables of {made_of}")
     models = {stage: [name for name in plan[stage] if name not in absent] for stage in of_models}
     files = of_backbones(backbones, has_students=bool(grid)) | of_blocks(models["dynamics"])
@@ -170,7 +170,7 @@ def _found(files: Files) -> str:
         ordered = files["runs"].sort_values("top1", kind="stable")
         low, high = (f"{top1:.1f} % ({name})" for top1, name in ordered[["top1", "run"]].values[[0, -1]])
         return f"top-1 from {low} to {high}, of the teacher {files['teacher.json']['top1']:.1f} %"
-    return f"{len(files)} tables of {messages.counted(len(files['backbones']), 'backbone')}"
+    return f"{len(files)} tables of {plural(len(files['backbones']), 'backbone')}"
 
 
 if __name__ == "__main__":

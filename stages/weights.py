@@ -9,7 +9,7 @@ import sys
 from stages import messages
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, write_json
-from stages.core.base.names import TEACHER
+from stages.core.base.names import TEACHER, plural
 from stages.core.config import params
 from stages.core.models import pretrained
 from stages.core.models.pretrained import Provenance
@@ -24,7 +24,7 @@ def main() -> None:
     analysis = settings.analysis
     names = [name for name in analysis.backbones if name != TEACHER]
     own = machine.weights()
-    messages.begin("weights", f"looks for the weights of {messages.counted(len(names), 'backbone')}")
+    messages.begin("weights", f"looks for the weights of {plural(len(names), 'backbone')}")
     found, missing = {}, {}
     for name in messages.bar(names, "weights", "backbone"):
         try:
@@ -41,7 +41,7 @@ def main() -> None:
     with atomic_folder(WEIGHTS) as folder:
         for name in names:
             write_json(folder / f"{name}.json", found[name].record() if name in found else {KEY: missing[name]})
-    messages.end("weights", f"those of {len(found)} of {messages.counted(len(names), 'backbone')}", WEIGHTS)
+    messages.end("weights", f"those of {len(found)} of {plural(len(names), 'backbone')}", WEIGHTS)
 
 
 if __name__ == "__main__":

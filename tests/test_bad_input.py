@@ -27,8 +27,8 @@ from stages.core.base.errors import UnreadableImageError, UserError
 from stages.core.base.files import read_json, write_json, write_text
 from stages.core.config import params
 from stages.core.data.decoding import decode
+from stages.core.data.folders import scan
 from stages.core.data.image_list import ImageList
-from stages.core.data.listing import scan
 from stages.core.data.splits import read_index
 from stages.core.features.store import describe, last_block
 from stages.core.report.rendering import render

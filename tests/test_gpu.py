@@ -10,8 +10,8 @@ from torch.nn.utils import parameters_to_vector
 from stages.core.config.feature_losses import feature_losses
 from stages.core.data import batches as data_batches
 from stages.core.data.batches import evaluation_batches
+from stages.core.data.folders import scan
 from stages.core.data.image_list import ImageList
-from stages.core.data.listing import scan
 from stages.core.distillation.task import create_task
 from stages.core.models.talking_heads import batch_talking_heads, fuse_talking_heads
 from stages.core.runtime import machine

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,6 +16,7 @@ from stages import messages
 from stages.core.analysis import registry
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import write_text
+from stages.core.base.names import plural
 from stages.core.config import params
 from stages.paths import PARAMS
 from stages.tools.hydra_plugins import selection  # noqa: F401  registers resolvers of stages/conf
@@ -38,7 +40,7 @@ def main() -> None:
     text = composed(*parser.parse_args().overrides)
     settings = params.check(yaml.safe_load(text), PARAMS, registry.sections())
     write_text(PARAMS, text)
-    runs = messages.counted(len(settings.grid.listed()), "run")
+    runs = plural(len(settings.grid.listed()), "run")
     messages.end("compose", f"profile {settings.profile}, {runs}; `dvc repro` trains them", PARAMS)
 
 
@@ -60,6 +62,13 @@ def composed(*overrides: str) -> str:
     return OmegaConf.to_yaml(config)
 
 
+def options(group: str) -> list[str]:
+    """The options of a group, those that have a file and those that are definitions, sorted."""
+    with initialize_config_dir(str(CONF), version_base=None):
+        known = GlobalHydra.instance().config_loader().get_group_options(group)
+    return [name for name in known if not name.startswith("_")]
+
+
 def _config(overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
         group, _, option = override.partition("=")
@@ -74,7 +83,7 @@ def _config(overrides: Sequence[str]) -> DictConfig:
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra lets some of Python's through
         for override in overrides:
             group, _, option = override.partition("=")
-            if group in GROUPS and not (CONF / group / f"{option}.yaml").is_file():
+            if group in GROUPS and option not in options(group):
                 raise UserError(_no_option(group, option)) from None
         refused = re.match("Could not override '(.+?)'", str(error))
         others = [override for override in overrides if not refused or override.partition("=")[0] != refused[1]]
@@ -86,8 +95,7 @@ def _config(overrides: Sequence[str]) -> DictConfig:
 def _no_option(group: str, option: str) -> str:
     if group in SEVERAL and "," in option.strip("[]"):
         return f"{group}={option}: several options are written as {group}=[{option}]"
-    known = sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
-    return f"{group}={option}: {group} has no such option; it has {', '.join(known)}"
+    return f"{group}={option}: {group} has no such option; it has {', '.join(options(group))}"
 
 
 def _no_key(key: str, config: DictConfig) -> str:

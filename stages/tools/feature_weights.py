@@ -18,6 +18,7 @@ import pandas as pd
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, write_text
 from stages.core.config.schema import Objective
+from stages.core.evidence.results import read_table
 from stages.paths import MANIFEST, RESULTS
 from stages.tools.markdown import table
 
@@ -86,7 +87,7 @@ def main() -> None:
     file = RESULTS / "runs.csv"
     if not file.is_file():
         raise UserError(f"{file} is missing; run grid=weights first")
-    rows = sweep(pd.read_csv(file, keep_default_na=False, na_values=[""]))
+    rows = sweep(read_table(file))
     shown = rows.assign(
         feature_weight=rows["feature_weight"].map("{:g}".format),
         top1=rows["top1"].map("{:.2f}".format),

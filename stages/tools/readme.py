@@ -23,10 +23,10 @@ from stages.core.evidence.differences import summary_sentence
 from stages.core.evidence.effort import read_commands, read_rates
 from stages.core.evidence.questions import read_questions
 from stages.core.evidence.register import read_published, read_register
+from stages.core.evidence.results import read_table
 from stages.core.evidence.scales import SAMPLE, counted
 from stages.core.evidence.tracks import read_tracks
 from stages.core.report.markup import DARK
-from stages.core.report.notebooks import read_table
 from stages.core.report.tables import audit as audit_tables
 from stages.core.report.tables import distillation, findings, logbook, questions
 from stages.core.report.tables import glance as glance_table

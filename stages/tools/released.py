@@ -17,7 +17,8 @@ from stages import messages
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import atomic_folder, read_json, sha256, write_json
 from stages.core.data.batches import evaluation_batches
-from stages.core.data.readers import Folders, Source
+from stages.core.data.dataset import Source
+from stages.core.data.folders import Folders
 from stages.core.data.splits import Split, name_digests
 from stages.core.data.tars import Tars
 from stages.core.evidence.analysis_measures import BACKBONES

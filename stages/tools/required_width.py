@@ -8,7 +8,6 @@ one, by its LayerNorm's shift), and therefore that map's error. These are lower 
 """
 
 import argparse
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from stages.core.analysis.dims import dims
 from stages.core.base.errors import UserError, run
+from stages.core.evidence.results import read_table
 from stages.core.models.cost import flops, parameters
 from stages.core.models.lift import lift
 from stages.core.models.widelast import widen
@@ -51,21 +51,17 @@ def read_floors(file: Path, backbone: str) -> np.ndarray:
     Raises:
         UserError: the file is missing, is not such a table, or does not have the backbone.
     """
-    floors: dict[str, list[tuple[float, float]]] = {}
+    table = read_table(file)
     try:
-        with file.open(encoding="utf-8", newline="") as table:
-            for row in csv.DictReader(table):
-                floors.setdefault(row["backbone"], []).append((float(row["fixed"]), float(row["per_image"])))
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing; run `dvc repro summarize` to make it") from None
-    except (KeyError, ValueError, TypeError) as error:
+        floors = table.set_index("backbone")[["fixed", "per_image"]].astype(float)
+    except (KeyError, ValueError) as error:
         raise UserError(f"{file} is not a table of floors ({error!r}); run `dvc repro summarize` to make it") from None
-    if backbone not in floors:
+    if backbone not in floors.index:
         raise UserError(
-            f"--backbone {backbone}: {file} has {', '.join(floors) or 'no backbone'}; add it to analysis.backbones "
-            "and run `dvc repro summarize`"
+            f"--backbone {backbone}: {file} has {', '.join(dict.fromkeys(floors.index)) or 'no backbone'}; add it to "
+            "analysis.backbones and run `dvc repro summarize`"
         )
-    return np.array(floors[backbone]).T
+    return floors.loc[[backbone]].to_numpy().T
 
 
 def student_of(name: str) -> VisionTransformer:

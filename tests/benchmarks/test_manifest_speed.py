@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.core.data.listing import scan
+from stages.core.data.folders import scan
 from stages.core.data.splits import describe
 
 CLASSES, IMAGES = 250, 200

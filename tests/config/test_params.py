@@ -18,7 +18,8 @@ from stages.core.config import models, params
 from stages.core.config.schema import Objective
 from stages.core.models.cost import parameters
 from stages.paths import CHECKED
-from stages.tools.compose import CONF, composed
+from stages.tools import compose
+from stages.tools.compose import composed
 
 GIVEN = yaml.safe_load(composed())
 NO_RECIPE = {**GIVEN["teacher"], "weights": "finetune", "recipe": None}
@@ -80,8 +81,8 @@ def test_overrides_are_composed():
 
 
 @pytest.mark.parametrize("group", ["objective", "strategy"])
-def test_every_option_composes_to_valid_params(root, tmp_path, group):
-    options = sorted(path.stem for path in (root / "stages/conf" / group).glob("[a-z]*.yaml"))
+def test_every_option_composes_to_valid_params(tmp_path, group):
+    options = compose.options(group)
     chosen = load_text(tmp_path, composed(f"{group}=[{','.join(options)}]")).model_dump()[group]
     assert [*chosen["options"]] == options and all(chosen["options"].values())
     assert set(chosen["names"]) == {name for names in chosen["options"].values() for name in names}
@@ -794,5 +795,5 @@ def test_a_plan_that_is_not_that_of_the_other_keys_is_refused(tmp_path, monkeypa
 
 @pytest.mark.parametrize("profile", ["digits", "cifar100_small", "cifar100", "cifar100_trial", "imagenet"])
 def test_every_scale_has_every_strategy_that_is_an_option(profile):
-    options = {path.stem for path in (CONF / "strategy").glob("[a-z]*.yaml")} - {"all", "ablation"}
+    options = {*compose.options("strategy")} - {"all", "ablation"}
     assert options <= set(yaml.safe_load(composed(f"profile={profile}"))["student"]["strategies"])

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from stages.core.base.errors import UnreadableImageError, UserError
-from stages.core.data import listing
+from stages.core.data import folders
 from stages.core.data.digits import export_digits
+from stages.core.data.folders import scan
 from stages.core.data.image_list import ImageList
-from stages.core.data.listing import scan
 from stages.core.data.splits import (
     analysis_sample,
     check_copies,
@@ -229,11 +229,11 @@ def test_times_and_order_on_disk_change_nothing(tree, tmp_path):
 
 
 def test_many_classes_are_listed_in_parallel_as_few_are(tmp_path, make_split, monkeypatch):
-    folder = make_split(tmp_path / "many", tuple(f"n{number}" for number in range(listing.PARALLEL_FROM)), images=2)
+    folder = make_split(tmp_path / "many", tuple(f"n{number}" for number in range(folders.PARALLEL_FROM)), images=2)
     (folder / "n7" / "nested").mkdir()
     (folder / "n7/000.png").rename(folder / "n7/nested/000.png")
     parallel = scan(folder)
-    monkeypatch.setattr(listing, "PARALLEL_FROM", 10**9)
+    monkeypatch.setattr(folders, "PARALLEL_FROM", 10**9)
     alone = scan(folder)
     assert parallel == alone
     np.testing.assert_array_equal(parallel.inodes, alone.inodes)
@@ -244,7 +244,7 @@ def test_many_classes_are_listed_in_parallel_as_few_are(tmp_path, make_split, mo
 
 
 def test_faults_are_named_from_parallel_listing_too(tmp_path, make_split):
-    folder = make_split(tmp_path / "many", tuple(f"n{number}" for number in range(listing.PARALLEL_FROM)), images=1)
+    folder = make_split(tmp_path / "many", tuple(f"n{number}" for number in range(folders.PARALLEL_FROM)), images=1)
     (folder / "n9/000.png").unlink()
     with pytest.raises(UserError, match="/n9 holds no image"):
         scan(folder)

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader
 
 from stages.core.data import batches
 from stages.core.data.batches import evaluation_batches
+from stages.core.data.folders import scan
 from stages.core.data.image_list import ImageList
-from stages.core.data.listing import scan
 
 
 class Blank(ImageList):

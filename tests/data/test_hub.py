@@ -10,9 +10,9 @@ import torch
 
 from stages.core.base.errors import UserError
 from stages.core.data.batches import Images
+from stages.core.data.folders import Folders
 from stages.core.data.hub import Hub
 from stages.core.data.loader import Loader
-from stages.core.data.readers import Folders
 from stages.core.data.splits import analysis_sample, check_splits, describe
 
 NAMES = ["ant", "bee", "cat"]

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from stages.core.base.errors import UserError
-from stages.core.data import layout, listing
-from stages.core.data.listing import scan
+from stages.core.data import folders, layout
+from stages.core.data.folders import Folders, scan
 from stages.core.data.pool import in_processes
-from stages.core.data.readers import Folders
 from stages.core.data.splits import check_classes, check_splits, describe, hold_out
 from stages.core.data.tars import Tars
 
@@ -373,7 +372,7 @@ def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
     tars = tar_of(tmp_path, IMAGES)
     write(tmp_path / "train", IMAGES)
     scandir = os.scandir
-    monkeypatch.setattr(listing.os, "scandir", lambda path: refuse(path) if "cat" in str(path) else scandir(path))
+    monkeypatch.setattr(folders.os, "scandir", lambda path: refuse(path) if "cat" in str(path) else scandir(path))
     with pytest.raises(UserError, match=r"train/cat cannot be read \(Permission denied\); .*chmod -R u\+rX"):
         scan(tmp_path / "train")
     monkeypatch.setattr(Path, "open", lambda path, *_, **__: refuse(path))

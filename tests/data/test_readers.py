@@ -8,13 +8,10 @@ import torch
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
 from stages.core.base.errors import UserError
-from stages.core.data.readers import Folders
+from stages.core.data.folders import Folders
 from stages.core.data.splits import analysis_sample, check_splits, describe
 from stages.core.data.tars import Tars
-from stages.core.runtime.distributed import World
-from stages.core.train.batches import TrainingBatches
-from stages.core.train.sampler import EpochSampler
-from tests.sections import make_augment
+from tests.data.test_unreadable import epoch
 
 
 def whole_tar(folder, target):
@@ -181,16 +178,6 @@ def test_one_archive_for_both_splits_is_refused(tar):
     pair = rf"{tar.root}/train\.tar and {tar.root}/val\.tar"
     with pytest.raises(UserError, match=rf"train and validation share 1 files .*: {pair}; separate them"):
         check_splits(tar.scan("train"), tar.scan("val"), classes=3)
-
-
-AUGMENT = make_augment(color_jitter=0.0, auto_augment=None, random_erasing=0.0, interpolation="bicubic")
-
-
-def epoch(images, model, workers, number=0):
-    """All batches of one epoch: images and labels."""
-    sampler = EpochSampler(len(images.files), 0, batch=4, world=World(0, 1, torch.device("cpu")))
-    batches = list(TrainingBatches(images, model, sampler, augment=AUGMENT, workers=workers).epoch(number))
-    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

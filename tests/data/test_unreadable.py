@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from stages.core.base.errors import UserError
+from stages.core.data.folders import Folders
 from stages.core.data.image_list import ImageList
-from stages.core.data.readers import Folders
 from stages.core.data.unreadable import SkippingImages
 from stages.core.runtime.distributed import World
 from stages.core.train.batches import TrainingBatches

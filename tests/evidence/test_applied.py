@@ -15,7 +15,7 @@ from stages.core.evidence.applied import (
     moved,
     with_applied,
 )
-from stages.core.report.notebooks import read_table
+from stages.core.evidence.results import read_table
 
 OBJECTIVES = {
     "none": {"feature": None, "feature_weight": 0.0},

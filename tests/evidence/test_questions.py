@@ -23,7 +23,7 @@ from stages.core.evidence.questions import (
     questions_table,
     read_questions,
 )
-from stages.core.report.notebooks import read_table
+from stages.core.evidence.results import read_table
 
 SETTINGS = ("baseline-none", "baseline-mse", "widen-none", "widen-mse", "half-none", "half-mse", "uniform-none")
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -21,6 +20,7 @@ from dvc.repo import Repo
 
 from stages.tools import readme
 from stages.tools.compose import GROUPS, composed
+from stages.tools.compose import options as options_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("stages", "tests", "reports", "notebooks")
@@ -190,10 +190,10 @@ def test_groups_options_and_keys_exist(page: Path) -> None:
         chosen = []
         for key, _, values in (one.partition("=") for one in given):
             several = key in GROUPS and not values.startswith("[")  # each a run of its own
-            options = values.split(",") if several else [values]
-            chosen.append(f"{key}={options[0]}")
-            for option in options[1:]:
-                assert (ROOT / f"stages/conf/{key}/{option}.yaml").is_file(), given
+            first, *others = values.split(",") if several else [values]
+            chosen.append(f"{key}={first}")
+            for option in others:
+                assert option in options_of(key), given
         needs_images = any(one.startswith(("dataset.unreadable", "dataset.held_out")) for one in given)
         assert not chosen or composed(*(external if needs_images else []), *chosen)
 
@@ -323,12 +323,7 @@ def test_the_groups_are_those_of_the_configuration() -> None:
     listed = {
         codes(row[0])[0]: set(codes(row[1])) for row in rows(section(text_of(ROOT / "stages/conf/README.md"), "Groups"))
     }
-    there: dict[str, Any] = {
-        folder.name: {file.stem for file in folder.glob("[!_]*.yaml")}
-        for folder in (ROOT / "stages/conf").iterdir()
-        if folder.is_dir()
-    }
-    assert listed == there
+    assert listed == {group: {*options_of(group)} for group in GROUPS}
 
 
 def test_every_command_for_people_is_listed() -> None:

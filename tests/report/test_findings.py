@@ -9,9 +9,9 @@ import pytest
 
 from stages.core.evidence.questions import read_questions
 from stages.core.evidence.register import read_register
+from stages.core.evidence.results import read_table
 from stages.core.evidence.studies import Study
 from stages.core.report.markup import Lines
-from stages.core.report.notebooks import read_table
 from stages.core.report.tables import findings
 from stages.core.report.tables import questions as question_tables
 

@@ -12,10 +12,10 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from stages.core.base.files import read_json
+from stages.core.evidence.results import read_table
 from stages.core.evidence.studies import Study
 from stages.core.report import style
 from stages.core.report.figures import headline
-from stages.core.report.notebooks import read_table
 
 PLAIN = ("baseline", "none")
 

@@ -11,10 +11,10 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from stages.core.base.files import read_json
+from stages.core.evidence.results import read_table
 from stages.core.evidence.studies import latest, read
 from stages.core.report import faces, notebooks, style
 from stages.core.report.figures import distillation
-from stages.core.report.notebooks import read_table
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ import torch
 from stages.core.base import ownership
 from stages.core.base.errors import StoppedError, UserError
 from stages.core.data.batches import evaluation_batches
+from stages.core.data.folders import scan
 from stages.core.data.image_list import ImageList
-from stages.core.data.listing import scan
 from stages.core.distillation.against_teacher import evaluate_against_teacher
 from stages.core.distillation.task import create_task
 from stages.core.features.extraction import extract

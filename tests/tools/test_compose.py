@@ -62,7 +62,7 @@ def test_impossible_parameters_are_not_written(call, tmp_path):
 
 @pytest.mark.parametrize("group", ["strategy", "objective"])
 def test_several_options_select_what_each_of_them_selects(group, request):
-    options = sorted(path.stem for path in (compose.CONF / group).glob("[a-z]*.yaml"))
+    options = compose.options(group)
     options = options if request.config.getoption("nightly") else options[:: max(1, len(options) // 6)]
     alone = {option: yaml.safe_load(compose.composed(f"{group}={option}"))[group] for option in options}
     assert [chosen["label"] for chosen in alone.values()] == options
@@ -129,6 +129,20 @@ def test_the_sweep_has_four_weights_of_every_feature_loss_of_the_trial():
     alone = {name for name in TRIAL if "softkd" not in name}
     assert swept == {name: {0.0} if name.endswith("-none") else {0.2, 2, 20, 200} for name in alone}
     assert given.seeds == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled_out"),
+    [
+        ("paper", ["profile=imagenet", "objective=paper"]),
+        ("controls", ["profile=cifar100_small", "grid=controls"]),
+        ("trial", ["profile=cifar100_trial", "grid=trial"]),
+        ("weights", ["profile=cifar100_trial", "grid=weights", "dataset.held_out=0.1"]),
+    ],
+)
+def test_a_preset_is_a_whole_experiment(name, spelled_out):
+    assert compose.composed(f"experiment={name}") == compose.composed(*spelled_out)
+    assert yaml.safe_load(compose.composed(f"experiment={name}", "profile=digits"))["profile"] == "digits"
 
 
 def test_a_grid_may_have_more_seeds_for_some(tmp_path):

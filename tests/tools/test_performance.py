@@ -5,7 +5,7 @@ import json
 import pytest
 
 from stages.core.base.errors import UserError
-from stages.tools import performance, performance_figures
+from stages.tools import performance, performance_figures, performance_tables
 
 TRAINING = {
     "benchmark": "training",
@@ -57,14 +57,16 @@ def test_what_was_not_measured_is_said_to_be_so():
     page = performance.page({})
     missing = "not measured"
     places = {
-        name.removeprefix("training-").replace("-", ", ") for name in performance.BENCHMARKS if "training" in name
+        name.removeprefix("training-").replace("-", ", ")
+        for name in performance_tables.BENCHMARKS
+        if "training" in name
     }
     assert cells(page, "Training step") == {place: [missing] * 8 for place in places}
     assert cells(page, "Extraction") == {device: [missing] * 8 for device in ("cuda", "cpu")}
     sources = cells(page, "How it was measured")
-    assert set(sources) == set(performance.BENCHMARKS)
+    assert set(sources) == set(performance_tables.BENCHMARKS)
     for name, (command, *rest) in sources.items():
-        assert command == f"`{performance.BENCHMARKS[name]} --out reports/performance/{name}.json`"
+        assert command == f"`{performance_tables.BENCHMARKS[name]} --out reports/performance/{name}.json`"
         assert rest == [missing] * 3
     for title in ("Where it stands", "Two floors", "Loading", "A whole default run"):
         assert "Not measured." in page.partition(f"## {title}\n")[2].partition("\n## ")[0]
@@ -98,19 +100,19 @@ def test_a_measured_gpu_gives_the_wall_time():
 
 
 def test_floors_are_operations_and_bytes_over_the_peaks():
-    row = performance.floors_table({"training-imagenet-cuda": TRAINING}).splitlines()[2]
+    row = performance_tables.floors_table({"training-imagenet-cuda": TRAINING}).splitlines()[2]
     assert row == "| imagenet, cuda | widen | 0.1 | 100 | 10 | 100 | 250 |"
 
 
 def test_ratios_stand_beside_the_rates():
-    row = performance.training_table({"training-imagenet-cuda": TRAINING}).splitlines()[2]
+    row = performance_tables.training_table({"training-imagenet-cuda": TRAINING}).splitlines()[2]
     assert "| 4,000.0 (3,900.0-4,100.0) | 1,000.0 (900.0-1,100.0) | 3.73 | 40.0% | 10.0% | 3.5 / – |" in row
 
 
 def test_other_forms_of_the_step_stand_beside_it():
     half = {"images_per_s": {"median": 2000.0, "min": 1990.0, "max": 2050.0, "rounds": 3}, "peak_memory_gib": 7.0}
     record = {**TRAINING, "compiled": True, "results": [{**TRAINING["results"][0], "forms": {"eager": half}}]}
-    found = performance.forms_table({"training-imagenet-cuda": record})
+    found = performance_tables.forms_table({"training-imagenet-cuda": record})
     assert "| imagenet, cuda | widen | ours, compiled | 4,000.0 (3,900.0-4,100.0) | 100% | 3.5 |\n" in found
     assert "| imagenet, cuda | widen | not compiled | 2,000.0 (1,990.0-2,050.0) | 50% | 7.0 |\n" in found
 
@@ -118,7 +120,7 @@ def test_other_forms_of_the_step_stand_beside_it():
 def test_kernels_are_named_briefly():
     kernel = {"kernel": "void at::native::" + 100 * "k", "calls": 12, "ms": 3.456, "share": 0.25}
     record = {**TRAINING, "results": [{**TRAINING["results"][0], "kernels": [kernel]}]}
-    found = performance.kernels_table({"training-imagenet-cuda": record})
+    found = performance_tables.kernels_table({"training-imagenet-cuda": record})
     assert f"| imagenet, cuda | widen | `{71 * 'k'}…` | 12 | 3.46 | 25.0% |\n" in found
 
 
@@ -126,10 +128,10 @@ def test_students_side_by_side_stand_beside_the_limit_of_the_arithmetic():
     times = {"median": 1.0, "min": 0.5, "max": 1.5, "rounds": 3}
     one = {"students": 3, "together_s": times, "apart_s": times, "ratio": times, "limit": 1.25, "share_of_limit": 0.8}
     record = {"benchmark": "together", "results": [one], "limits": {"imagenet": {"1": 1.0, "3": 1.907}}}
-    found = performance.together_table({"together-digits-cpu": record})
+    found = performance_tables.together_table({"together-digits-cpu": record})
     assert "| digits, cpu | 3 | 1.00 (0.50-1.50) | 1.00 (0.50-1.50) | 1.00 (0.50-1.50) | 1.25 | 80% |\n" in found
-    assert performance.limits_table({"together-digits-cpu": record}).endswith("| imagenet | 1.00 | 1.91 |\n")
-    assert "not measured" in found and performance.limits_table({}) == "Not measured.\n"
+    assert performance_tables.limits_table({"together-digits-cpu": record}).endswith("| imagenet | 1.00 | 1.91 |\n")
+    assert "not measured" in found and performance_tables.limits_table({}) == "Not measured.\n"
 
 
 def rates(**medians):
@@ -152,11 +154,11 @@ LOADING = {
 
 
 def test_loading_stands_beside_timm_s_loader():
-    found = performance.loading_table({"loading-cpu": LOADING})
+    found = performance_tables.loading_table({"loading-cpu": LOADING})
     shown = " | ".join(f"{rate:.1f} ({rate:.1f}-{rate:.1f})" for rate in (120, 60, 80))
     assert f"| 1 | {shown} | 1.50 | 2.00 | 100.0 (100.0-100.0) |" in found
     assert "| Pillow | 5.5 | the same pixels |\n| other | 4.0 | 2 |\n" in found and "25% of the crops" in found
-    assert performance.loading_table({}) == "Not measured.\n"
+    assert performance_tables.loading_table({}) == "Not measured.\n"
 
 
 def test_cores_that_feed_a_gpu_are_its_rate_over_that_of_a_cpu_second():
@@ -168,14 +170,14 @@ def test_cores_that_feed_a_gpu_are_its_rate_over_that_of_a_cpu_second():
 def test_where_it_stands_is_a_distance_from_a_limit():
     record = {"model": "m", "images_per_s": rates(ours=8.0, layerwise=5.0, forward=10.0, plain=4.0)}
     measured = {"loading-cpu": LOADING, "training-imagenet-cuda": TRAINING, "extraction-cpu": record}
-    training, loading, extraction = performance.standing_table(measured).splitlines()[2:]
+    training, loading, extraction = performance_tables.standing_table(measured).splitlines()[2:]
     assert "10,000 images/s" in training and "| 4,000 images/s, 40.0% | 2.5 times, 0.6 to the anchor |" in training
     assert "a decoding for 3 images: 125 images | timm's loader: 70 | 100 | 1.25 times |" in loading  # 8 ms each
     assert (
         "alone: 10.0 images/s | one image at a time: 4.0 | 8.0 images/s; of every block 5.0 | 1.25 times; 2.00 |"
         in extraction
     )
-    assert performance.standing_table({}) == "Not measured.\n"
+    assert performance_tables.standing_table({}) == "Not measured.\n"
 
 
 def test_growth_shows_memory_time_and_the_line():
@@ -192,9 +194,9 @@ def test_growth_shows_memory_time_and_the_line():
             }
         },
     }
-    row = performance.growth_table({"growth-cpu": growth}).splitlines()[2]
+    row = performance_tables.growth_table({"growth-cpu": growth}).splitlines()[2]
     assert row == "| svd | 200.0 | 210.0 | 5.0% | 2.0 | 31.0 | 1.90 | 3.0% |"
-    assert performance.growth_table({}) == "Not measured.\n"
+    assert performance_tables.growth_table({}) == "Not measured.\n"
 
 
 @pytest.mark.parametrize("records", [{}, {"growth-cpu": None}])

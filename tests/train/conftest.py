@@ -1,7 +1,7 @@
 import pytest
 
+from stages.core.data.folders import scan
 from stages.core.data.image_list import ImageList
-from stages.core.data.listing import scan
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as by_hand
 
 from stages.core.base.errors import UserError
+from stages.core.data.folders import scan
 from stages.core.data.image_list import ImageList
-from stages.core.data.listing import scan
 from stages.core.runtime.distributed import World
 from stages.core.train.device_augmentation import COLUMNS, Draws, ResidentBatches, crop, erase, recolour
 from stages.core.train.sampler import EpochSampler

@@ -1,4 +1,4 @@
-"""Names that several wings share: of strategies, objectives, datasets and runs."""
+"""Names that several wings share, of strategies, objectives, datasets and runs, and how many there are in words."""
 
 from typing import NamedTuple, Self
 
@@ -12,6 +12,11 @@ DIGITS = "digits"  # the embedded dataset, on which every student comes near 100
 def setting_name(strategy: str, objective: str) -> str:
     """The common name of runs that differ only in their seed."""
     return f"{strategy}-{objective}"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count of things: 1 backbone, 2 backbones."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 class Run(NamedTuple):

@@ -171,7 +171,7 @@ class Student(Section):
             ValueError: the strategy divides the teacher's depth, which is unknown or does not divide.
         """
         entry = self.strategies[strategy]
-        own = entry.model_args.model_dump(exclude_unset=True)
+        own = {name: value for name, value in entry.model_args if name in entry.model_args.model_fields_set}
         if entry.depth_divisor:
             own["depth"] = self._divided_depth(strategy, entry.depth_divisor, teacher)
         shared = teacher.model_args if entry.of_teacher else self.base

@@ -1,16 +1,16 @@
 """Where the images of the dataset are, and which of them a stage reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
 from stages.core.config.schema import HUB, Dataset
+from stages.core.data.folders import Folders
 from stages.core.data.hub import Hub, missing_extra
 from stages.core.data.image_list import ImageList, check_pixels
 from stages.core.data.layout import readable
-from stages.core.data.readers import Folders, Source
 from stages.core.data.splits import (
     Split,
     check_classes,
@@ -25,6 +25,16 @@ from stages.core.data.splits import (
 )
 from stages.core.data.tars import Tars, holds_archives
 from stages.core.runtime.machine import data_root, listings
+
+
+class Source(Protocol):
+    """The images of a dataset, in some kind of storage."""
+
+    def scan(self, split: str) -> Split:
+        """List the images of a split."""
+
+    def open(self, split: str, files: list[str], classes: Sequence[str]) -> ImageList:
+        """The listed images of a split, to be read."""
 
 
 def unavailable(data: Dataset) -> str | None:

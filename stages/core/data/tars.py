@@ -5,6 +5,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,10 @@ from stages.core.data.layout import (
 )
 from stages.core.data.members import list_archive
 from stages.core.data.pool import in_processes
-from stages.core.data.splits import Split, checked, in_label_order, labels, lines
+from stages.core.data.splits import Split, checked, in_label_order, labels
 from stages.core.runtime.machine import cores
 
-LISTING = 3  # the version of the cached listings' format
+LISTING = 4  # the version of the cached listings' format
 Place = tuple[int, int, int]  # of a file: the position of its archive, the offset there, the size in bytes
 
 
@@ -129,21 +130,13 @@ class Tars:
         read = [*archives, *([label_file] if label_file else [])]
         known = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in read]
         paths = str([str(path.resolve()) for path in archives])
-        listing = self.cache / f"{hashlib.sha256(paths.encode(errors='surrogateescape')).hexdigest()[:16]}.tsv"
-        if listing.is_file():
-            *entries, last = lines(listing)
-            try:
-                footer = json.loads(last)
-            except ValueError:  # cut off
-                footer = None
-            if isinstance(footer, dict) and (footer.get("listing"), footer.get("archives")) == (LISTING, known):
-                rows = (line.split("\t") for line in entries)
-                places = {name: (int(archive), int(offset), int(size)) for name, archive, offset, size in rows}
-                return places, Counter(footer["left_out"])
+        listing = self.cache / f"{hashlib.sha256(paths.encode(errors='surrogateescape')).hexdigest()[:16]}.json"
+        with suppress(OSError, ValueError):  # not there, or cut off
+            version, archived, members, left_out = json.loads(listing.read_text("utf-8"))
+            if (version, archived) == (LISTING, known):
+                return {name: tuple(place) for name, place in members.items()}, Counter(left_out)
         members, left_out = self._list(split, archives, label_file)
-        entries = ["\t".join(map(str, (name, *place))) for name, place in members.items()]
-        footer = {"listing": LISTING, "archives": known, "left_out": left_out}
-        write_text(listing, "\n".join([*entries, json.dumps(footer)]) + "\n")
+        write_text(listing, json.dumps([LISTING, known, members, left_out]))
         return members, left_out
 
     def _list(self, split: str, archives: list[Path], label_file: Path | None) -> tuple[dict[str, Place], Counter[str]]:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from stages.core.analysis import registry
 from stages.core.base.errors import UserError
 from stages.core.base.files import read_json
+from stages.core.evidence.results import read_table
 
 FLOAT32 = 1e-5  # relative: what is left of float32 after sums of hundreds of terms, in results of six digits
 MARGIN = 3.0  # times the measured difference: a few pairs of kernels do not show the largest that there can be
@@ -130,7 +130,7 @@ def _compared(quantity: str, values: np.ndarray, others: np.ndarray, other: Path
 def _quantities(path: Path) -> dict[str, np.ndarray]:
     """The columns of a table, or the leaves of a JSON file, by quantity."""
     if path.suffix == ".csv":
-        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        table = read_table(path)
         texts = table.select_dtypes(exclude="number").columns  # where an empty cell must equal an empty cell
         table[texts] = table[texts].fillna("")
         return {f"{path.stem}/{name}": table[name].to_numpy() for name in table}

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from stages.core.base.errors import UserError
-from stages.core.base.names import BASELINE, LABELS_ONLY, setting_name
+from stages.core.base.names import BASELINE, LABELS_ONLY, plural, setting_name
 from stages.core.evidence.blocks import Blocks
 from stages.core.evidence.questions import Setting
 from stages.core.evidence.simultaneous import LEVEL, dunnett, tukey
@@ -214,7 +214,7 @@ def _basis(differences: pd.DataFrame) -> str:
     ]
     return (
         f"{seeds} {'seed' if seeds == '1' else 'seeds'} as blocks, residual standard deviation "
-        f"{differences['residual_sd'].iloc[0]:.2f} points on {freedom} {'degree' if freedom == 1 else 'degrees'} of "
+        f"{differences['residual_sd'].iloc[0]:.2f} points on {plural(freedom, 'degree')} of "
         f"freedom; {level}: {', '.join(families) or 'none'}"
     )
 

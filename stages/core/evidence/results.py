@@ -45,6 +45,21 @@ class Results:
     folder: str = "reports/results"
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV file of results.
+
+    Raises:
+        UserError: the file is missing or is not a table.
+    """
+    try:
+        # "none" is an objective and stays text; only an empty cell is a missing value
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not a table ({error}); delete it and run `dvc repro`") from None
+
+
 def cell(value: Any) -> Any:
     """A setting as a cell of runs.csv: lists, mappings and booleans as JSON, which `read_runs` reads back."""
     structured = isinstance(value, Mapping | list | tuple | bool)
@@ -86,9 +101,7 @@ def _with_applied(folder: Path, runs: list[dict[str, Any]]) -> list[dict[str, An
     tables = [folder / f"{name}.csv" for name in ("encoding", "floor")]
     if not runs or APPLIED_COLUMNS[0] in runs[0] or not all(table.is_file() for table in tables):
         return runs
-    found = with_applied(
-        pd.DataFrame(runs), *(pd.read_csv(table, keep_default_na=False, na_values=[""]) for table in tables)
-    )
+    found = with_applied(pd.DataFrame(runs), *map(read_table, tables))
     columns = found[list(APPLIED_COLUMNS)].astype(object).where(found[list(APPLIED_COLUMNS)].notna(), None)
     return [run | dict(row) for run, row in zip(runs, columns.to_dict("records"), strict=True)]  # type: ignore[misc]
 

@@ -11,18 +11,18 @@ import pandas as pd
 from markupsafe import Markup
 
 from stages.core.base.files import read_json
-from stages.core.base.names import TEACHER
+from stages.core.base.names import TEACHER, plural
 from stages.core.evidence import studies
 from stages.core.evidence.differences import summary_sentence
 from stages.core.evidence.effort import read_commands, read_rates
 from stages.core.evidence.questions import questions_table, read_questions
 from stages.core.evidence.register import read_published, read_register
+from stages.core.evidence.results import read_table
 from stages.core.evidence.scales import sentence
 from stages.core.evidence.statistics import NOT_SHOWN
 from stages.core.evidence.tracks import read_tracks
 from stages.core.report.figures import headline
 from stages.core.report.markup import Link, Prose, fill, picture, table
-from stages.core.report.notebooks import read_table
 from stages.core.report.pages import Page, write_page
 from stages.core.report.tables import audit as audit_tables
 from stages.core.report.tables import distillation, encoding, findings, glance, logbook, representation
@@ -191,15 +191,11 @@ def _read(places: Places) -> Ran:
 def _summary(ran: Ran) -> str:
     if ran.students is None:
         images = f"{ran.backbones['images'].iloc[0]:,} images"
-        return f"{ran.data['dataset']}, {_number(len(ran.backbones), 'backbone')} on {images}, no students"
+        return f"{ran.data['dataset']}, {plural(len(ran.backbones), 'backbone')} on {images}, no students"
     kinds = (("student", "strategy"), ("objective", "objective"), ("seed", "seed"))
-    counts = (_number(ran.students.runs[column].nunique(), noun) for noun, column in kinds)
+    counts = (plural(ran.students.runs[column].nunique(), noun) for noun, column in kinds)
     teacher = ran.teacher
     return f"{ran.data['dataset']}, teacher {teacher['architecture']} ({_weights(teacher)}), {' × '.join(counts)}"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _weights(teacher: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from stages.core.report.style import backbone_name, count
+from stages.core.base.names import plural
+from stages.core.report.style import backbone_name
 
 
 def students(data: Mapping[str, Any], runs: pd.DataFrame) -> str:
@@ -43,7 +44,7 @@ def backbones(data: Mapping[str, Any], of: Mapping[str, Mapping[str, Any]]) -> s
     first = next(iter(of.values()))
     if len(of) == 1:
         return backbone(data, first)
-    return f"{data['dataset']} · {first['images']:,} images · {count(of, 'backbone')}"
+    return f"{data['dataset']} · {first['images']:,} images · {plural(len(of), 'backbone')}"
 
 
 def validated(data: Mapping[str, Any], of: Mapping[str, Any]) -> str:
@@ -60,7 +61,7 @@ def seeds(runs: pd.DataFrame) -> str:
     """How many seeds a setting has, as `1 seed`, `2 seeds` or `1 to 3 seeds`."""
     numbers = runs.groupby(["strategy", "objective"])["seed"].nunique()
     least, most = (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, 0)
-    return f"{least} to {most} seeds" if least < most else count(range(most), "seed")
+    return f"{least} to {most} seeds" if least < most else plural(most, "seed")
 
 
 def _model(of: Mapping[str, Any]) -> str:

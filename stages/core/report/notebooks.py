@@ -9,24 +9,9 @@ from IPython.display import HTML, Image, Markdown, display
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from stages.core.base.errors import UserError
+from stages.core.evidence.results import read_table as read_table  # for the templates
 from stages.core.report.markup import PIXELS_PER_INCH, Facet, table
 from stages.core.report.style import save, sign
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV file of results.
-
-    Raises:
-        UserError: the file is missing or is not a table.
-    """
-    try:
-        # "none" is an objective and stays text; only an empty cell is a missing value
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not a table ({error}); delete it and run `dvc repro`") from None
 
 
 def show(drawn: tuple[Figure, str], folder: Path, name: str, of: str, dark: Figure | None = None) -> None:

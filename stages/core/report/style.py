@@ -1,7 +1,7 @@
 """One style for every figure: readable by the colour-blind and in grey; equal figures give equal files."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,9 @@ SHARED = Look("#CC6677", "s", "--")
 
 
 def look(position: int) -> Look:
-    """The look of the series at `position`; looks repeat after ten."""
-    return Look(*(kinds[position % len(kinds)] for kinds in (PALETTE, MARKERS, LINES)))
+    """The look of the series at `position`; a colour that comes again, after ten, has another line."""
+    line = LINES[(position + position // len(PALETTE)) % len(LINES)]
+    return Look(PALETTE[position % len(PALETTE)], MARKERS[position % len(MARKERS)], line)
 
 
 def looks(strategies: Iterable[str]) -> dict[str, Look]:
@@ -143,11 +144,6 @@ def backbone_name(of: Mapping[Any, Any]) -> str:
     return f"{of.get('name', of.get('backbone'))}{' (random weights)' if of['weights'] == 'random' else ''}"
 
 
-def count(items: Sized, noun: str) -> str:
-    """The number of items with their noun, as `1 block` or `24 blocks`."""
-    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
-
-
 def edges(values: Any, most: int = 40) -> np.ndarray:
     """The edges of a histogram of whole numbers, halfway between them: at most `most` bins, each equally wide."""
     least, largest = int(np.min(values)), int(np.max(values))
@@ -159,6 +155,32 @@ def new_figure(width: float, height: float, theme: Theme = LIGHT) -> Figure:
     """An empty figure in this style, `width` × `height` inches, that spaces its axes itself."""
     use(theme)
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def figure_of_panels(
+    number: int, width: float, height: float, more: float, *, sharex: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of some panels, two beside each other where there are two.
+
+    Args:
+        number: of the panels.
+        width, height: inches of each.
+        more: inches of height for what stands above and below all of them.
+        sharex: whether they have one horizontal axis.
+    """
+    columns = min(2, number)
+    rows = -(-number // columns)
+    figure = new_figure(width * columns, height * rows + more)
+    panels = list(figure.subplots(rows, columns, sharex=sharex, squeeze=False).flat)
+    for panel in panels[number:]:
+        panel.remove()
+    return figure, panels[:number]
+
+
+def whole_numbers(panel: Axes) -> None:
+    """Label both axes at whole numbers alone."""
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # as MaxNLocator has
 
 
 def label_ends(panel: Axes, ends: Sequence[tuple[float, float, str, Any]], *, left: bool = False) -> None:

@@ -1,8 +1,10 @@
-"""Resolvers of stages/conf: join options of a group, so that `strategy=[lift,widen]` trains both; list and plan runs.
+"""Options and resolvers of stages/conf: every strategy and objective by its name, joined; runs listed and planned.
 
-Hydra merges a list of options into one mapping, in which later keys replace earlier ones. So each option writes what
-it selects under a key of its own, and these resolvers join them. Hydra finds this module as a plugin: under
-`hydra.plugins_path` of .dvc/config for `dvc exp run`, by import for `python -m stages.tools.compose`.
+A strategy that all scales have, and a defined objective, is an option of its group without a file of its own: Hydra's
+ConfigStore holds it, beside the files. Hydra merges a list of options into one mapping, in which later keys replace
+earlier ones. So each option writes what it selects under a key of its own, and the resolvers join them, so that
+`strategy=[lift,widen]` trains both. Hydra finds this module as a plugin: under `hydra.plugins_path` of .dvc/config for
+`dvc exp run`, by import for `python -m stages.tools.compose`.
 """
 
 import sys
@@ -11,10 +13,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # the stages beside this file, whichever are installed
 from stages.plan import planned
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+DEFINITIONS = {  # of the options that select themselves: file and key, by group
+    "strategy": ("student/_shared.yaml", "strategies"),
+    "objective": ("objective/_definitions.yaml", "definitions"),
+}
 
 
 def selected(options: Mapping[str, Sequence[str]]) -> ListConfig:
@@ -39,13 +48,13 @@ def runs(blocks: Sequence[Mapping[str, Any]], strategies: Sequence[str], objecti
     these are left out.
     """
     keys = ("strategies", "objectives", "seeds")
-    found = {cell for block in blocks for cell in product(*(_listed(block.get(key, [])) for key in keys))}
-    seeds = sorted({seed for *_, seed in found})
+    chosen = {run for block in blocks for run in product(*(_listed(block.get(key, [])) for key in keys))}
+    seeds = sorted({seed for *_, seed in chosen})
     named = {
         str(seed): [
             f"{strategy}-{objective}-{seed}"
             for strategy, objective in product(strategies, objectives)
-            if (strategy, objective, seed) in found
+            if (strategy, objective, seed) in chosen
         ]
         for seed in seeds
     }
@@ -63,6 +72,10 @@ def plan(analysis: Mapping[str, Any], runs: Mapping[str, Any]) -> DictConfig:
     return DictConfig(planned(backbones, layerwise, classifiers, list(runs)))
 
 
+for group, (file, key) in DEFINITIONS.items():
+    for name in OmegaConf.select(OmegaConf.load(CONF / file), key):
+        option = {"defaults": ["_joined", "_self_"], "options": {name: [name]}}
+        ConfigStore.instance().store(name=name, node=option, group=group, provider="stages/conf")
 OmegaConf.register_new_resolver("plan", plan, replace=True)
 OmegaConf.register_new_resolver("selected", selected, replace=True)
 OmegaConf.register_new_resolver("runs", runs, replace=True)

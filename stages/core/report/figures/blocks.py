@@ -6,12 +6,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-from stages.core.base.names import TEACHER
-from stages.core.report.style import count, look, looks, new_figure
+from stages.core.base.names import TEACHER, plural
+from stages.core.report.style import look, looks, new_figure, whole_numbers
 
 PANELS = {
     "frequency_intensity": ("Frequency intensity", "mean |DFT over channels| / C"),
@@ -41,7 +40,7 @@ def dynamics(blocks: pd.DataFrame) -> tuple[Figure, str]:
     handles = {}
     for row, objective in enumerate(objectives):
         chosen = runs[runs["objective"] == objective]
-        for panel, (measure, (title, label)) in zip(grid[row], PANELS.items(), strict=True):
+        for panel, measure in zip(grid[row], PANELS, strict=True):
             (handles[TEACHER],) = panel.plot(_depth(teacher), teacher[measure], color="black", lw=2.2, label=TEACHER)
             for strategy, drawn in looks(runs["strategy"]).items():
                 for _, one in chosen[chosen["strategy"] == strategy].groupby("seed"):
@@ -50,18 +49,14 @@ def dynamics(blocks: pd.DataFrame) -> tuple[Figure, str]:
                 (handles[strategy],) = panel.plot(
                     _depth(means), means[measure], color=drawn.color, marker=drawn.marker, ms=4, ls=drawn.linestyle
                 )
-            _scale(panel, measure)
-            panel.set_title(title if row == 0 else "")
-            panel.set_ylabel(f"objective {objective}\n{label}" if panel is grid[row][0] else label, fontsize="small")
-            if row == len(objectives) - 1:
-                panel.set_xlabel("depth, share of the blocks", fontsize="small")
+        _label(grid, row, f"objective {objective}")
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(6, len(handles)))
     figure.suptitle("Block by block, on the analysis sample")
     seeds = runs["seed"].nunique()
     last = teacher.iloc[-1]
     caption = (
         f"Every block's tokens (class tokens included) of the teacher ({len(teacher)} blocks) and of the students, "
-        f"means over {seeds} {'seed' if seeds == 1 else 'seeds'} (faint: each seed); a row for each objective. A "
+        f"means over {plural(seeds, 'seed')} (faint: each seed); a row for each objective. A "
         f"student that encodes from block to block as its teacher does has a line of the black one's shape. {READING} "
         f"At the teacher's last block: intensity {last['frequency_intensity']:.3g}, entropy "
         f"{last['token_entropy']:.3g} bits, activation {last['activation']:.3g}, gradient {last['gradient']:.3g}."
@@ -77,11 +72,11 @@ def of_backbones(blocks: pd.DataFrame) -> tuple[Figure, str]:
     """
     models = blocks[blocks["objective"].isna()]
     figure = new_figure(11, 4 + 0.25 * (models["run"].nunique() // 3))
-    panels = figure.subplots(1, len(PANELS))
+    grid = figure.subplots(1, len(PANELS), squeeze=False)
     handles, ends = {}, []
     for position, (name, rows) in enumerate(models.groupby("run", sort=False)):
         drawn = look(position)
-        for panel, measure in zip(panels, PANELS, strict=True):
+        for panel, measure in zip(grid[0], PANELS, strict=True):
             (handles[name],) = panel.plot(
                 _depth(rows), rows[measure], color=drawn.color, marker=drawn.marker, ms=4, ls=drawn.linestyle
             )
@@ -90,15 +85,11 @@ def of_backbones(blocks: pd.DataFrame) -> tuple[Figure, str]:
             f"`{name}` intensity {last['frequency_intensity']:.3g}, entropy {last['token_entropy']:.3g} bits, "
             f"activation {last['activation']:.3g}, gradient {last['gradient']:.3g}"
         )
-    for panel, (measure, (title, label)) in zip(panels, PANELS.items(), strict=True):
-        _scale(panel, measure)
-        panel.set_title(title)
-        panel.set_ylabel(label, fontsize="small")
-        panel.set_xlabel("depth, share of the blocks", fontsize="small")
+    _label(grid, 0, "")
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(3, len(handles)))
     figure.suptitle("Block by block, on the analysis sample")
     caption = (
-        f"Every block's tokens (class tokens included) of {count(ends, 'model')}. {READING} At the last block: "
+        f"Every block's tokens (class tokens included) of {plural(len(ends), 'model')}. {READING} At the last block: "
         f"{'; '.join(ends)}."
     )
     return figure, caption
@@ -125,17 +116,13 @@ def kept_epochs(kept: pd.DataFrame, blocks: pd.DataFrame, objective: str) -> tup
             rows[rows["strategy"] == strategy].groupby(by)[list(PANELS)].mean().reset_index()
             for rows, by in ((kept, ["epoch", "block"]), (trained, ["block"]))
         )
-        for panel, (measure, (title, label)) in zip(grid[row], PANELS.items(), strict=True):
+        for panel, measure in zip(grid[row], PANELS, strict=True):
             (handles[TEACHER],) = panel.plot(_depth(teacher), teacher[measure], color="black", lw=2.2)
             for epoch, shade in zip(epochs, shades, strict=True):
                 means = during[during["epoch"] == epoch]
                 (handles[f"epoch {epoch}"],) = panel.plot(_depth(means), means[measure], color=shade, marker="o", ms=3)
             (handles["end of training"],) = panel.plot(_depth(end), end[measure], color="#D55E00", ls="--")
-            _scale(panel, measure)
-            panel.set_title(title if row == 0 else "")
-            panel.set_ylabel(f"{strategy}\n{label}" if panel is grid[row][0] else label, fontsize="small")
-            if row == len(strategies) - 1:
-                panel.set_xlabel("depth, share of the blocks", fontsize="small")
+        _label(grid, row, strategy)
         first, last = (rows["token_entropy"].iloc[-1] for rows in (during[during["epoch"] == epochs[0]], end))
         changes.append(f"{strategy} {first:.2f}, then {last:.2f}")
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(6, len(handles)))
@@ -143,8 +130,8 @@ def kept_epochs(kept: pd.DataFrame, blocks: pd.DataFrame, objective: str) -> tup
     seeds = kept["seed"].nunique()
     caption = (
         f"As figure `dynamics`, of the students trained with {objective} after {_list(epochs)} "
-        f"{'epoch' if epochs == [1] else 'epochs'} and at the end (dashed), means over {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}, beside the trained teacher (black). Entropy at the last block, in bits, "
+        f"{'epoch' if epochs == [1] else 'epochs'} and at the end (dashed), means over "
+        f"{plural(seeds, 'seed')}, beside the trained teacher (black). Entropy at the last block, in bits, "
         f"at the first of these epochs and at the end: {'; '.join(changes)}."
     )
     return figure, caption
@@ -175,8 +162,7 @@ def cka(table: pd.DataFrame) -> tuple[Figure, str]:
                 color = "black" if value > 0.6 else "white"
                 panel.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize="small", color=color)
         panel.set_title(f"{strategy}, {objective}")
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.yaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(panel)
         if place + columns >= len(settings):
             panel.set_xlabel("teacher's block (0 is the first)")
         if place % columns == 0:
@@ -190,20 +176,33 @@ def cka(table: pd.DataFrame) -> tuple[Figure, str]:
     seeds = table["seed"].nunique()
     caption = (
         "Linear CKA (unbiased over minibatches of the analysis sample) of every block of a student with every block of "
-        f"the teacher, mean over {seeds} {'seed' if seeds == 1 else 'seeds'}. A bright diagonal means that depth "
+        f"the teacher, mean over {plural(seeds, 'seed')}. A bright diagonal means that depth "
         "corresponds to depth; a row of one colour means that the student's block is like all of the teacher's alike. "
         f" Last block with last block: {'; '.join(highest)}."
     )
     return figure, caption
 
 
-def _scale(panel: Axes, measure: str) -> None:
-    """Gradients differ by factors between blocks and models: their axis is logarithmic."""
-    if measure == "gradient":
-        panel.set_yscale("log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-        panel.yaxis.set_minor_formatter(NullFormatter())
+def _label(grid: np.ndarray, row: int, name: str) -> None:
+    """Scale and name the axes of a row of panels, one for each of `PANELS`.
+
+    Gradients differ by factors between blocks and models: their axis is logarithmic.
+
+    Args:
+        grid: all rows of panels.
+        row: which.
+        name: what the row is of; nothing where it is the only one.
+    """
+    for place, (panel, (measure, (title, label))) in enumerate(zip(grid[row], PANELS.items(), strict=True)):
+        if measure == "gradient":
+            panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
+        panel.set_title(title if row == 0 else "")
+        panel.set_ylabel(f"{name}\n{label}" if name and place == 0 else label, fontsize="small")
+        if row == len(grid) - 1:
+            panel.set_xlabel("depth, share of the blocks", fontsize="small")
 
 
 def _list(values: Sequence[int]) -> str:

@@ -11,7 +11,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stages.core.report.style import GREY, OWN, SHARED, backbone_name, count, edges, look, new_figure
+from stages.core.base.names import plural
+from stages.core.report.style import (
+    GREY,
+    OWN,
+    SHARED,
+    backbone_name,
+    edges,
+    figure_of_panels,
+    look,
+    new_figure,
+    whole_numbers,
+)
 
 BASES = {"svd": "own basis of each image (SVD)", "pca": "one basis for all images (PCA)"}
 
@@ -24,28 +35,22 @@ def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
         svd: the backbone's part of svd.json.
     """
     thresholds = svd["thresholds"]
-    columns = min(2, len(thresholds))
-    lines = -(-len(thresholds) // columns)
-    figure = new_figure(4.6 * columns, 2.8 * lines + 0.5)
-    panels = figure.subplots(lines, columns, squeeze=False)
+    figure, panels = figure_of_panels(len(thresholds), 4.6, 2.8, 0.5)
     rows = dims[dims["backbone"] == svd["backbone"]]
     by_threshold = []
-    for panel, threshold in zip(panels.flat, thresholds, strict=False):
+    for panel, threshold in zip(panels, thresholds, strict=True):
         values = rows.loc[rows["threshold"] == threshold, "svd"].to_numpy()
         p99, median = svd["dims_p99"][str(threshold)], svd["dims_median"][str(threshold)]
         panel.hist(values, edges(values), color=OWN.color, edgecolor="white", lw=0.5)
         panel.set(title=f"{threshold} % of the energy", xlabel="dimensions", ylabel="images")
         panel.set_xlim(min(panel.get_xlim()[0], values.min() - 2), max(panel.get_xlim()[1], values.max() + 2))
         panel.set_ylim(top=1.4 * panel.get_ylim()[1])  # room for the labels
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.yaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(panel)
         _mark(panel, {"median": (median, GREY, ":"), "99th percentile": (p99, "black", "--")})
         by_threshold.append(
             f"{threshold} %: between {values.min()} and {values.max()}, median {median:g}, 99th percentile {p99:g} "
             f"({p99 / svd['channels']:.0%} of the {svd['channels']} channels)"
         )
-    for panel in panels.flat[len(thresholds) :]:
-        panel.remove()
     figure.suptitle(f"{backbone_name(svd)}: dimensions per image, last block")
     caption = (
         f"How many dimensions hold a share of the energy of one image's last-block tokens, over "
@@ -64,13 +69,10 @@ def overlaid(dims: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, Any])
         svd, pca: the backbone's parts of svd.json and pca.json.
     """
     thresholds = [threshold for threshold in svd["thresholds"] if threshold in pca["thresholds"]]
-    columns = min(2, len(thresholds))
-    lines = -(-len(thresholds) // columns)
-    figure = new_figure(4.8 * columns, 2.7 * lines + 0.9)
-    panels = figure.subplots(lines, columns, squeeze=False)
+    figure, panels = figure_of_panels(len(thresholds), 4.8, 2.7, 0.9)
     rows = dims[dims["backbone"] == svd["backbone"]]
     apart = []
-    for panel, threshold in zip(panels.flat, thresholds, strict=False):
+    for panel, threshold in zip(panels, thresholds, strict=True):
         of = rows[rows["threshold"] == threshold]
         shared_edges = edges(of[["svd", "pca"]].to_numpy())
         marks = {}
@@ -83,14 +85,11 @@ def overlaid(dims: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, Any])
             marks[f"{name}, 99th percentile"] = p99, drawn.color, drawn.linestyle
         panel.set(title=f"{threshold} % of the energy", xlabel="dimensions", ylabel="images")
         panel.set_ylim(top=1.4 * panel.get_ylim()[1])  # room for the labels
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.yaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(panel)
         _mark(panel, marks)
         alike = int((of["pca"] <= of["svd"].max()).sum())
         apart.append(f"{threshold} %: {alike:,} of {len(of):,}")
-    for panel in panels.flat[len(thresholds) :]:
-        panel.remove()
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(f"{backbone_name(svd)}: dimensions per image, own and shared basis")
     caption = (
         f"How many dimensions hold a share of the energy of one image's last-block tokens, over {svd['images']:,} "
@@ -117,8 +116,7 @@ def ranks(counts: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
     panel.set(title=f"{backbone_name(svd)}: rank per image, last block", xlabel="numerical rank", ylabel="images")
     panel.set_xlim(min(rows["rank"].min(), most) - 2, most + 2)
     panel.set_ylim(top=1.4 * panel.get_ylim()[1])  # room for the labels
-    panel.xaxis.get_major_locator().set_params(integer=True)
-    panel.yaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(panel)
     _mark(panel, {"99th percentile": (rank["p99"], "black", "--"), "largest possible": (most, GREY, ":")})
     full = int(rows.loc[rows["rank"] == most, "images"].sum())
     caption = (
@@ -168,7 +166,7 @@ def backbones(rows: pd.DataFrame) -> tuple[Figure, str]:
     own, shared = (rows[f"{kind}_{level}"] / rows["D"] for kind in ("svd", "dataset"))
     compared = int(rows[f"published_svd_{level}"].notna().sum())
     caption = (
-        f"Last blocks of {count(rows, 'backbone')}, each on {int(rows['images'].iloc[0]):,} images. Left: "
+        f"Last blocks of {plural(len(rows), 'backbone')}, each on {int(rows['images'].iloc[0]):,} images. Left: "
         f"dimensions that hold {level} % of the energy for 99 % of the images, over the width D: {own.min():.0%} to "
         f"{own.max():.0%} in an image's own basis, {shared.min():.0%} to {shared.max():.0%} in the shared one. Right: "
         f"frequencies at which the mean SEP curve (full spectrum) reaches {low} and {high} %; dotted: white noise. "

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from stages.core.base.files import read_json
 from stages.core.base.names import BASELINE, LABELS_ONLY, TEACHER
 from stages.core.evidence.differences import PLAIN
+from stages.core.evidence.results import read_table
 from stages.core.evidence.statistics import NOT_SHOWN
 from stages.core.evidence.studies import Study, latest
 from stages.core.report import faces
 from stages.core.report.figures.comparison import seed_differences
-from stages.core.report.notebooks import read_table
 from stages.core.report.style import LIGHT, OWN, SHARED, Look, Theme, backbone_name, looks, new_figure
 
 LEVEL = 95  # percent of the energy whose dims are labelled

@@ -11,18 +11,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from stages.core.analysis.dims import percentiles_of_counts
+from stages.core.base.names import plural
 from stages.core.report.style import (
     GREY,
-    LINES,
     OWN,
-    PALETTE,
     backbone_name,
-    count,
     edges,
+    figure_of_panels,
     legend_below,
     levels,
     look,
     new_figure,
+    whole_numbers,
 )
 
 
@@ -33,12 +33,9 @@ def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
         svd: one backbone of svd.json.
     """
     rows, thresholds = svd["blocks"], svd["thresholds"]
-    columns = min(2, len(thresholds))
-    lines = -(-len(thresholds) // columns)
-    figure = new_figure(4.6 * columns, 2.7 * lines + 1)
-    panels = figure.subplots(lines, columns, sharex=True, squeeze=False)
+    figure, panels = figure_of_panels(len(thresholds), 4.6, 2.7, 1, sharex=True)
     index = [row["block"] for row in rows]
-    for panel, threshold in zip(panels.flat, thresholds, strict=False):
+    for panel, threshold in zip(panels, thresholds, strict=True):
         of = _column(rows, threshold)
         mean, std = of("dims_mean"), of("dims_std")
         low, high = np.maximum(mean - std, 0), mean + std
@@ -49,10 +46,8 @@ def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
         panel.set(title=f"{threshold} % of the energy", ylabel="dimensions")
         panel.set_ylim(bottom=0)
         panel.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    for panel in panels.flat[len(thresholds) :]:
-        panel.remove()
-    for panel in panels.flat[: len(thresholds)][-columns:]:
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    for panel in panels[-2:]:
         panel.set_xlabel("block (0 is the first)")
         panel.tick_params(labelbottom=True)
     figure.suptitle(f"{backbone_name(svd)}: dimensions per image, block by block")
@@ -60,8 +55,9 @@ def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
     means = _column(rows, top)("dims_mean")
     tokens = dict.fromkeys(f"{row['tokens']}" for row in rows)  # a model of stages has fewer in each
     caption = (
-        f"Dimensions that one image's tokens need for a share of their energy, in each of {count(rows, 'block')} "
-        f"of `{svd['backbone']}`, over {svd['images']:,} images of {', '.join(tokens)} tokens. The line is the "
+        "Dimensions that one image's tokens need for a share of their energy, in each of "
+        f"{plural(len(rows), 'block')} of `{svd['backbone']}`, "
+        f"over {svd['images']:,} images of {', '.join(tokens)} tokens. The line is the "
         "mean over images, the band one standard deviation either side, the dashed lines the quartiles. Where the "
         "line rises, images need more dimensions the deeper the block; where it falls, the network compresses them. "
         f"For {top} % the mean goes from {means[0]:.1f} in block {index[0]} to {means[-1]:.1f} in block "
@@ -87,8 +83,8 @@ def layers_of_backbones(svd: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, s
     for position, (backbone, of) in enumerate(layerwise.items()):
         means = _column(of["blocks"], level)("dims_mean")
         depth = (np.arange(len(means)) + 1) / len(means)
-        line = LINES[(position + position // len(PALETTE)) % len(LINES)]  # a colour that comes again gets another line
-        style: dict[str, Any] = {"color": look(position).color, "ls": line, "marker": look(position).marker, "ms": 3}
+        drawn = look(position)
+        style: dict[str, Any] = {"color": drawn.color, "ls": drawn.linestyle, "marker": drawn.marker, "ms": 3}
         left.plot(depth, means, label=backbone_name(of), lw=1.3, **style)
         widths = np.array([block["channels"] for block in of["blocks"]])
         right.plot(depth, means / widths, lw=1.3, **style)
@@ -103,9 +99,9 @@ def layers_of_backbones(svd: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, s
     shares = "; ".join(f"`{backbone}` {share:.0%}" for backbone, share in last.items())
     caption = (
         f"Dimensions that hold {level} % of the energy of one image's tokens in each block, mean over images, of "
-        f"{count(layerwise, 'backbone')}. A model of stages has a point per stage, and its tokens become fewer and "
-        "wider from stage to stage: there the number is bounded by the channels first and by the tokens last. Right: "
-        f"the same over the channels of the block. In the last block: {shares}."
+        f"{plural(len(layerwise), 'backbone')}. A model of stages has a point per stage, and its tokens become fewer "
+        "and wider from stage to stage: there the number is bounded by the channels first and by the tokens last. "
+        f"Right: the same over the channels of the block. In the last block: {shares}."
     )
     return figure, caption
 
@@ -118,12 +114,9 @@ def stages(counts: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
         svd: the backbone's part of svd.json.
     """
     rows, thresholds, of_stages = counts[counts["backbone"] == svd["backbone"]], svd["thresholds"], svd["blocks"]
-    columns = min(2, len(of_stages))
-    lines = -(-len(of_stages) // columns)
-    figure = new_figure(5 * columns, 2.7 * lines + 0.9)
-    panels = figure.subplots(lines, columns, squeeze=False)
+    figure, panels = figure_of_panels(len(of_stages), 5, 2.7, 0.9)
     summary = []
-    for panel, stage in zip(panels.flat, of_stages, strict=False):
+    for panel, stage in zip(panels, of_stages, strict=True):
         of = rows[rows["block"] == stage["block"]]
         p99s = []
         for threshold, drawn in zip(thresholds, levels(len(thresholds)), strict=True):
@@ -137,17 +130,15 @@ def stages(counts: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
         panel.set(title=f"stage {stage['block']}: {stage['tokens']:,} tokens, {stage['channels']} channels")
         panel.set(xlabel="dimensions", ylabel="images")
         panel.set_ylim(top=1.7 * panel.get_ylim()[1])  # room for the legend
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.yaxis.get_major_locator().set_params(integer=True)
-        panel.legend(fontsize="small", loc="upper left", ncols=2, title="share of the energy: 99th percentile")
-        panel.get_legend().get_title().set_fontsize("small")
+        whole_numbers(panel)
+        key = panel.legend(fontsize="small", loc="upper left", ncols=2, title="share of the energy: 99th percentile")
+        key.get_title().set_fontsize("small")
         summary.append(f"stage {stage['block']}: {', '.join(p99s)} of {min(stage['tokens'], stage['channels'])}")
-    for panel in panels.flat[len(of_stages) :]:
-        panel.remove()
     figure.suptitle(f"{backbone_name(svd)}: dimensions per image, stage by stage")
     caption = (
-        f"How many dimensions hold a share of the energy of one image's tokens in each of {count(of_stages, 'stage')} "
-        f"of `{svd['backbone']}`, over {svd['images']:,} images; the lines are the 99th percentiles. For "
+        "How many dimensions hold a share of the energy of one image's tokens in each of "
+        f"{plural(len(of_stages), 'stage')} of `{svd['backbone']}`, "
+        f"over {svd['images']:,} images; the lines are the 99th percentiles. For "
         f"{', '.join(map(str, thresholds))} %: {'; '.join(summary)} possible dimensions."
     )
     return figure, caption

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stages.core.report.style import GREY, LINES, PALETTE, backbone_name, count, legend_below, look, new_figure
+from stages.core.base.names import plural
+from stages.core.report.style import GREY, backbone_name, legend_below, look, new_figure
 
 
 def sep(curves: pd.DataFrame, metrics: Mapping[str, Any], backbone: str) -> tuple[Figure, str]:
@@ -147,9 +148,8 @@ def sep_backbones(curves: pd.DataFrame, sep: Mapping[str, Mapping[str, Any]]) ->
     for position, (backbone, of) in enumerate(sep.items()):
         rows = curves[(curves["backbone"] == backbone) & (curves["spectrum"] == "full")].sort_values("frequency")
         share, drawn = rows["share_of_bins"], look(position)
-        line = LINES[(position + position // len(PALETTE)) % len(LINES)]  # a colour that comes again gets another line
-        left.plot(share, rows["observed"], color=drawn.color, ls=line, lw=1.3, label=backbone_name(of))
-        right.plot(share, rows["observed"] - share, color=drawn.color, ls=line, lw=1.3)
+        left.plot(share, rows["observed"], color=drawn.color, ls=drawn.linestyle, lw=1.3, label=backbone_name(of))
+        right.plot(share, rows["observed"] - share, color=drawn.color, ls=drawn.linestyle, lw=1.3)
         band = rows[["permuted_p5", "permuted_p95"]].sub(share, axis=0)
         right.fill_between(share, band["permuted_p5"], band["permuted_p95"], color=drawn.color, alpha=0.12, lw=0)
         distances[backbone] = float((rows["observed"] - share).abs().max())
@@ -161,7 +161,7 @@ def sep_backbones(curves: pd.DataFrame, sep: Mapping[str, Mapping[str, Any]]) ->
     figure.suptitle("Spectral Energy Pattern (SEP) of every backbone, full spectrum")
     largest = "; ".join(f"`{backbone}` {distance:.3f}" for backbone, distance in distances.items())
     caption = (
-        f"Mean SEP of the last block of {count(sep, 'backbone')}, full spectrum. Right: "
+        f"Mean SEP of the last block of {plural(len(sep), 'backbone')}, full spectrum. Right: "
         "the same minus the diagonal, over the band of 5 to 95 % of random orders of the channels: a curve within its "
         f"band shows nothing that any order would not. Largest distances from the diagonal: {largest}."
     )
@@ -183,8 +183,9 @@ def permutation(curves: pd.DataFrame, sep: Mapping[str, Mapping[str, Any]]) -> t
     for position, (backbone, of) in enumerate(sep.items()):
         rows = curves[(curves["backbone"] == backbone) & (curves["spectrum"] == "full")].sort_values("frequency")
         share, drawn = rows["share_of_bins"], look(position)
-        line = LINES[(position + position // len(PALETTE)) % len(LINES)]
-        left.plot(share, rows["permuted_mean"] - share, color=drawn.color, ls=line, lw=1.3, label=backbone_name(of))
+        left.plot(
+            share, rows["permuted_mean"] - share, color=drawn.color, ls=drawn.linestyle, lw=1.3, label=backbone_name(of)
+        )
         for shift, level in zip((-0.16, 0.16), map(str, levels), strict=False):
             found, filled = of["permutation"], level == str(levels[0])
             mean = found["shift"][level]
@@ -210,8 +211,9 @@ def permutation(curves: pd.DataFrame, sep: Mapping[str, Mapping[str, Any]]) -> t
     orders = next(iter(sep.values()))["permutation"]["orders"]
     named = " and ".join(f"b({level / 100:g})" for level in levels)
     caption = (
-        f"Left: the mean SEP curve under random orders of the channels minus the diagonal, {count(sep, 'backbone')}; "
-        "only the mean of a token's channels moves it from 0. Right: the release's permutation statistic, an image's "
+        "Left: the mean SEP curve under random orders of the channels minus the diagonal, "
+        f"{plural(len(sep), 'backbone')}; only the mean of a token's channels moves it from 0. Right: the release's "
+        "permutation statistic, an image's "
         f"bandwidth under a random order minus that in the observed one, mean over images and {orders} orders, with "
         f"the range of the middle 90 % of the orders. Shifts of {named}: {shifts}. Where a range holds 0, the observed "
         "order is one like any other."

@@ -8,18 +8,17 @@ from typing import Any
 import pandas as pd
 
 from stages.core.base.files import read_json
-from stages.core.base.names import TEACHER
+from stages.core.base.names import TEACHER, plural
 from stages.core.evidence import scales
 from stages.core.evidence.analysis_measures import OTHERWISE
 from stages.core.evidence.claims import Claim
 from stages.core.evidence.questions import UNCHECKED, WEAK, Questions, questions_table
-from stages.core.evidence.results import read_results
+from stages.core.evidence.results import read_results, read_table
 from stages.core.evidence.scales import ELSEWHERE, PAPER, SAMPLE, WORDS
 from stages.core.evidence.studies import Study
 from stages.core.evidence.verdicts import NO_BOUND, judge
 from stages.core.report import faces
 from stages.core.report.markup import Badge, Lines
-from stages.core.report.notebooks import read_table
 
 ANY_IMAGES = "study"  # the requirement of claims that a study of any natural images can judge
 LEVEL = 95  # percent of the energy
@@ -187,5 +186,5 @@ def limits(study: Study, claims: Sequence[Claim], reasons_named: int = REASONS) 
     reasons = Counter(verdict["reason"] for verdict in verdicts if verdict["measured"] is None)
     listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(reasons_named))
     left = len(reasons) - reasons_named
-    more = f"; {left} other {'reason' if left == 1 else 'reasons'}" if left > 0 else ""
+    more = f"; {plural(left, 'other reason')}" if left > 0 else ""
     return f"**It cannot show** {reasons.total()} of {len(claims)} claims: {listed}{more}."

@@ -1,8 +1,9 @@
-"""The images of a dataset of class folders, listed without opening any."""
+"""Datasets of class folders: their images, listed without opening any, and read."""
 
 import os
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stages.core.base.errors import UserError
+from stages.core.data.image_list import ImageList
 from stages.core.data.layout import (
     COMPRESSED,
     EXTENSIONS,
@@ -28,7 +30,7 @@ from stages.core.data.layout import (
     without_classes,
 )
 from stages.core.data.pool import in_processes
-from stages.core.data.splits import Split, checked, in_label_order, left_out_text
+from stages.core.data.splits import Split, checked, in_label_order, labels, left_out_text
 from stages.core.runtime.machine import cores
 
 PARALLEL_FROM = 200  # class folders; fewer are listed sooner than processes start
@@ -126,17 +128,17 @@ def locate(split: Path) -> Place:
         UserError: there are neither class folders nor a list of classes, or something beside the class folders may be a
             class of its own.
     """
-    folder, labels = split, label_list(split)
+    folder, label_file = split, label_list(split)
     left_out: Counter[str] = Counter()
     while True:
         folders, files = _inside(folder, left_out)
         images = [name for name in files if is_image(name)]
         others = [folder / name for name in files if not is_image(name)]
-        left_out.update(kind(path.name) for path in others if path != labels)
+        left_out.update(kind(path.name) for path in others if path != label_file)
         if images and not folders:
-            if labels is None:
+            if label_file is None:
                 raise without_classes(str(folder), split)
-            return Place(folder, (), labels, left_out)
+            return Place(folder, (), label_file, left_out)
         if not folders:
             packed = [path.name for path in others if is_archive(path.name)]
             hint = f"it holds {', '.join(packed[:8])}: unpack to {LAYOUT}" if packed else f"the layout is {LAYOUT}"
@@ -149,7 +151,7 @@ def locate(split: Path) -> Place:
             break
         inner, inside = _inside(folder / folders[0], Counter())
         flat = any(map(is_image, inside))
-        if (flat and (inner or labels is None)) or not (flat or inner):  # a class
+        if (flat and (inner or label_file is None)) or not (flat or inner):  # a class
             break
         folder /= folders[0]
     # Unpacked ones may be there still.
@@ -223,3 +225,24 @@ def scan(folder: Path) -> Split:
         files, sizes, every = [files[index] for index in order], [sizes[index] for index in order], every[order]
         classes = (*{file.partition("/")[0] for file in files},)
     return checked(Split(tuple(in_label_order(classes)), tuple(files), tuple(sizes), every, str(folder), left_out))
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Class folders ROOT/SPLIT/CLASS/…/IMAGE, or ROOT/SPLIT/IMAGE with a list of classes."""
+
+    root: Path
+
+    def scan(self, split: str) -> Split:
+        """List the images of a split; see `scan`."""
+        return scan(self.root / split)
+
+    def open(self, split: str, files: list[str], classes: Sequence[str]) -> ImageList:
+        """The listed images of a split, to be read."""
+        folder = self.root / split
+        if not folder.is_dir():
+            return ImageList(folder, files, labels(files, classes))  # each image that is read is named as missing
+        with readable(folder):
+            place = locate(folder)
+        paths = files if place.classes else [file.partition("/")[2] for file in files]
+        return ImageList(place.folder, paths, labels(files, classes))
