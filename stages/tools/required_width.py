@@ -55,7 +55,7 @@ def read_floors(file: Path, backbone: str) -> np.ndarray:
     try:
         with file.open(encoding="utf-8", newline="") as table:
             for row in csv.DictReader(table):
-                floors.setdefault(row["backbone"], []).append((float(row["fixed"]), float(row["per_image"])))
+                floors.setdefault(row["backbone"], []).append((float(row["shared"]), float(row["per_image"])))
     except FileNotFoundError:
         raise UserError(f"{file} is missing; run `dvc repro summarize` to make it") from None
     except (KeyError, ValueError, TypeError) as error:

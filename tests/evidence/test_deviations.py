@@ -56,7 +56,7 @@ def test_rounding_is_what_other_kernels_cause(difference, measured, rounding):
         ("sep/teacher/folded/bandwidth_over_images/observed/low/50", "sep/bandwidth_over_images/low"),
         ("pca/vit_base_patch16_224.dino/token_dims/fewest/80/gaussian/median", "pca/token_dims/percentile"),
         ("svd/teacher/blocks/3/dims_p99/95", "svd/blocks/dims_percentile"),
-        ("energy/svd_p10", "energy/svd_percentile"),
+        ("energy/per_image_p10", "energy/per_image_percentile"),
         ("encoding/permuted_bandwidth_folded_50", "encoding/permuted_bandwidth_folded"),
         ("truncation/teacher/energy/shared/85", "truncation/energy"),
         ("truncation/shared", "truncation/shared"),

@@ -98,11 +98,11 @@ def test_another_sample_is_consistent_within_its_interval_and_inconsistent_beyon
         low, high = verdict["interval"]
         assert low <= claim.figure <= high and f"another sample gives {low} to {high}" in verdict["reason"]
     altered = copy.deepcopy(PAPER_DATA)
-    altered["svd_and_pca_dims"]["ViT-Tiny"]["svd"][99] = 56
+    altered["svd_and_pca_dims"]["ViT-Tiny"]["per_image"][99] = 56
     verdicts = {claim.id: judge(claim, results) for claim in expand(REGISTER, altered)}
     verdict = verdicts["svd/ViT-Tiny/svd/99"]
     assert (verdict["verdict"], verdict["measured"], verdict["interval"]) == (CONSISTENT, 52, [48, 56])
-    altered["svd_and_pca_dims"]["ViT-Tiny"]["svd"][99] = 57
+    altered["svd_and_pca_dims"]["ViT-Tiny"]["per_image"][99] = 57
     verdicts = {claim.id: judge(claim, results)["verdict"] for claim in expand(REGISTER, altered)}
     assert [verdicts[claim.id] for claim in OF_TINY].count(CONSISTENT) == 12
     assert verdicts["svd/ViT-Tiny/svd/99"] == INCONSISTENT
@@ -123,7 +123,7 @@ def test_published_figures_stand_beside_those_of_another_sample():
         ]
     }
     first, second = tables_audit.of_another_sample(audit)
-    assert list(first.values()) == ["ViT-Tiny, own basis: 80, 95 %", "1, 7", "1, 9", "1–1, 8–10"]
+    assert list(first.values()) == ["ViT-Tiny, per-image basis: 80, 95 %", "1, 7", "1, 9", "1–1, 8–10"]
     assert list(second.values()) == ["ViT-Tiny, SEP: 50 %", "97", "97", "97–97"]
 
 
