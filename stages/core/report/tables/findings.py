@@ -160,7 +160,11 @@ def _geometry(study: Study, width: int) -> str:
     if per_image is None or shared is None:
         return ""
     dims = {kind: of["dims_p99"][str(LEVEL)] for kind, of in (("per_image", per_image), ("shared", shared))}
-    bound = f" (its {per_image['tokens']} tokens allow {per_image['tokens']})" if per_image["tokens"] <= width else ""
+    bound = (
+        f" (an image's {per_image['tokens']} tokens allow {per_image['tokens']})"
+        if per_image["tokens"] <= width
+        else ""
+    )
     return (
         f" For 99 % of the images {dims['per_image']:g} of {per_image['channels']} directions hold {LEVEL} % of the "
         f"energy in the per-image basis{bound}, {dims['shared']:g} in the shared one."
