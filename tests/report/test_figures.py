@@ -108,14 +108,16 @@ TRUNCATION = {
 
 def test_the_truncation_figure_says_which_block_was_projected_and_what_is_not_reached():
     curve = pd.DataFrame({"dims": [1, 4, 16], "shared": [10.0, 72.0, 79.0], "per_image": [30.0, 79.0, 80.0]})
-    curves = pd.concat([curve.assign(backbone="other", own=0.0), curve.assign(backbone="mine")])
+    curves = pd.concat([curve.assign(backbone="other", per_image=0.0), curve.assign(backbone="mine")])
     figure, caption = truncation_figures.accuracy_by_dims(curves, TRUNCATION)
     assert "block 5 of 6, the last whose patch tokens the logits depend on" in caption and "`mine`" in caption
     assert "4 for 95 %, more than 16 for 99 %, knee at 3" in caption
     labels = figure.axes[0].get_legend_handles_labels()[1]
-    assert {"95 % of the energy, own: 3.5", "95 % of the energy, shared: 9"} <= set(labels) and len(labels) == 4
+    assert {"95 % of the energy, per-image basis: 3.5", "95 % of the energy, shared basis: 9"} <= set(labels) and len(
+        labels
+    ) == 4
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
-    assert list(lines["each image's own directions"]) == [30.0, 79.0, 80.0]
+    assert list(lines["per-image basis"]) == [30.0, 79.0, 80.0]
     table = tables.dims_needed(TRUNCATION)
     assert table["top-1, shared basis"].tolist() == ["4", "–"] and table["energy, per-image basis"].tolist() == [
         "3.5",

@@ -35,7 +35,7 @@ def accuracy_by_dims(curves: pd.DataFrame, of: Mapping[str, Any]) -> tuple[Figur
         panel.plot(curve["dims"], curve[basis], color=drawn.color, marker=drawn.marker, ls=drawn.linestyle, label=name)
         dims = of["energy"][basis].get(LEVEL)
         if dims is not None:
-            label = f"{LEVEL} % of the energy, {basis}: {dims:.3g}"
+            label = f"{LEVEL} % of the energy, {name}: {dims:.3g}"
             panel.axvline(dims, color=drawn.color, lw=0.9, ls=(0, (2, 2)), label=label)
     panel.set_xscale("log")
     ticks = curve["dims"].tolist()[::-2]  # every second, all of them among these
