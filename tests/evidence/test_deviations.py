@@ -74,8 +74,8 @@ def test_what_moved_at_one_level_may_move_at_another_and_a_setting_nowhere():
         ("sep/teacher/permutation/shift_low/60", 1e-5, True),
         ("curves/loss", 0.008, True),
         ("curves/loss", 0.01, False),
-        ("dims/svd", 1.0, True),  # one image's dims, though none was seen to move
-        ("dims/svd", 2.0, False),
+        ("dims/per_image", 1.0, True),  # one image's dims, though none was seen to move
+        ("dims/per_image", 2.0, False),
         ("teacher/top1", 0.1112, True),  # one image, in digits that are rounded
         ("teacher/top1", 0.2223, False),
         ("runs/seed", 1.0, False),
