@@ -160,7 +160,8 @@ def headline(files: Files) -> dict[str, Any]:
         found["probe_error"] = nested_means(encoding[encoding["run"] != TEACHER], "probe_error", 3)
     if top1:
         found["top1"] = top1
-    dims = {name: {shown: files[f"{name}.json"][shown]["dims_p99"].get("95")} for name in ("svd", "pca")}
+    bases = {"per_image": svd, "shared": files["pca.json"]}
+    dims = {basis: {shown: found_dims[shown]["dims_p99"].get("95")} for basis, found_dims in bases.items()}
     return {key: found[key] for key in ("weights", "top1", "probe_error") if key in found} | {"dims_p99": dims}
 
 

@@ -42,18 +42,20 @@ class Condition(NamedTuple):
 
 
 def conditions(
-    *, own_dims: int, shared_dims: int, teacher_width: int, student_width: int, plain: int, widened: int
+    *, per_image_dims: int, shared_dims: int, teacher_width: int, student_width: int, plain: int, widened: int
 ) -> list[Condition]:
     """What makes a student's place between its teacher's dims comparable with the paper's.
 
     Args:
-        own_dims, shared_dims: of the teacher, see the module.
+        per_image_dims, shared_dims: of the teacher, see the module.
         teacher_width, student_width: channels of the last block.
         plain, widened: parameters of the plain student and of WideLast.
     """
-    inside = (own_dims + 1, shared_dims - 1)
+    inside = (per_image_dims + 1, shared_dims - 1)
     return [
-        Condition(f"student's width (own dims {own_dims}, shared {shared_dims})", student_width, *inside, 192),
+        Condition(
+            f"student's width (per-image dims {per_image_dims}, shared {shared_dims})", student_width, *inside, 192
+        ),
         Condition("teacher's width / student's", teacher_width / student_width, 2, 4, 2),
         Condition("student's width / shared dims", student_width / shared_dims, 0.3, 0.65, 192 / 302),
         Condition("parameters of WideLast / of the plain student", widened / plain, 0, 3, 7_313_896 / 5_717_416),
@@ -68,8 +70,8 @@ def measured(settings: params.Params) -> list[Condition]:
     """
     folders = [ARTIFACTS / name for name in ("svd", "pca")]
     analyses = [read_json(folder / TEACHER / "metrics.json") for folder in folders]
-    own, shared = (found["dims_p99"].get(LEVEL) for found in analyses)
-    if own is None or shared is None:
+    per_image, shared = (found["dims_p99"].get(LEVEL) for found in analyses)
+    if per_image is None or shared is None:
         places = ", ".join(map(str, folders))
         raise UserError(f"{places}: no dims at {LEVEL} %; put {LEVEL} into the thresholds of analysis.svd and .pca")
     for name in (BASELINE, WIDENED):
@@ -81,7 +83,7 @@ def measured(settings: params.Params) -> list[Condition]:
         with torch.device("meta"):  # without weights
             counted[name] = timm.create_model(architecture, num_classes=settings.dataset.classes, **arguments)
     return conditions(
-        own_dims=math.ceil(own),
+        per_image_dims=math.ceil(per_image),
         shared_dims=math.floor(shared),
         teacher_width=analyses[0]["channels"],
         student_width=counted[BASELINE].embed_dim,

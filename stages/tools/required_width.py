@@ -53,7 +53,7 @@ def read_floors(file: Path, backbone: str) -> np.ndarray:
     """
     table = read_table(file)
     try:
-        floors = table.set_index("backbone")[["fixed", "per_image"]].astype(float)
+        floors = table.set_index("backbone")[["shared", "per_image"]].astype(float)
     except (KeyError, ValueError) as error:
         raise UserError(f"{file} is not a table of floors ({error!r}); run `dvc repro summarize` to make it") from None
     if backbone not in floors.index:

@@ -39,13 +39,13 @@ def test_measures_agree_with_their_plain_definitions(features):
     tokens = features.astype(np.float64)
     squares = [np.linalg.svd(image, compute_uv=False) ** 2 for image in tokens]
     own = [first(np.cumsum(of) / of.sum(), 0.95) for of in squares]
-    assert row["svd_95"] == pytest.approx(np.percentile(own, 99))
-    assert row["svd_mean_95"] == pytest.approx(np.mean(own))
+    assert row["per_image_95"] == pytest.approx(np.percentile(own, 99))
+    assert row["per_image_mean_95"] == pytest.approx(np.mean(own))
     flat = tokens.reshape(-1, 24)
     s, vt = np.linalg.svd(flat, full_matrices=False)[1:]
-    assert row["dataset_global_80"] == first(np.cumsum(s**2) / np.sum(s**2), 0.8)
+    assert row["shared_global_80"] == first(np.cumsum(s**2) / np.sum(s**2), 0.8)
     along = [np.square(image @ vt.T).sum(axis=0) for image in tokens]
-    assert row["dataset_95"] == pytest.approx(np.percentile([first(np.cumsum(a) / a.sum(), 0.95) for a in along], 99))
+    assert row["shared_95"] == pytest.approx(np.percentile([first(np.cumsum(a) / a.sum(), 0.95) for a in along], 99))
     power = np.abs(np.fft.fft(flat)) ** 2
     curve = np.cumsum((power / power.sum(axis=1, keepdims=True)).mean(axis=0))
     assert row["bandwidth_90"] == first(curve, 0.9) / 24
@@ -53,8 +53,8 @@ def test_measures_agree_with_their_plain_definitions(features):
     folded = np.array([half[0], *(half[k] + half[-k] for k in range(1, 12)), half[12]])
     assert row["bandwidth_folded_90"] == first(np.cumsum(folded), 0.9) / 13
     assert row["permuted_bandwidth_50"] == pytest.approx(0.5, abs=2 / 24)  # by symmetry, whatever the order
-    assert row["participation_dataset"] == pytest.approx(np.sum(s**2) ** 2 / np.sum(s**4))
-    assert row["participation_image"] == pytest.approx(np.mean([of.sum() ** 2 / np.sum(of**2) for of in squares]))
+    assert row["participation_shared"] == pytest.approx(np.sum(s**2) ** 2 / np.sum(s**4))
+    assert row["participation_per_image"] == pytest.approx(np.mean([of.sum() ** 2 / np.sum(of**2) for of in squares]))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def rows(features):
             ),
         ]
     )
-    floor = pd.DataFrame({"fixed": fixed, "per_image": floor_of(per_image, 24)})
+    floor = pd.DataFrame({"shared": fixed, "per_image": floor_of(per_image, 24)})
     return table, floor.assign(backbone="teacher", dims=floor.index + 1)
 
 
@@ -164,7 +164,7 @@ def test_figures_draw_any_subset_of_runs(rows):
     table, floor = rows
     figure, caption = width_floor(floor, table)
     assert "baseline 0.25, mine 0.25" in caption and "Filled markers" not in caption
-    assert f"rank 12, the floor is {floor['fixed'][11]:.2g}" in caption
+    assert f"rank 12, the floor is {floor['shared'][11]:.2g}" in caption
     assert "knows nothing of the teacher would have an error of about 1.86 at width 12" in caption  # 1 + 12 / (27 - 13)
     figure, caption = figures_encoding.encoding(table)
     assert "baseline 0.50 with mse; mine 0.50 with mse" in caption
@@ -175,20 +175,20 @@ def test_tables_of_encodings(rows):
     table, floor = rows
     means = tables.encodings(table)
     assert list(means["strategy"]) == ["teacher", "baseline", "mine"]
-    assert list(means["PCA dims, 95 %"]) == [table["dataset_global_95"][place] for place in (0, 1, 3)]
+    assert list(means["shared dims, 95 %"]) == [table["shared_global_95"][place] for place in (0, 1, 3)]
     shown = tables.widths(floor, [80]).iloc[0].to_dict()
-    fixed, own = (1 + int((floor[kind] > 0.2).sum()) for kind in ("fixed", "per_image"))
+    fixed, own = (1 + int((floor[kind] > 0.2).sum()) for kind in ("shared", "per_image"))
     assert shown == {"backbone": "teacher", "D": 24, "80 %": f"{fixed} ({own})"}
 
 
 def test_the_papers_premise_holds_or_does_not(rows):
     table, _ = rows
-    falling = pd.DataFrame({"fixed": 1 - np.arange(1, 25) / 24, "per_image": 1 - np.arange(1, 25).clip(max=12) / 12})
+    falling = pd.DataFrame({"shared": 1 - np.arange(1, 25) / 24, "per_image": 1 - np.arange(1, 25).clip(max=12) / 12})
     floor = falling.assign(backbone="teacher", dims=falling.index + 1)
     assert "needs 12 of 24 directions where each image has its own, and 23 that all" in tables.premise(floor, table)
     assert "mismatch over all of them, holds here" in tables.premise(floor, table)
     wide = table.assign(width=23)
-    assert "is not there at this scale: one fixed projector from 23 channels need not lose more than 0.042" in (
+    assert "is not there at this scale: one shared projector from 23 channels need not lose more than 0.042" in (
         tables.premise(floor, wide)
     )
 

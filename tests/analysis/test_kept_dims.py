@@ -70,8 +70,8 @@ def test_top1_is_that_of_tokens_projected_the_plain_way(kind, batches):
                 leading = torch.linalg.eigh(x.T @ x)[1].flip(1)[:, :d]
                 return x @ leading @ leading.T
 
-            assert found["own"][place] == plain(own)
-        assert found["shared"][-1] == found["own"][-1] == whole
+            assert found["per_image"][place] == plain(own)
+        assert found["shared"][-1] == found["per_image"][-1] == whole
 
 
 def test_the_model_is_left_as_it_was(batches):
@@ -106,7 +106,7 @@ def test_energy_dims_are_those_of_the_tokens_that_are_cut(batches):
 
     found = kept_dims.directions(model, batches, CPU, 1).energy_dims(levels)
     assert list(found["shared"].values()) == dims(tokens.reshape(-1, 24))
-    assert list(found["own"].values()) == pytest.approx(np.mean([dims(one) for one in tokens], axis=0), abs=1e-6)
+    assert list(found["per_image"].values()) == pytest.approx(np.mean([dims(one) for one in tokens], axis=0), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_the_counts_tell_what_the_tokens_do(rng):
     metrics = spread_metrics(*counted, THRESHOLDS)
     assert (metrics["tokens_with_energy"], metrics["gaussian_tokens"]) == (3 * 7 * 33, 7 * 33)
     for kind, of in (("observed", whole), ("gaussian", null)):
-        for column, basis_name in enumerate(("channels", "pca")):
+        for column, basis_name in enumerate(("channels", "shared")):
             found = metrics["participation_ratio"][basis_name][kind]
             assert found == pytest.approx(summary(of.ratios[:, column]), abs=RATIO_UNIT)
         for row, order in enumerate(("leading", "fewest")):
@@ -127,7 +127,7 @@ def test_the_counts_tell_what_the_tokens_do(rng):
 def test_features_without_energy_have_no_spread():
     metrics = spread_metrics(*[count(token_spreads(np.zeros((2, 3, 4)), np.eye(4), [80]), 4, [80])] * 2, [80])
     assert metrics["tokens_with_energy"] == 0
-    assert set(metrics["participation_ratio"]["pca"]["observed"].values()) == {0.0}
+    assert set(metrics["participation_ratio"]["shared"]["observed"].values()) == {0.0}
 
 
 def test_chunks_change_nothing(features, monkeypatch):

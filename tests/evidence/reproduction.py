@@ -64,7 +64,7 @@ def as_published() -> Results:
         size = of.get("img_size", 224)
         common = {"architecture": of["timm"], "weights": "pretrained", "input_size": [3, size, size], "images": 1000}
         common |= {"tokens": 49 if "Swin" in name else 196, "channels": of["D"], "source": f"timm/{of['timm']}@0123abc"}
-        for analysis, key in (("svd", "svd"), ("pca", "dataset")):
+        for analysis, key in (("svd", "per_image"), ("pca", "shared")):
             analyses[analysis][backbone] = common | {"dims_p99": {str(level): n for level, n in of[key].items()}}
         dims = {str(level): n for level, n in PAPER_DATA["sep_dims"][name].items() if isinstance(level, int)}
         analyses["sep"][backbone] = common | {

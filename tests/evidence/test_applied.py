@@ -43,8 +43,8 @@ def encoding_of(runs: pd.DataFrame, probe: dict[str, float], **columns: object) 
     return pd.DataFrame({"run": runs["run"], "width": 24, "rank": 24, "probe_error": values, **columns})
 
 
-FLOORS = pd.DataFrame({"backbone": "teacher", "dims": range(1, 97), "fixed": np.linspace(0.9, 0.0, 96)})
-AT_24 = float(FLOORS["fixed"].iloc[23])
+FLOORS = pd.DataFrame({"backbone": "teacher", "dims": range(1, 97), "shared": np.linspace(0.9, 0.0, 96)})
+AT_24 = float(FLOORS["shared"].iloc[23])
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_run_is_compared_with_its_own_strategy_and_seed_without_the_loss():
     assert first["own_equal_moved"] == pytest.approx(100 * 0.5 / 0.55)
     assert (first["probe_without"], first["probe_floor"]) == (0.9, AT_24)
     assert first["probe_moved"] == pytest.approx(100 * 0.2 / (0.9 - AT_24))
-    counted = int((FLOORS["fixed"] > 0.01).sum()) + 1  # directions that hold 99 %
+    counted = int((FLOORS["shared"] > 0.01).sum()) + 1  # directions that hold 99 %
     assert first["probe_equal_floor"] == pytest.approx(1 - 24 / counted) and first["probe_equal_moved"] == 0
     assert (first["loss_share"], first["gradient_ratio"]) == (0.125, 3.0)
     joined = found.loc["baseline-softkd_mse-0"]  # compared with soft labels alone

@@ -40,7 +40,7 @@ from stages.core.evidence.verdicts import judge
 DECIDED = [
     name
     for name, claim in CLAIMS.items()
-    if claim.measure not in ("published", "shared_over_own") and images_of_the_figure(claim) > 1
+    if claim.measure not in ("published", "shared_over_per_image") and images_of_the_figure(claim) > 1
 ]
 
 
@@ -295,7 +295,7 @@ def test_every_statement_says_what_its_figure_is():
             continue
         family = [other.path for other in CLAIMS.values() if other.id.split("/")[0] == claim.id.split("/")[0]]
         distinguishing = {key for place, key in enumerate(claim.path) if len({path[place] for path in family}) > 1}
-        for key in {*distinguishing, claim.path[-1]} - {"dataset", "svd"}:
+        for key in {*distinguishing, claim.path[-1]} - {"shared", "per_image"}:
             words = key.split("-") if claim.measure == "run_top1" and key != "top1" else [STAND_FOR.get(key, key)]
             assert all(word.casefold() in claim.statement.casefold() for word in words), (claim.id, claim.statement)
 

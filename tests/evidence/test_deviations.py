@@ -56,7 +56,7 @@ def test_rounding_is_what_other_kernels_cause(difference, measured, rounding):
         ("sep/teacher/folded/bandwidth_over_images/observed/low/50", "sep/bandwidth_over_images/low"),
         ("pca/vit_base_patch16_224.dino/token_dims/fewest/80/gaussian/median", "pca/token_dims/percentile"),
         ("svd/teacher/blocks/3/dims_p99/95", "svd/blocks/dims_percentile"),
-        ("energy/svd_p10", "energy/svd_percentile"),
+        ("energy/per_image_p10", "energy/per_image_percentile"),
         ("encoding/permuted_bandwidth_folded_50", "encoding/permuted_bandwidth_folded"),
         ("truncation/teacher/energy/shared/85", "truncation/energy"),
         ("truncation/shared", "truncation/shared"),
@@ -74,8 +74,8 @@ def test_what_moved_at_one_level_may_move_at_another_and_a_setting_nowhere():
         ("sep/teacher/permutation/shift_low/60", 1e-5, True),
         ("curves/loss", 0.008, True),
         ("curves/loss", 0.01, False),
-        ("dims/svd", 1.0, True),  # one image's dims, though none was seen to move
-        ("dims/svd", 2.0, False),
+        ("dims/per_image", 1.0, True),  # one image's dims, though none was seen to move
+        ("dims/per_image", 2.0, False),
         ("teacher/top1", 0.1112, True),  # one image, in digits that are rounded
         ("teacher/top1", 0.2223, False),
         ("runs/seed", 1.0, False),

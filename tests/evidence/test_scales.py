@@ -98,14 +98,14 @@ def test_another_sample_is_consistent_within_its_interval_and_inconsistent_beyon
         low, high = verdict["interval"]
         assert low <= claim.figure <= high and f"another sample gives {low} to {high}" in verdict["reason"]
     altered = copy.deepcopy(PAPER_DATA)
-    altered["svd_and_pca_dims"]["ViT-Tiny"]["svd"][99] = 56
+    altered["svd_and_pca_dims"]["ViT-Tiny"]["per_image"][99] = 56
     verdicts = {claim.id: judge(claim, results) for claim in expand(REGISTER, altered)}
-    verdict = verdicts["svd/ViT-Tiny/svd/99"]
+    verdict = verdicts["svd/ViT-Tiny/per_image/99"]
     assert (verdict["verdict"], verdict["measured"], verdict["interval"]) == (CONSISTENT, 52, [48, 56])
-    altered["svd_and_pca_dims"]["ViT-Tiny"]["svd"][99] = 57
+    altered["svd_and_pca_dims"]["ViT-Tiny"]["per_image"][99] = 57
     verdicts = {claim.id: judge(claim, results)["verdict"] for claim in expand(REGISTER, altered)}
     assert [verdicts[claim.id] for claim in OF_TINY].count(CONSISTENT) == 12
-    assert verdicts["svd/ViT-Tiny/svd/99"] == INCONSISTENT
+    assert verdicts["svd/ViT-Tiny/per_image/99"] == INCONSISTENT
 
 
 def test_published_figures_stand_beside_those_of_another_sample():
@@ -116,14 +116,14 @@ def test_published_figures_stand_beside_those_of_another_sample():
 
     audit = {
         "claims": [
-            claim("svd/ViT-Tiny/svd/80", 1, 1, [1, 1]),
-            claim("svd/ViT-Tiny/svd/95", 7, 9, [8, 10]),
+            claim("svd/ViT-Tiny/per_image/80", 1, 1, [1, 1]),
+            claim("svd/ViT-Tiny/per_image/95", 7, 9, [8, 10]),
             claim("sep/ViT-Tiny/50", 97, 97, [97, 97]),
             claim("svd/CaiT-S24/svd/80", 30, 30, [29, 31], where=PAPER),
         ]
     }
     first, second = tables_audit.of_another_sample(audit)
-    assert list(first.values()) == ["ViT-Tiny, own basis: 80, 95 %", "1, 7", "1, 9", "1–1, 8–10"]
+    assert list(first.values()) == ["ViT-Tiny, per-image basis: 80, 95 %", "1, 7", "1, 9", "1–1, 8–10"]
     assert list(second.values()) == ["ViT-Tiny, SEP: 50 %", "97", "97", "97–97"]
 
 
@@ -163,7 +163,7 @@ def test_the_papers_names_are_those_of_imagenet():
     ],
 )
 def test_weights_count_with_their_source(source, counts_here):
-    claim = CLAIMS["svd/ViT-Tiny/svd/95"]
+    claim = CLAIMS["svd/ViT-Tiny/per_image/95"]
     for results, where in ((as_published(), PAPER), (another_sample(), SAMPLE)):
         of = results.analyses["svd"][claim.backbone["timm"]]
         of |= {"source": source, "sha256": "0123456789abcdef"}

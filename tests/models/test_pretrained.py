@@ -711,7 +711,7 @@ def measured(paper, **changes):
         size = of.get("img_size", 224)
         told = {"architecture": of["timm"], "weights": "pretrained", "input_size": [3, size, size], "images": 1000}
         told |= {"source": f"timm/{of['timm']}@0123abc", **changes}
-        for analysis, figures in (("svd", of["svd"]), ("pca", of["dataset"])):
+        for analysis, figures in (("svd", of["per_image"]), ("pca", of["shared"])):
             analyses[analysis][backbone] = {**told, "dims_p99": {str(key): value for key, value in figures.items()}}
         dims = {str(key): value for key, value in paper["sep_dims"][name].items()}
         analyses["sep"][backbone] = {**told, "dims": dims}
@@ -758,7 +758,7 @@ def rows(paper):
     """pretrained.csv as measured: CaiT-S24 as published, a narrow one, one at another size, one of another kind."""
     of = paper["svd_and_pca_dims"]["CaiT-S24"]
     row = {"backbone": "teacher", "timm": of["timm"], "weights": "pretrained", "img_size": 224, "images": 1000}
-    row |= {"tokens": 196, "D": 384, "svd_95": 61.4, "dataset_95": 302.0, "sep_50": 192, "sep_90": 346}
+    row |= {"tokens": 196, "D": 384, "per_image_95": 61.4, "shared_95": 302.0, "sep_50": 192, "sep_90": 346}
     dino = {"timm": "vit_base_patch14_dinov2.lvd142m", "D": 768, "img_size": 518, "backbone": "dino"}
     other = {"timm": NAME, "backbone": NAME, "weights": "random", "D": 64}
     return pd.DataFrame([row, {**row, "D": 96}, {**row, **dino}, {**row, **other}])

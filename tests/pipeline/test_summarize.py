@@ -36,7 +36,7 @@ def found(tmp_path, rng):
         own = {"curve": np.full(2, 0.5), "captured": percents + np.zeros(2), "spectrum": [3.0, 1.0]}
         write(tmp_path / "svd" / backbone, known, **spread, **own)
         shared = {"curve": np.full(3, 0.25), "captured": percents + np.zeros(3), "eigenvalues": [6.0, 3.0, 1.0]}
-        ratios = {"channels": 1.0, "pca": 2.0}  # by the name of the basis
+        ratios = {"channels": 1.0, "shared": 2.0}  # by the name of the basis
         participation_ratios = np.stack([np.full((2, 101), ratios[basis]) for basis in participation.BASES])
         per_image = {"dims": rng.integers(1, 4, size=(4, 2)), "participation": participation_ratios}
         write(tmp_path / "pca" / backbone, known, **shared, **per_image)
@@ -48,11 +48,11 @@ def test_tables_of_two_analyses_stand_side_by_side(found):
     tables = of_analyses(found, ["vit", "swin"])
     energy = tables["energy"].query("backbone == 'vit'")
     assert list(energy["eigenvalue"]) == [0.6, 0.3, 0.1]
-    assert (energy[["dims", "pca", "pca_p50", "pca_p10", "pca_p1"]].iloc[2] == [3, 0.25, 50, 10, 1]).all()
-    assert (energy[["svd", "svd_p50", "svd_p10", "svd_p1"]].iloc[1] == [0.5, 50, 10, 1]).all()
-    assert energy[["svd", "svd_p50", "svd_p10", "svd_p1"]].iloc[2].isna().all()
+    assert (energy[["dims", "shared", "shared_p50", "shared_p10", "shared_p1"]].iloc[2] == [3, 0.25, 50, 10, 1]).all()
+    assert (energy[["per_image", "per_image_p50", "per_image_p10", "per_image_p1"]].iloc[1] == [0.5, 50, 10, 1]).all()
+    assert energy[["per_image", "per_image_p50", "per_image_p10", "per_image_p1"]].iloc[2].isna().all()
     floor = tables["floor"].query("backbone == 'swin'")
-    assert floor[["dims", "per_image", "fixed"]].to_numpy().tolist() == [
+    assert floor[["dims", "per_image", "shared"]].to_numpy().tolist() == [
         [1, 0.25, pytest.approx(0.4)],
         [2, 0, pytest.approx(0.1)],
         [3, 0, 0],
@@ -60,16 +60,16 @@ def test_tables_of_two_analyses_stand_side_by_side(found):
     dims = tables["dims"].query("backbone == 'vit'")
     for column, threshold in enumerate(THRESHOLDS):
         rows = dims[dims["threshold"] == threshold].sort_values("image")
-        np.testing.assert_array_equal(rows["svd"], np.load(found["svd"] / "vit/dims.npy")[-1, :, column])
-        np.testing.assert_array_equal(rows["pca"], np.load(found["pca"] / "vit/dims.npy")[:, column])
+        np.testing.assert_array_equal(rows["per_image"], np.load(found["svd"] / "vit/dims.npy")[-1, :, column])
+        np.testing.assert_array_equal(rows["shared"], np.load(found["pca"] / "vit/dims.npy")[:, column])
 
 
 def test_an_analysis_at_other_thresholds_leaves_cells_empty(found):
     file = found["pca"] / "vit/metrics.json"
     write_json(file, json.loads(file.read_text()) | {"thresholds": [90, 95]})
     dims = of_analyses(found, ["vit"])["dims"].set_index("threshold")
-    assert dims.loc[80, "pca"].isna().all() and dims.loc[90, "svd"].isna().all()
-    assert dims.loc[95, ["svd", "pca"]].notna().all(axis=None)
+    assert dims.loc[80, "shared"].isna().all() and dims.loc[90, "per_image"].isna().all()
+    assert dims.loc[95, ["per_image", "shared"]].notna().all(axis=None)
 
 
 def test_every_image_is_counted(found):
@@ -102,14 +102,14 @@ def test_nulls_are_labelled_in_the_order_in_which_sep_writes_them(order, tmp_pat
 def test_bases_are_labelled_in_the_order_in_which_pca_writes_them(order, monkeypatch, request):
     monkeypatch.setattr(participation, "BASES", order)
     table = of_analyses(request.getfixturevalue("found"), ["vit"])["participation"]
-    assert dict(table.groupby("basis")["observed"].mean()) == {"channels": 1.0, "pca": 2.0}
+    assert dict(table.groupby("basis")["observed"].mean()) == {"channels": 1.0, "shared": 2.0}
 
 
 def test_the_teachers_floor_is_under_the_students_transform(found):
     floor = of_analyses(found, ["vit"])["floor"]
     table = with_teachers_floor(floor, np.array([[0.5, 0.0], [0.2, 0.0]]))
     assert list(table) == list(floor) and list(table["backbone"]) == ["teacher"] * 2 + ["vit"] * 3
-    assert table[["dims", "fixed", "per_image"]].head(2).to_numpy().tolist() == [[1, 0.5, 0.2], [2, 0, 0]]
+    assert table[["dims", "shared", "per_image"]].head(2).to_numpy().tolist() == [[1, 0.5, 0.2], [2, 0, 0]]
 
 
 def metrics(strategy: str, error: float | None) -> dict:

@@ -129,7 +129,7 @@ def test_histograms_count_every_image(results, name):
     for panel, level in zip(figure.axes, LEVELS, strict=True):
         lines = [line.get_xdata()[0] for line in panel.lines]
         of = rows[rows["threshold"] == level]
-        expected = [np.percentile(of[kind].astype(int), 99) for kind in ("svd", "pca")]
+        expected = [np.percentile(of[kind].astype(int), 99) for kind in ("per_image", "shared")]
         np.testing.assert_allclose(lines, expected, atol=1e-6)
 
 

@@ -67,7 +67,7 @@ def test_the_caption_says_what_the_test_found(sep, p, text):
 def test_rotation_without_pairs_in_a_class_says_so():
     kinds = ["across", "shared", "random"]
     spread = {"mean": 0.5, "median": 0.5, "p5": 0.4, "p95": 0.6}
-    rank = {"per_image": spread, "union": 2.0}
+    rank = {"per_image": spread, "shared": 2.0}
     metrics = {
         **{"backbone": "x", "weights": "random", "kinds": kinds, "k": 2, "level": 95, "channels": 8},
         **{"compared": dict.fromkeys(kinds, 3), "effective_rank": rank, "stable_rank": rank},
@@ -98,23 +98,28 @@ def test_intervals_stand_beside_their_means():
 TRUNCATION = {
     **{"backbone": "mine", "weights": "fit", "block": 4, "last_block": 5, "channels": 16, "top1": 80.0},
     "shares": [95, 99],
-    "bases": {"shared": {"dims": {"95": 4, "99": None}, "knee": 3}, "own": {"dims": {"95": 2, "99": 8}, "knee": None}},
-    "energy": {"shared": {"95": 9, "99": 15}, "own": {"95": 3.5, "99": 7.25}},
+    "bases": {
+        "shared": {"dims": {"95": 4, "99": None}, "knee": 3},
+        "per_image": {"dims": {"95": 2, "99": 8}, "knee": None},
+    },
+    "energy": {"shared": {"95": 9, "99": 15}, "per_image": {"95": 3.5, "99": 7.25}},
 }
 
 
 def test_the_truncation_figure_says_which_block_was_projected_and_what_is_not_reached():
-    curve = pd.DataFrame({"dims": [1, 4, 16], "shared": [10.0, 72.0, 79.0], "own": [30.0, 79.0, 80.0]})
-    curves = pd.concat([curve.assign(backbone="other", own=0.0), curve.assign(backbone="mine")])
+    curve = pd.DataFrame({"dims": [1, 4, 16], "shared": [10.0, 72.0, 79.0], "per_image": [30.0, 79.0, 80.0]})
+    curves = pd.concat([curve.assign(backbone="other", per_image=0.0), curve.assign(backbone="mine")])
     figure, caption = truncation_figures.accuracy_by_dims(curves, TRUNCATION)
     assert "block 5 of 6, the last whose patch tokens the logits depend on" in caption and "`mine`" in caption
     assert "4 for 95 %, more than 16 for 99 %, knee at 3" in caption
     labels = figure.axes[0].get_legend_handles_labels()[1]
-    assert {"95 % of the energy, own: 3.5", "95 % of the energy, shared: 9"} <= set(labels) and len(labels) == 4
+    assert {"95 % of the energy, per-image basis: 3.5", "95 % of the energy, shared basis: 9"} <= set(labels) and len(
+        labels
+    ) == 4
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
-    assert list(lines["each image's own directions"]) == [30.0, 79.0, 80.0]
+    assert list(lines["per-image basis"]) == [30.0, 79.0, 80.0]
     table = tables.dims_needed(TRUNCATION)
-    assert table["top-1, shared basis"].tolist() == ["4", "–"] and table["energy, own basis"].tolist() == [
+    assert table["top-1, shared basis"].tolist() == ["4", "–"] and table["energy, per-image basis"].tolist() == [
         "3.5",
         "7.25",
     ]

@@ -67,7 +67,7 @@ def test_without_a_bound_the_papers_value_is_said(study, claims):
 
 def test_the_rank_of_images_with_few_tokens_is_not_judged(study, claims):
     assert not any(one["id"] == "worded/low_rank/teacher" for one in findings.findings(study, claims))
-    assert "in the image's own basis (its 16 tokens allow 16), " in findings.setting(study)
+    assert "in the per-image basis (an image's 16 tokens allow 16), " in findings.setting(study)
     svd = json.loads((study.results / "svd.json").read_text())
     svd["teacher"] |= {"tokens": 49}
     (study.results / "svd.json").write_text(json.dumps(svd))
@@ -80,10 +80,10 @@ def test_a_study_is_introduced_by_its_data_teacher_and_students(study):
     assert text.startswith("Study `cats_1`: cats; teacher `cait_s24_224`, top-1 ")
     assert "; 12 students, the narrowest 48 wide, 12 epochs, 2 seeds. " in text
     backbones = pd.read_csv(study.results / "backbones.csv", index_col="backbone")
-    own, shared = backbones.loc["teacher", ["svd_95", "dataset_95"]]
+    own, shared = backbones.loc["teacher", ["per_image_95", "shared_95"]]
     assert text.endswith(
-        f" For 99 % of the images {own} of 96 directions hold 95 % of the energy in the image's own basis (its 16 "
-        f"tokens allow 16), {shared} in one that all share."
+        f" For 99 % of the images {own} of 96 directions hold 95 % of the energy in the per-image basis (an image's "
+        f"16 tokens allow 16), {shared} in the shared one."
     )
 
 

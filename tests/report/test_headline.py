@@ -30,7 +30,7 @@ def results(committed, tmp_path):
 def wide(results):
     """Results with the paper's widths: a slow spectrum, whose shared basis does not fit into the student."""
     channels, dims = 384, np.arange(1, 385)
-    curves = {"svd": 1 - np.exp(-dims / 20), "pca": 1 - np.exp(-dims / 100)}
+    curves = {"per_image": 1 - np.exp(-dims / 20), "shared": 1 - np.exp(-dims / 100)}
     energy = pd.DataFrame({"backbone": "teacher", "dims": dims})
     for kind, curve in curves.items():
         energy[f"{kind}_p50"], energy[f"{kind}_p1"] = curve, 0.9 * curve
@@ -68,7 +68,7 @@ def test_energy_and_dims_are_those_of_the_results(wide):
     figure, caption = headline.headline(wide)
     panel, energy = figure.axes[0], read_table(wide / "energy.csv")
     curves = [line.get_ydata() for line in panel.lines if len(line.get_xdata()) == len(energy)]
-    np.testing.assert_allclose(curves, [100 * energy["svd_p50"], 100 * energy["pca_p50"]])
+    np.testing.assert_allclose(curves, [100 * energy["per_image_p50"], 100 * energy["shared_p50"]])
     points = [line.get_xydata()[0] for line in panel.lines if len(line.get_xdata()) == 1]
     np.testing.assert_array_equal(points, [[61, 95], [302, 95]])
     told = " ".join(text.get_text().replace("\n", " ") for text in panel.texts)

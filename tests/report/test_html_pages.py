@@ -160,7 +160,7 @@ def test_the_dashboard_opens_with_numbers_of_the_results(site, committed):
     differences = pd.read_csv(results / "differences.csv")
     tiles = [tile.get_text(" ").split() for tile in parsed(site, "index").find_all(class_="tile")]
     channels = runs["teacher_width"].max()
-    expected = [(np.percentile(of_teacher[kind], 99), channels) for kind in ("svd", "pca")]
+    expected = [(np.percentile(of_teacher[kind], 99), channels) for kind in ("per_image", "shared")]
     expected += [
         (runs["width"].min(), channels),
         ((differences["low"] * differences["high"] > 0).sum(), len(differences)),

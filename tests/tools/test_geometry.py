@@ -8,7 +8,7 @@ from stages.paths import ARTIFACTS
 from stages.tools import geometry
 from stages.tools.compose import composed
 
-PAPER = {"own_dims": 61, "shared_dims": 302, "teacher_width": 384, "student_width": 192, "plain": 5717416}
+PAPER = {"per_image_dims": 61, "shared_dims": 302, "teacher_width": 384, "student_width": 192, "plain": 5717416}
 
 
 def test_the_papers_own_geometry_holds():
@@ -20,8 +20,8 @@ def test_the_papers_own_geometry_holds():
 @pytest.mark.parametrize(
     ("change", "failing"),
     [
-        ({"own_dims": 192}, ["student's width (own dims 192, shared 302)"]),
-        ({"shared_dims": 192}, ["student's width (own dims 61, shared 192)", "student's width / shared dims"]),
+        ({"per_image_dims": 192}, ["student's width (per-image dims 192, shared 302)"]),
+        ({"shared_dims": 192}, ["student's width (per-image dims 61, shared 192)", "student's width / shared dims"]),
         ({"teacher_width": 383}, ["teacher's width / student's"]),
         ({"teacher_width": 769}, ["teacher's width / student's"]),
         ({"shared_dims": 641}, ["student's width / shared dims"]),
@@ -48,7 +48,7 @@ def trial(tmp_path, monkeypatch):
 def test_the_trials_students_lie_as_the_papers_do(trial, capsys):
     geometry.main()
     out = capsys.readouterr().out
-    assert "| student's width (own dims 29, shared 159) | 64 | 30 | 158 | 192 | yes |" in out
+    assert "| student's width (per-image dims 29, shared 159) | 64 | 30 | 158 | 192 | yes |" in out
     assert out.endswith("all hold\n")
     (trial / "params.yaml").write_text(composed("profile=cifar100_trial", "student.base.embed_dim=48"))
     geometry.main()

@@ -12,7 +12,7 @@ from stages.tools import required_width
 @pytest.fixture
 def results(tmp_path):
     """Floors of a backbone 400 wide whose first 384 fixed directions hold 99 %, and 40 of each image's own."""
-    lines = ["backbone,dims,fixed,per_image"]
+    lines = ["backbone,dims,shared,per_image"]
     for d in range(1, 401):
         fixed = 0.04 if d >= 192 else 0.06 if d >= 150 else 0.3
         lines.append(f"cait,{d},{0.01 if d >= 384 else fixed},{0.01 if d >= 40 else 0.5}")
@@ -75,7 +75,7 @@ def test_unknown_names_end_in_one_clear_line(results):
         required_width.required_width("cait", required_width.STUDENT, required_width.LEVELS, results / "nowhere")
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "backbone,dims,fixed,per_image\ncait,1,x,0\n"])
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "backbone,dims,shared,per_image\ncait,1,x,0\n"])
 def test_another_table_is_refused(results, text):
     (results / "floor.csv").write_text(text)
     with pytest.raises(UserError, match="is not a table of floors"):

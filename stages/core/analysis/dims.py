@@ -9,7 +9,7 @@ import numpy as np
 # up to a few thousand float64 terms are accurate to about 1e-13, so a shortfall below 1e-12 counts as met.
 TIE = 1e-12
 
-BASES = ("shared", "own")  # one basis for all images, and one for each
+BASES = ("shared", "per_image")  # one basis for all images, and one for each
 PERCENTILES = np.arange(101)  # of a distribution, in tables
 CAPTURED = (50, 10, 1)  # percentiles over images of the captured energy, as the release draws them
 STATISTICS = ("mean", "std", "median", "p25", "p75", "p99")
@@ -214,7 +214,7 @@ def energy_columns(basis: str, curve: np.ndarray, captured: np.ndarray) -> dict[
     """What energy.csv holds of a basis: cumulative energy shares of its first `dims` dimensions.
 
     Args:
-        basis: the column of the mean over images; svd_p1 is the share that 99 % of the images have at least.
+        basis: the column of the mean over images; per_image_p1 is the share that 99 % of the images have at least.
         curve, captured: of a `Profile`.
     """
     percentiles = {f"{basis}_p{percent}": shares for percent, shares in zip(CAPTURED, captured, strict=True)}

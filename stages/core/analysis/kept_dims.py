@@ -103,7 +103,7 @@ def grid(dims: int, points: int) -> list[int]:
 def _coordinates(patches: Tensor, shared: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Patch tokens in both bases: coordinates [images, tokens, d], directions [(images,) d, channels]."""
     u, s, vh = torch.linalg.svd(patches, full_matrices=False)
-    return {"shared": (patches @ shared, shared.T), "own": (u * s[:, None], vh)}
+    return {"shared": (patches @ shared, shared.T), "per_image": (u * s[:, None], vh)}
 
 
 @torch.no_grad()
@@ -123,8 +123,8 @@ def top1_by_dims(
         dims: rising counts of dimensions, at most the number of channels.
 
     Returns:
-        Top-1 in percent of the model as it is, and by basis ("shared", "own") one for each d. An image's own basis has
-        as many directions as it has tokens or channels, whichever are fewer; a larger d keeps all of them.
+        Top-1 in percent of the model as it is, and by basis (`BASES`) one for each d. An image's own basis has as many
+        directions as it has tokens or channels, whichever are fewer; a larger d keeps all of them.
     """
     cut = Cut(model, block)
     right = {name: np.zeros(len(dims), dtype=np.int64) for name in BASES}

@@ -17,7 +17,7 @@ from stages.core.analysis.dims import (
 from stages.core.analysis.nulls import Gaussian
 from stages.core.features.store import chunks
 
-BASES = ("channels", "pca")
+BASES = ("channels", "shared")
 ORDERS = ("leading", "fewest")
 RATIO_UNIT = 1e-3  # participation ratios are rounded to it before they are counted
 BATCH = 1000  # tokens of the Gaussian null model at a time

@@ -76,8 +76,8 @@ def measure(source: Source, settings: Params) -> Measured:
 
 
 def columns(metrics: dict[str, Any]) -> dict[str, float]:
-    """dataset_95: the 99th percentile over images of the shared dimensions that hold 95 % of an image's energy."""
-    return {f"dataset_{level}": value for level, value in metrics["dims_p99"].items()}
+    """shared_95: the 99th percentile over images of the shared dimensions that hold 95 % of an image's energy."""
+    return {f"shared_{level}": value for level, value in metrics["dims_p99"].items()}
 
 
 def tables(folder: Path) -> Iterator[tuple[str, Columns]]:
@@ -86,11 +86,11 @@ def tables(folder: Path) -> Iterator[tuple[str, Columns]]:
     `eigenvalue` is the share that the shared direction of this number has of all images' energy.
     """
     thresholds = read_json(folder / "metrics.json")["thresholds"]
-    yield "dims", image_columns("pca", read_npy(folder / "dims.npy"), thresholds)
+    yield "dims", image_columns("shared", read_npy(folder / "dims.npy"), thresholds)
     eigenvalues = np.array(read_npy(folder / "eigenvalues.npy"))
-    curves = energy_columns("pca", read_npy(folder / "curve.npy"), read_npy(folder / "captured.npy"))
+    curves = energy_columns("shared", read_npy(folder / "curve.npy"), read_npy(folder / "captured.npy"))
     yield "energy", {**curves, "eigenvalue": eigenvalues / (eigenvalues.sum() or 1.0)}
-    yield "floor", {"dims": np.arange(len(eigenvalues)) + 1, "fixed": floor(eigenvalues, len(eigenvalues))}
+    yield "floor", {"dims": np.arange(len(eigenvalues)) + 1, "shared": floor(eigenvalues, len(eigenvalues))}
     ratios = read_npy(folder / "participation.npy")
     for basis, (observed, gaussian) in zip(participation.BASES, ratios, strict=True):
         yield (
@@ -107,8 +107,8 @@ def of_map(tokens: np.ndarray, settings: Params) -> dict[str, float]:
         settings: of the analysis.
 
     Returns:
-        dataset_95, dataset_global_95, …: the 99th percentile over images, and the number for all images together;
-        participation_dataset.
+        shared_95, shared_global_95, …: the 99th percentile over images, and the number for all images together;
+        participation_shared.
 
     Raises:
         UserError: a feature is not finite.
@@ -116,9 +116,9 @@ def of_map(tokens: np.ndarray, settings: Params) -> dict[str, float]:
     shared, thresholds = shared_basis(tokens), settings.thresholds
     per_image = dims(shares(shared.energies), thresholds)
     return {
-        **named("dataset", np.percentile(per_image, 99, axis=0), thresholds),
-        **named("dataset_global", dims(shares(shared.eigenvalues), thresholds), thresholds),
-        "participation_dataset": float(participation_ratio(shared.eigenvalues)),
+        **named("shared", np.percentile(per_image, 99, axis=0), thresholds),
+        **named("shared_global", dims(shares(shared.eigenvalues), thresholds), thresholds),
+        "participation_shared": float(participation_ratio(shared.eigenvalues)),
     }
 
 

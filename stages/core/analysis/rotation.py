@@ -47,7 +47,7 @@ def measure(source: Source, settings: Params) -> Measured:
     across = subspaces.pairs_across(classes, settings.pairs, rng)
     used, places = np.unique(np.concatenate([within, across]), return_inverse=True)
     within, across = np.split(places.reshape(-1, 2), [len(within)])
-    shared, union = (np.array(read_npy(source.results("pca") / f"{name}.npy")) for name in ("basis", "eigenvalues"))
+    shared, spectrum = (np.array(read_npy(source.results("pca") / f"{name}.npy")) for name in ("basis", "eigenvalues"))
     own = subspaces.leading_subspaces(tokens[used], k)
     cosines = dict(subspaces.compared(own, shared, within, across, rng))
 
@@ -63,7 +63,7 @@ def measure(source: Source, settings: Params) -> Measured:
         "expected_random_overlap": round(k / tokens.shape[2], 6),
         "mean_angle_degrees": {kind: summary(pairs.mean(axis=1)) for kind, pairs in angles.items()},
         **{
-            rank.__name__: {"per_image": summary(rank(energies)), "union": round(float(rank(union)), 6)}
+            rank.__name__: {"per_image": summary(rank(energies)), "shared": round(float(rank(spectrum)), 6)}
             for rank in (subspaces.effective_rank, subspaces.stable_rank)
         },
     }

@@ -65,8 +65,8 @@ def measure(source: Source, settings: Params) -> Measured:
 
 
 def columns(metrics: dict[str, Any]) -> dict[str, float]:
-    """svd_95: the 99th percentile over images of the dimensions that hold 95 % of one image's energy."""
-    return {f"svd_{level}": value for level, value in metrics["dims_p99"].items()}
+    """per_image_95: the 99th percentile over images of the dimensions that hold 95 % of one image's energy."""
+    return {f"per_image_{level}": value for level, value in metrics["dims_p99"].items()}
 
 
 def tables(folder: Path) -> Iterator[tuple[str, Columns]]:
@@ -77,8 +77,8 @@ def tables(folder: Path) -> Iterator[tuple[str, Columns]]:
     """
     metrics = read_json(folder / "metrics.json")
     thresholds, by_block = metrics["thresholds"], read_npy(folder / "dims.npy")
-    yield "dims", image_columns("svd", by_block[-1], thresholds)
-    yield "energy", energy_columns("svd", read_npy(folder / "curve.npy"), read_npy(folder / "captured.npy"))
+    yield "dims", image_columns("per_image", by_block[-1], thresholds)
+    yield "energy", energy_columns("per_image", read_npy(folder / "curve.npy"), read_npy(folder / "captured.npy"))
     spectrum = floor(read_npy(folder / "spectrum.npy"), metrics["channels"])
     yield "floor", {"dims": np.arange(len(spectrum)) + 1, "per_image": spectrum}
     ranks, images = np.unique(read_npy(folder / "ranks.npy"), return_counts=True)
@@ -92,14 +92,15 @@ def tables(folder: Path) -> Iterator[tuple[str, Columns]]:
 
 
 def of_map(tokens: np.ndarray, settings: Params) -> dict[str, float]:
-    """Of one model's last block: dims of an image's own basis, and the participation ratio of its spectrum.
+    """Of one model's last block: dims of the per-image basis, and the participation ratio of its spectrum.
 
     Args:
         tokens: [images, tokens, channels].
         settings: of the analysis.
 
     Returns:
-        svd_95, svd_mean_95, …: the 99th percentile and the mean over images; participation_image, the mean over images.
+        per_image_95, per_image_mean_95, …: the 99th percentile and the mean over images; participation_per_image, the
+        mean over images.
 
     Raises:
         UserError: a feature is not finite.
@@ -107,9 +108,9 @@ def of_map(tokens: np.ndarray, settings: Params) -> dict[str, float]:
     own = energies(tokens)
     per_image = dims(shares(own), settings.thresholds)
     return {
-        **named("svd", np.percentile(per_image, 99, axis=0), settings.thresholds),
-        **named("svd_mean", per_image.mean(axis=0), settings.thresholds),
-        "participation_image": float(participation_ratio(own).mean()),
+        **named("per_image", np.percentile(per_image, 99, axis=0), settings.thresholds),
+        **named("per_image_mean", per_image.mean(axis=0), settings.thresholds),
+        "participation_per_image": float(participation_ratio(own).mean()),
     }
 
 

@@ -60,8 +60,8 @@ def measure(
         "energy": basis.energy_dims(settings.shares),
     }
     share = shown_level(settings.shares)
-    kept, own = (metrics["bases"][name]["dims"][str(share)] for name in BASES)
-    found = f"{kept} of {channels} shared dims, or {own} of each image's own, keep {share} % of top-1"
+    shared, per_image = (metrics["bases"][name]["dims"][str(share)] for name in BASES)
+    found = f"{shared} of {channels} shared dims, or {per_image} of each image's own, keep {share} % of top-1"
     arrays = {"dims": np.array(dims), "top1": np.array([top1[name] for name in BASES])}  # percent, [BASES, dims]
     return Measured(metrics, arrays, found)
 

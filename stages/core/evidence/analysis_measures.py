@@ -76,7 +76,7 @@ def analysis_dims(claim: Claim, results: Results) -> Measured | str:
 
 
 def headline_dims(claim: Claim, results: Results) -> Measured | str:
-    """Dims of the paper's teacher in an image's own basis, at the share of the energy that ends the claim's path."""
+    """Dims of the paper's teacher in the per-image basis, at the share of the energy that ends the claim's path."""
     level = str(round(100 * float(claim.path[-1])))
     return _dims(claim, results, "svd", claim.entry["teacher"], IMAGE_SIZE, level)
 
@@ -120,21 +120,21 @@ def rank_share(claim: Claim, results: Results) -> Measured | str:
     return _over_backbones(claim, results, "svd", share, f"dims_p99.{LEVEL}")
 
 
-def shared_over_own(claim: Claim, results: Results) -> Measured | str:
-    """Dims for 95 % of the energy in the shared basis, over those in an image's own, beside the paper's."""
+def shared_over_per_image(claim: Claim, results: Results) -> Measured | str:
+    """Dims for 95 % of the energy in the shared basis, over those in the per-image basis, beside the paper's."""
 
     def ratio(of: Mapping[str, Any]) -> float | str:
-        own = results.analyses["svd"].get(TEACHER, {"dims_p99": {}})["dims_p99"]
-        both = LEVEL in of["dims_p99"] and LEVEL in own
-        return of["dims_p99"][LEVEL] / own[LEVEL] if both else _no_threshold(LEVEL)
+        per_image = results.analyses["svd"].get(TEACHER, {"dims_p99": {}})["dims_p99"]
+        both = LEVEL in of["dims_p99"] and LEVEL in per_image
+        return of["dims_p99"][LEVEL] / per_image[LEVEL] if both else _no_threshold(LEVEL)
 
     found = _over_backbones(claim, results, "pca", ratio, f"dims_p99.{LEVEL}, over svd.json: dims_p99.{LEVEL}")
     if isinstance(found, str):
         return found
     teacher = claim.paper["headline"]["teacher"]
     row = next(row for row in claim.paper[BACKBONES].values() if row["timm"] == teacher)
-    shared, own = row["dataset"][int(LEVEL)], row["svd"][int(LEVEL)]
-    return replace(found, caution=f"; the paper's {teacher}: {shared / own:.3g}, {shared} over {own}")
+    shared, per_image = (row[basis][int(LEVEL)] for basis in ("shared", "per_image"))
+    return replace(found, caution=f"; the paper's {teacher}: {shared / per_image:.3g}, {shared} over {per_image}")
 
 
 def sep_distance(claim: Claim, results: Results) -> Measured | str:

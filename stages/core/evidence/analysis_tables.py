@@ -51,10 +51,10 @@ def with_teachers_floor(floor: pd.DataFrame, floors: np.ndarray) -> pd.DataFrame
 
     Args:
         floor: of the analysed backbones; columns backbone, dims, and the least relative error of a rank-d approximation
-            by one fixed projector and by one for each image.
-        floors: those of the teacher, [(fixed, per image), channels].
+            by one projector that all images share and by one for each image.
+        floors: those of the teacher, [(shared, per image), channels].
     """
-    teacher = pd.DataFrame(floors.T, columns=["fixed", "per_image"]).rename_axis("dims").reset_index()
+    teacher = pd.DataFrame(floors.T, columns=["shared", "per_image"]).rename_axis("dims").reset_index()
     teacher = teacher.assign(backbone=TEACHER, dims=teacher["dims"] + 1)
     return pd.concat([teacher[list(floor)], floor[floor["backbone"] != TEACHER]])
 

@@ -126,7 +126,7 @@ def _read_by_best_projector(run: Mapping[Any, Any]) -> bool:
 
 def _probes(encoding: pd.DataFrame, floors: pd.DataFrame) -> pd.DataFrame:
     """By run: the best projector's errors and the least that a map of its rank can have."""
-    of = floors[floors["backbone"] == TEACHER].set_index("dims")["fixed"]
+    of = floors[floors["backbone"] == TEACHER].set_index("dims")["shared"]
     width = len(of)
     table = encoding.set_index("run").reindex(columns=["probe_error", "probe_equal", "rank", "width"])
     ranks = table["rank"].fillna(table["width"]).clip(upper=width).astype(int)
@@ -142,7 +142,7 @@ def _probes(encoding: pd.DataFrame, floors: pd.DataFrame) -> pd.DataFrame:
 
 def _recorded(runs: pd.DataFrame, encoding: pd.DataFrame, floors: pd.DataFrame) -> pd.DataFrame:
     """What can be had of `matching` from the relative feature error: the loss `mse` of the last block's own map."""
-    of = floors[floors["backbone"] == TEACHER].set_index("dims")["fixed"]
+    of = floors[floors["backbone"] == TEACHER].set_index("dims")["shared"]
     ranks = encoding.set_index("run")["rank"] if "rank" in encoding else pd.Series(dtype=float)
     equal = runs["project_equal"].astype(str).str.lower()
     plain = runs[

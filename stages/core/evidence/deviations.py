@@ -32,12 +32,12 @@ PLACES = re.compile(r"(runs|teacher)/top1_best_epoch|sep/.*largest_gap(_at)?|tru
 # and standard deviation over the sample's 100, a bin of the folded spectrum, a permutation.
 STEPS = {
     100 / 900: "curves/top1 curves/top5 runs/top1 runs/top1_best runs/top5 teacher/top1 teacher/top1_best teacher/top5 "
-    "truncation/own truncation/shared truncation/top1",
-    1.0: "backbones/dataset backbones/sep backbones/svd dims/pca dims/svd encoding/dataset encoding/dataset_global "
-    "encoding/svd pca/another_sample/high pca/another_sample/low pca/dims_global pca/dims_percentile "
-    "pca/token_dims/percentile sep/another_sample/high sep/another_sample/low sep/dims svd/another_sample/high "
-    "svd/another_sample/low svd/blocks/dims_percentile svd/dims_percentile",
-    1 / 100: "encoding/svd_mean pca/dims_mean svd/blocks/dims_mean svd/dims_mean",
+    "truncation/per_image truncation/shared truncation/top1",
+    1.0: "backbones/shared backbones/sep backbones/per_image dims/shared dims/per_image encoding/shared "
+    "encoding/shared_global encoding/per_image pca/another_sample/high pca/another_sample/low pca/dims_global "
+    "pca/dims_percentile pca/token_dims/percentile sep/another_sample/high sep/another_sample/low sep/dims "
+    "svd/another_sample/high svd/another_sample/low svd/blocks/dims_percentile svd/dims_percentile",
+    1 / 100: "encoding/per_image_mean pca/dims_mean svd/blocks/dims_mean svd/dims_mean",
     1 / 10: "pca/dims_std svd/blocks/dims_std svd/dims_std",
     1 / 49: "encoding/bandwidth encoding/bandwidth_folded sep/bandwidth sep/gaussian_bandwidth "
     "sep/permuted_expected_bandwidth sep/permutation sep/permutation/shift sep/permutation/shift_high "
@@ -46,7 +46,7 @@ STEPS = {
 }
 STEP = {name: step for step, names in STEPS.items() for name in names.split()}
 PER_BACKBONE = (*registry.NAMES, *registry.OF_MODELS)  # files whose keys are backbones
-SIDES = {"observed", "gaussian", "folded", "leading", "fewest", "within", "across", "shared", "per_image", "union"}
+SIDES = {"observed", "gaussian", "folded", "leading", "fewest", "within", "across", "shared", "per_image"}
 
 
 def kind(quantity: str) -> str:

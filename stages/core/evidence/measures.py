@@ -50,7 +50,7 @@ MEASURES: dict[str, Callable[[Claim, Results], Measured | str]] = {
     "flops_increase": _flops_increase,
     "published": _published,
     "rank_share": analysis_measures.rank_share,
-    "shared_over_own": analysis_measures.shared_over_own,
+    "shared_over_per_image": analysis_measures.shared_over_per_image,
     "sep_distance": analysis_measures.sep_distance,
     "top1_difference": training_measures.top1_difference,
     "wider_than_teacher": training_measures.wider_than_teacher,

@@ -244,11 +244,11 @@ def _tiles(ran: Ran) -> list[dict[str, str]]:
     if ran.students or len(ran.backbones) == 1:
         for kind, text, section in (
             (
-                "svd",
+                "per_image",
                 "directions hold {} % of the energy of an image in its own basis, for 99 % of images",
                 "sample-wise-svd",
             ),
-            ("dataset", "in one basis that all images share", "dataset-pca-beside-it"),
+            ("shared", "in one basis that all images share", "dataset-pca-beside-it"),
         ):
             level = encoding.threshold(of.index, kind)
             tiles.append(

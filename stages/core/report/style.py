@@ -84,7 +84,7 @@ class Theme:
 LIGHT = Theme("#262626", "#FFFFFF", "#E3E3E3", GREY, 0.0)
 DARK = Theme("#E6EDF3", "#0D1117", "#2A313A", "#9DA7B3", 0.45)
 # The two bases of an energy curve, in colours that no strategy has.
-OWN = Look("#332288", "o", "-")
+PER_IMAGE = Look("#332288", "o", "-")
 SHARED = Look("#CC6677", "s", "--")
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from stages.core.base.names import plural
 from stages.core.report.style import (
     GREY,
-    OWN,
+    PER_IMAGE,
     SHARED,
     backbone_name,
     edges,
@@ -24,7 +24,7 @@ from stages.core.report.style import (
     whole_numbers,
 )
 
-BASES = {"svd": "own basis of each image (SVD)", "pca": "one basis for all images (PCA)"}
+BASES = {"per_image": "per-image basis (SVD)", "shared": "shared basis (PCA)"}
 
 
 def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
@@ -39,9 +39,9 @@ def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
     rows = dims[dims["backbone"] == svd["backbone"]]
     by_threshold = []
     for panel, threshold in zip(panels, thresholds, strict=True):
-        values = rows.loc[rows["threshold"] == threshold, "svd"].to_numpy()
+        values = rows.loc[rows["threshold"] == threshold, "per_image"].to_numpy()
         p99, median = svd["dims_p99"][str(threshold)], svd["dims_median"][str(threshold)]
-        panel.hist(values, edges(values), color=OWN.color, edgecolor="white", lw=0.5)
+        panel.hist(values, edges(values), color=PER_IMAGE.color, edgecolor="white", lw=0.5)
         panel.set(title=f"{threshold} % of the energy", xlabel="dimensions", ylabel="images")
         panel.set_xlim(min(panel.get_xlim()[0], values.min() - 2), max(panel.get_xlim()[1], values.max() + 2))
         panel.set_ylim(top=1.4 * panel.get_ylim()[1])  # room for the labels
@@ -62,7 +62,7 @@ def histogram(dims: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
 
 
 def overlaid(dims: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, Any]) -> tuple[Figure, str]:
-    """Histograms over images of the dims in each image's own basis and in the shared one, over one another.
+    """Histograms over images of the dims in the per-image and in the shared basis, over one another.
 
     Args:
         dims: dims.csv, rows of any backbones.
@@ -74,11 +74,11 @@ def overlaid(dims: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, Any])
     apart = []
     for panel, threshold in zip(panels, thresholds, strict=True):
         of = rows[rows["threshold"] == threshold]
-        shared_edges = edges(of[["svd", "pca"]].to_numpy())
+        shared_edges = edges(of[[*BASES]].to_numpy())
         marks = {}
         for kind, name, drawn, hatch, p99 in (
-            ("svd", "own", OWN, None, svd["dims_p99"][str(threshold)]),
-            ("pca", "shared", SHARED, "//", pca["dims_p99"][str(threshold)]),
+            ("per_image", "per-image", PER_IMAGE, None, svd["dims_p99"][str(threshold)]),
+            ("shared", "shared", SHARED, "//", pca["dims_p99"][str(threshold)]),
         ):
             style: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.45, "edgecolor": drawn.color, "lw": 1.2}
             panel.hist(of[kind], shared_edges, color=drawn.color, hatch=hatch, label=BASES[kind], **style)
@@ -87,10 +87,10 @@ def overlaid(dims: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, Any])
         panel.set_ylim(top=1.4 * panel.get_ylim()[1])  # room for the labels
         whole_numbers(panel)
         _mark(panel, marks)
-        alike = int((of["pca"] <= of["svd"].max()).sum())
+        alike = int((of["shared"] <= of["per_image"].max()).sum())
         apart.append(f"{threshold} %: {alike:,} of {len(of):,}")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.suptitle(f"{backbone_name(svd)}: dimensions per image, own and shared basis")
+    figure.suptitle(f"{backbone_name(svd)}: dimensions per image, per-image and shared basis")
     caption = (
         f"How many dimensions hold a share of the energy of one image's last-block tokens, over {svd['images']:,} "
         f"images of `{svd['backbone']}`: in the basis that suits the image best, and in one basis for all images. The "
@@ -112,7 +112,9 @@ def ranks(counts: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]:
     figure = new_figure(7.6, 3.6)
     panel = figure.subplots()
     most, rank = min(svd["tokens"], svd["channels"]), svd["rank"]
-    panel.hist(rows["rank"], edges(rows["rank"]), weights=rows["images"], color=OWN.color, edgecolor="white", lw=0.5)
+    panel.hist(
+        rows["rank"], edges(rows["rank"]), weights=rows["images"], color=PER_IMAGE.color, edgecolor="white", lw=0.5
+    )
     panel.set(title=f"{backbone_name(svd)}: rank per image, last block", xlabel="numerical rank", ylabel="images")
     panel.set_xlim(min(rows["rank"].min(), most) - 2, most + 2)
     panel.set_ylim(top=1.4 * panel.get_ylim()[1])  # room for the labels
@@ -135,13 +137,13 @@ def backbones(rows: pd.DataFrame) -> tuple[Figure, str]:
     Args:
         rows: backbones.csv with the published figures (`stages.core.report.tables.representation.with_published`).
     """
-    both = [level for level in _levels(rows, "svd") if level in _levels(rows, "dataset")]
+    both = [level for level in _levels(rows, "per_image") if level in _levels(rows, "shared")]
     level = 95 if 95 in both else max(both)
     low, high = min(_levels(rows, "sep")), max(_levels(rows, "sep"))
     measures = {
         "dimensions, 99th percentile over images": {
-            f"svd_{level}": f"SVD, own basis: {level} %",
-            f"dataset_{level}": f"PCA, shared basis: {level} %",
+            f"per_image_{level}": f"per-image basis (SVD): {level} %",
+            f"shared_{level}": f"shared basis (PCA): {level} %",
         },
         "frequencies, mean SEP": {f"sep_{low}": f"SEP: {low} %", f"sep_{high}": f"SEP: {high} %"},
     }
@@ -163,14 +165,15 @@ def backbones(rows: pd.DataFrame) -> tuple[Figure, str]:
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.legend(loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle("Last blocks of every backbone: measured (filled) and published (hollow)")
-    own, shared = (rows[f"{kind}_{level}"] / rows["D"] for kind in ("svd", "dataset"))
-    compared = int(rows[f"published_svd_{level}"].notna().sum())
+    per_image, shared = (rows[f"{kind}_{level}"] / rows["D"] for kind in BASES)
+    compared = int(rows[f"published_per_image_{level}"].notna().sum())
     caption = (
         f"Last blocks of {plural(len(rows), 'backbone')}, each on {int(rows['images'].iloc[0]):,} images. Left: "
-        f"dimensions that hold {level} % of the energy for 99 % of the images, over the width D: {own.min():.0%} to "
-        f"{own.max():.0%} in an image's own basis, {shared.min():.0%} to {shared.max():.0%} in the shared one. Right: "
-        f"frequencies at which the mean SEP curve (full spectrum) reaches {low} and {high} %; dotted: white noise. "
-        f"Filled: measured here. Hollow: published, for {compared} of them, measured on 1,000 images of ImageNet-1K."
+        f"dimensions that hold {level} % of the energy for 99 % of the images, over the width D: {per_image.min():.0%} "
+        f"to {per_image.max():.0%} in the per-image basis, {shared.min():.0%} to {shared.max():.0%} in the shared one. "
+        f"Right: frequencies at which the mean SEP curve (full spectrum) reaches {low} and {high} %; dotted: white "
+        f"noise. Filled: measured here. Hollow: published, for {compared} of them, measured on 1,000 images of "
+        "ImageNet-1K."
     )
     if (rows["weights"] == "random").any():
         caption += " **Weights marked random belong to a dry run and say nothing about the trained models.**"
@@ -206,7 +209,7 @@ def _mark(panel: Axes, marks: Mapping[str, tuple[float, str, Any]]) -> None:
 
 
 def _levels(rows: pd.DataFrame, kind: str) -> list[int]:
-    """The thresholds of columns like svd_95."""
+    """The thresholds of columns like per_image_95."""
     return [int(name.removeprefix(f"{kind}_")) for name in rows.columns if name.startswith(f"{kind}_")]
 
 

@@ -20,13 +20,15 @@ def encoding(rows: pd.DataFrame) -> tuple[Figure, str]:
         rows: encoding.csv.
     """
     teacher, runs = split(rows)
-    svd, dataset, sep = (threshold(rows.columns, kind) for kind in ("svd_mean", "dataset_global", "bandwidth_folded"))
+    per_image, shared, sep = (
+        threshold(rows.columns, kind) for kind in ("per_image_mean", "shared_global", "bandwidth_folded")
+    )
     panels = {
         "cka": ("Linear CKA with the teacher", "CKA"),
         "probe_error": ("Error of the best linear projector", "relative error"),
-        f"svd_mean_{svd}": (f"SVD: dims of one image, {svd} %", "dims, mean over images"),
-        f"dataset_global_{dataset}": (f"PCA: dims of all images, {dataset} %", "dims"),
-        "participation_dataset": ("PCA: participation ratio", "dims"),
+        f"per_image_mean_{per_image}": (f"SVD: dims of one image, {per_image} %", "dims, mean over images"),
+        f"shared_global_{shared}": (f"PCA: dims of all images, {shared} %", "dims"),
+        "participation_shared": ("PCA: participation ratio", "dims"),
         f"bandwidth_folded_{sep}": (f"SEP: bandwidth at {sep} %, folded", "share of the bins"),
     }
     figure = new_figure(max(10.5, 2.4 * runs["objective"].nunique()), 6.2)
@@ -57,8 +59,8 @@ def encoding(rows: pd.DataFrame) -> tuple[Figure, str]:
         "bars their means, the dotted line is the teacher: what moves an encoding towards the teacher's raises "
         "CKA, lowers the error, and brings the points to the dotted line. The best projector's error is measured on "
         f"images that it was not fitted on (each half in turn). {_towards(runs)} The teacher needs "
-        f"{teacher[f'svd_mean_{svd}']:.3g} dims for {svd} % of one image's energy and "
-        f"{teacher[f'dataset_global_{dataset}']:.3g} for {dataset} % of all images'. Dims are counts, bounded by the "
+        f"{teacher[f'per_image_mean_{per_image}']:.3g} dims for {per_image} % of one image's energy and "
+        f"{teacher[f'shared_global_{shared}']:.3g} for {shared} % of all images'. Dims are counts, bounded by the "
         "width. SEP depends on the order of the channels, which is arbitrary: under random orders the bandwidth is "
         f"{runs[f'permuted_bandwidth_folded_{sep}'].mean():.3f} on average (dashed), and one bin is worth "
         f"{1 / (runs['width'].max() // 2 + 1):.3f} or more."

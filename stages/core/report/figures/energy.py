@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stages.core.analysis.dims import CAPTURED
-from stages.core.report.style import GREY, OWN, SHARED, backbone_name, label_ends, levels, new_figure
+from stages.core.report.style import GREY, PER_IMAGE, SHARED, backbone_name, label_ends, levels, new_figure
 
 LEAST = 1e-9  # share of the energy that is drawn; float32 features do not resolve much less
 
@@ -26,8 +26,10 @@ def svd_vs_pca(energy: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, A
     rows = energy[energy["backbone"] == svd["backbone"]].sort_values("dims")
     figure = new_figure(7.6, 4.2)
     panel = figure.subplots()
-    panel.plot(rows["dims"], rows["svd"], color=OWN.color, ls=OWN.linestyle, label="own basis of each image (SVD)")
-    panel.plot(rows["dims"], rows["pca"], color=SHARED.color, ls=SHARED.linestyle, label="one basis for all (PCA)")
+    panel.plot(
+        rows["dims"], rows["per_image"], color=PER_IMAGE.color, ls=PER_IMAGE.linestyle, label="per-image basis (SVD)"
+    )
+    panel.plot(rows["dims"], rows["shared"], color=SHARED.color, ls=SHARED.linestyle, label="shared basis (PCA)")
     panel.set(xlabel="dimensions", ylabel="mean share of the energy", ylim=(0, 1.03))
     panel.set_xlim(0, rows["dims"].max())
     _mark_shares(panel, svd["thresholds"])
@@ -40,8 +42,8 @@ def svd_vs_pca(energy: pd.DataFrame, svd: Mapping[str, Any], pca: Mapping[str, A
     caption = (
         f"Mean share of an image's energy in its first dimensions, last block of `{svd['backbone']}`, over "
         f"{svd['images']:,} images. The wider the gap between the lines, the more the images' subspaces differ "
-        "from each other. Dimensions for 99 % of images (99th percentile), own basis against shared basis: "
-        f"{needed}. An image's own basis ends at {min(svd['tokens'], svd['channels'])} dimensions, the smaller of "
+        "from each other. Dimensions for 99 % of images (99th percentile), per-image basis against shared basis: "
+        f"{needed}. The per-image basis ends at {min(svd['tokens'], svd['channels'])} dimensions, the smaller of "
         f"{svd['tokens']} tokens and {svd['channels']} channels: part of the gap comes from that bound alone where "
         "there are fewer tokens than channels."
     )
@@ -100,12 +102,12 @@ def captured(energy: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]
     half = max(1, len(rows) // 10)
     found = []
     for panel, kind, name, drawn in zip(
-        panels, ("svd", "pca"), ("own basis", "shared basis"), (OWN, SHARED), strict=True
+        panels, ("per_image", "shared"), ("per-image basis", "shared basis"), (PER_IMAGE, SHARED), strict=True
     ):
         for line, percent in zip(("-", "--", ":"), CAPTURED, strict=True):
             label = "median image" if percent == 50 else f"{100 - percent} % of the images hold more"
             panel.plot(rows["dims"], rows[f"{kind}_p{percent}"], color=drawn.color, ls=line, label=label)
-        panel.set(title=f"{name} ({'SVD' if kind == 'svd' else 'PCA'})", xlabel="dimensions", ylim=(0, 1.03))
+        panel.set(title=f"{name} ({'SVD' if kind == 'per_image' else 'PCA'})", xlabel="dimensions", ylim=(0, 1.03))
         panel.set_xlim(0, rows["dims"].max())
         panel.legend(loc="lower right", fontsize="small")
         at = rows[rows["dims"] == half].iloc[0]
@@ -116,7 +118,7 @@ def captured(energy: pd.DataFrame, svd: Mapping[str, Any]) -> tuple[Figure, str]
     figure.suptitle(f"{backbone_name(svd)}: energy captured, over images")
     caption = (
         f"Share of an image's energy in its first dimensions, last block of `{svd['backbone']}`: the percentiles "
-        f"{', '.join(map(str, CAPTURED))} over {svd['images']:,} images, in each image's own basis and in the shared "
+        f"{', '.join(map(str, CAPTURED))} over {svd['images']:,} images, in the per-image basis and in the shared "
         f"one. Where the lines of a panel lie close together, all images need about as many dimensions. With {half} "
         f"of {svd['channels']} dimensions: {'; '.join(found)}."
     )

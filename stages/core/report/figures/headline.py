@@ -20,7 +20,7 @@ from stages.core.evidence.statistics import NOT_SHOWN
 from stages.core.evidence.studies import Study, latest
 from stages.core.report import faces
 from stages.core.report.figures.comparison import seed_differences
-from stages.core.report.style import LIGHT, OWN, SHARED, Look, Theme, backbone_name, looks, new_figure
+from stages.core.report.style import LIGHT, PER_IMAGE, SHARED, Look, Theme, backbone_name, looks, new_figure
 
 LEVEL = 95  # percent of the energy whose dims are labelled
 MOST = 18  # settings that are drawn; beyond, those of the paper alone
@@ -94,17 +94,17 @@ def _energy(
 ) -> str:
     """Draw the median image's energy by dims in both bases, with bands down to the first percentile."""
     channels, level = svd["channels"], str(LEVEL if LEVEL in svd["thresholds"] else max(svd["thresholds"]))
-    needed = {kind: of["dims_p99"][level] for kind, of in (("svd", svd), ("pca", pca))}
+    needed = {kind: of["dims_p99"][level] for kind, of in (("per_image", svd), ("shared", pca))}
     panel.set(xlim=(0, channels), ylim=(0, 104))
     panel.axhline(int(level), color=theme.grey, lw=0.9, ls=":")
     panel.axvline(width, color=theme.foreground, lw=1.1, ls=(0, (6, 3)))
-    for kind, drawn in (("svd", OWN), ("pca", SHARED)):
+    for kind, drawn in (("per_image", PER_IMAGE), ("shared", SHARED)):
         color, (low, middle) = theme.tone(drawn.color), (100 * energy[f"{kind}_p{percent}"] for percent in (1, 50))
         panel.fill_between(energy["dims"], low, middle, color=color, alpha=0.3, lw=0)
         panel.plot(energy["dims"], middle, color=color, ls=drawn.linestyle, lw=2)
     for kind, what, height, drawn in (
-        ("svd", "one image, its own basis", 38, OWN),
-        ("pca", "one basis for all images", 64, SHARED),
+        ("per_image", "one image, its own basis", 38, PER_IMAGE),
+        ("shared", "one basis for all images", 64, SHARED),
     ):
         text = f"{what}:\n{needed[kind]:g} dimensions hold {level} %"
         place = (min(needed[kind] + 0.1 * channels, 0.42 * channels), height)
@@ -125,16 +125,16 @@ def _energy(
     panel.set_title(f"energy in {name}")
     fits = (
         f"The shared basis fits into the student's width of {width}: here no mismatch of widths can be seen"
-        if needed["pca"] <= width
+        if needed["shared"] <= width
         else f"One image fits into the student's width of {width}, the shared basis does not"
-        if needed["svd"] <= width
+        if needed["per_image"] <= width
         else f"Not even one image fits into the student's width of {width}"
     )
     return (
         f"Left: energy of an image's last-block tokens in its first dimensions, {svd['images']:,} images of "
         f"`{svd['backbone']}`: the line is the median image, the band reaches down to the image at the first "
-        f"percentile. For 99 % of the images {needed['svd']:g} of {channels} dimensions hold {level} % of the energy "
-        f"in a basis of their own, and {needed['pca']:g} in one basis for all. {fits}."
+        f"percentile. For 99 % of the images {needed['per_image']:g} of {channels} dimensions hold {level} % of the "
+        f"energy in a basis of their own, and {needed['shared']:g} in one basis for all. {fits}."
     )
 
 

@@ -14,7 +14,7 @@ from stages.core.analysis.dims import percentiles_of_counts
 from stages.core.base.names import plural
 from stages.core.report.style import (
     GREY,
-    OWN,
+    PER_IMAGE,
     backbone_name,
     edges,
     figure_of_panels,
@@ -39,10 +39,12 @@ def blocks(svd: Mapping[str, Any]) -> tuple[Figure, str]:
         of = _column(rows, threshold)
         mean, std = of("dims_mean"), of("dims_std")
         low, high = np.maximum(mean - std, 0), mean + std
-        panel.fill_between(index, low, high, color=OWN.color, alpha=0.2, lw=0, label="mean ± 1 standard deviation")
+        panel.fill_between(
+            index, low, high, color=PER_IMAGE.color, alpha=0.2, lw=0, label="mean ± 1 standard deviation"
+        )
         panel.plot(index, of("dims_p25"), color=GREY, lw=1, ls="--", label="quartiles")
         panel.plot(index, of("dims_p75"), color=GREY, lw=1, ls="--")
-        panel.plot(index, mean, color=OWN.color, marker=OWN.marker, label="mean over images")
+        panel.plot(index, mean, color=PER_IMAGE.color, marker=PER_IMAGE.marker, label="mean over images")
         panel.set(title=f"{threshold} % of the energy", ylabel="dimensions")
         panel.set_ylim(bottom=0)
         panel.xaxis.get_major_locator().set_params(integer=True)

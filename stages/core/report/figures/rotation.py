@@ -62,7 +62,7 @@ def rotation(angles: pd.DataFrame, overlap: pd.DataFrame, metrics: Mapping[str, 
         f"{within} An overlap above that of random ones shows only that the images have something in common, for "
         "which a common mean is enough; a lower overlap across classes than within shows that the subspaces depend on "
         "the class. Effective rank of one image "
-        f"{ranks['per_image']['mean']:.1f} on average, of all images together {ranks['union']:.1f}; stable rank "
-        f"{stable['per_image']['mean']:.2f} and {stable['union']:.2f}."
+        f"{ranks['per_image']['mean']:.1f} on average, of all images together {ranks['shared']:.1f}; stable rank "
+        f"{stable['per_image']['mean']:.2f} and {stable['shared']:.2f}."
     )
     return figure, caption

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from stages.core.analysis.participation import BASES, ORDERS
 from stages.core.report.style import GREY, backbone_name, look, new_figure
 
-BASIS_LABELS = {"channels": "over the channels", "pca": "over the PCA directions of the dataset"}
+BASIS_LABELS = {"channels": "over the channels", "shared": "over the directions of the shared basis (PCA)"}
 
 ORDER_LABELS = {"leading": "first directions of the shared basis", "fewest": "fewest, chosen for each token"}
 

@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stages.core.report.style import GREY, OWN, SHARED, backbone_name, new_figure
+from stages.core.report.style import GREY, PER_IMAGE, SHARED, backbone_name, new_figure
 
 LEVEL = "95"  # percent of the energy whose dims are drawn
-BASES = {"own": "each image's own directions", "shared": "directions that all images share"}
+BASES = {"per_image": "per-image basis", "shared": "shared basis"}
 
 
 def accuracy_by_dims(curves: pd.DataFrame, of: Mapping[str, Any]) -> tuple[Figure, str]:
@@ -31,11 +31,11 @@ def accuracy_by_dims(curves: pd.DataFrame, of: Mapping[str, Any]) -> tuple[Figur
         color=GREY,
         fontsize="small",
     )
-    for (basis, name), drawn in zip(BASES.items(), (OWN, SHARED), strict=True):
+    for (basis, name), drawn in zip(BASES.items(), (PER_IMAGE, SHARED), strict=True):
         panel.plot(curve["dims"], curve[basis], color=drawn.color, marker=drawn.marker, ls=drawn.linestyle, label=name)
         dims = of["energy"][basis].get(LEVEL)
         if dims is not None:
-            label = f"{LEVEL} % of the energy, {basis}: {dims:.3g}"
+            label = f"{LEVEL} % of the energy, {name}: {dims:.3g}"
             panel.axvline(dims, color=drawn.color, lw=0.9, ls=(0, (2, 2)), label=label)
     panel.set_xscale("log")
     ticks = curve["dims"].tolist()[::-2]  # every second, all of them among these
@@ -62,8 +62,8 @@ def accuracy_by_dims(curves: pd.DataFrame, of: Mapping[str, Any]) -> tuple[Figur
     caption = (
         f"Top-1 of `{of['backbone']}` when the patch tokens of {place} keep their first d dimensions and the rest of "
         f"the network runs on what is left. Dims that keep a share of its {of['top1']:.2f} %: {kept}. Dotted: the dims "
-        f"that hold {LEVEL} % of these tokens' energy (own: mean over images). Energy says how many directions are "
-        "large, accuracy how many matter: where a curve is flat before its dotted line, directions that hold energy "
-        "are not used, and where it still rises beyond, small directions count."
+        f"that hold {LEVEL} % of these tokens' energy (per image: mean over images). Energy says how many directions "
+        "are large, accuracy how many matter: where a curve is flat before its dotted line, directions that hold "
+        "energy are not used, and where it still rises beyond, small directions count."
     )
     return figure, caption

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from stages.core.base.names import TEACHER
 from stages.core.report.figures.encoding import split
-from stages.core.report.style import GREY, OWN, SHARED, looks, new_figure
+from stages.core.report.style import GREY, PER_IMAGE, SHARED, looks, new_figure
 
 LOWEST = 1e-8  # float32 features do not resolve smaller errors
 
@@ -27,8 +27,8 @@ def width_floor(floors: pd.DataFrame, encoding: pd.DataFrame) -> tuple[Figure, s
     figure = new_figure(9.4, 4.8)
     panel = figure.subplots()
     for column, drawn_as, name in (
-        ("fixed", SHARED, "floor of one\nfixed projector"),
-        ("per_image", OWN, "floor of one projector\nper image"),
+        ("shared", SHARED, "floor of one\nshared projector"),
+        ("per_image", PER_IMAGE, "floor of one projector\nper image"),
     ):
         shown = teacher[teacher[column] > 0]
         panel.plot(shown["dims"], shown[column], color=drawn_as.color, ls=drawn_as.linestyle, label=name)
@@ -54,8 +54,8 @@ def width_floor(floors: pd.DataFrame, encoding: pd.DataFrame) -> tuple[Figure, s
 
 
 def _caption(teacher: pd.DataFrame, runs: pd.DataFrame) -> str:
-    fixed = teacher.set_index("dims")["fixed"]
-    rows = runs.assign(floor=runs["rank"].map(fixed))
+    shared = teacher.set_index("dims")["shared"]
+    rows = runs.assign(floor=runs["rank"].map(shared))
     images = int(runs["images"].iloc[0])
     narrow = rows[rows["rank"] == rows["rank"].min()]
     rank, best = narrow["rank"].iloc[0], narrow["probe_error"].min()

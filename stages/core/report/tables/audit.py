@@ -34,7 +34,7 @@ def said(published: Mapping[str, Any], teacher: str = "CaiT-S24") -> dict[str, s
     texts = (
         f"One image is of low rank: {headline['svd_p99_dims'][0.95]} of {teacher}'s {dims['D']} dimensions hold 95 % "
         "of its last-layer energy.",
-        f"One basis for all images needs {dims['dataset'][95]}.",
+        f"One basis for all images needs {dims['shared'][95]}.",
         "A single token spreads its energy over nearly all channel frequencies (Spectral Energy Pattern).",
         f"A narrow student cannot match that: feature distillation takes DeiT-Tiny only from {top1['baseline']:.2f} to "
         f"{spectral:.2f} % top-1.",
@@ -143,7 +143,7 @@ def families(audit: Mapping[str, Any], published: Mapping[str, Any], page: str |
 
 def of_another_sample(audit: Mapping[str, Any]) -> list[dict[str, str]]:
     """Published figures of backbones beside those of another sample of the same kind, by backbone and analysis."""
-    bases = {"svd": "own basis", "pca": "shared basis", "sep": "SEP"}
+    bases = {"svd": "per-image basis", "pca": "shared basis", "sep": "SEP"}
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for claim in audit["claims"]:
         analysis, *place = claim["id"].split("/")  # svd/BACKBONE/BASIS/LEVEL, sep/BACKBONE/LEVEL

@@ -12,7 +12,7 @@ from stages.core.report.tables.distillation import with_std
 
 
 def widths(floors: pd.DataFrame, levels: Sequence[int] = (80, 90, 95, 99)) -> pd.DataFrame:
-    """The least width that holds each share of a backbone's energy: for one fixed projector (for one per image).
+    """The least width that holds each share of a backbone's energy: for one shared projector (for one per image).
 
     Args:
         floors: floor.csv.
@@ -20,8 +20,8 @@ def widths(floors: pd.DataFrame, levels: Sequence[int] = (80, 90, 95, 99)) -> pd
     """
     rows = []
     for backbone, of in floors.groupby("backbone", sort=False):
-        fixed, per_image = dims(1 - of[["fixed", "per_image"]].to_numpy().T, levels)
-        cells = (f"{one} ({own})" for one, own in zip(fixed, per_image, strict=True))
+        shared, per_image = dims(1 - of[["shared", "per_image"]].to_numpy().T, levels)
+        cells = (f"{common} ({own})" for common, own in zip(shared, per_image, strict=True))
         rows.append(
             {"backbone": backbone, "D": len(of)} | dict(zip((f"{level} %" for level in levels), cells, strict=True))
         )
@@ -29,15 +29,15 @@ def widths(floors: pd.DataFrame, levels: Sequence[int] = (80, 90, 95, 99)) -> pd
 
 
 def needed(floors: pd.DataFrame, level: int) -> tuple[int, int]:
-    """The directions that hold a share of the energy of all the teacher's images: each image's own, and shared ones.
+    """The directions that hold a share of the energy of all the teacher's images: per-image and shared ones.
 
     Args:
         floors: floor.csv.
         level: the share, in percent.
     """
     teacher = floors[floors["backbone"] == TEACHER]
-    own, shared = dims(1 - teacher[["per_image", "fixed"]].to_numpy().T, [level])[:, 0]
-    return int(own), int(shared)
+    per_image, shared = dims(1 - teacher[["per_image", "shared"]].to_numpy().T, [level])[:, 0]
+    return int(per_image), int(shared)
 
 
 def teacher_width(floors: pd.DataFrame) -> int:
@@ -52,18 +52,18 @@ def premise(floors: pd.DataFrame, encoding: pd.DataFrame) -> str:
         floors: floor.csv.
         encoding: encoding.csv.
     """
-    per_image, fixed = needed(floors, 95)
+    per_image, shared = needed(floors, 95)
     width = int(encoding[encoding["strategy"] != TEACHER]["width"].min())
     text = (
         f"For 95 % of the energy of all images together the teacher needs {per_image} of {teacher_width(floors)} "
-        f"directions where each image has its own, and {fixed} that all share; the narrowest student's map has {width} "
-        "channels. "
+        f"directions where each image has its own, and {shared} that all share; the narrowest student's map has "
+        f"{width} channels. "
     )
-    if fixed > width:
+    if shared > width:
         return text + "The premise of the paper, low rank within an image and a mismatch over all of them, holds here."
-    floor = floors[floors["backbone"] == TEACHER]["fixed"].iloc[width - 1]
+    floor = floors[floors["backbone"] == TEACHER]["shared"].iloc[width - 1]
     return text + (
-        "So the mismatch of widths from which the paper starts is not there at this scale: one fixed projector from "
+        "So the mismatch of widths from which the paper starts is not there at this scale: one shared projector from "
         f"{width} channels need not lose more than {floor:.2g} of the energy."
     )
 
@@ -80,12 +80,12 @@ def encodings(rows: pd.DataFrame) -> pd.DataFrame:
         "cka": "CKA",
         "probe_error": "best projector's error",
         "relative_feature_error": "feature error",
-        "participation_image": "participation ratio, one image",
-        "participation_dataset": "participation ratio, all images",
+        "participation_per_image": "participation ratio, one image",
+        "participation_shared": "participation ratio, all images",
     }
     for kind, name in (
-        ("svd_mean", "SVD dims, mean"),
-        ("dataset_global", "PCA dims"),
+        ("per_image_mean", "per-image dims, mean"),
+        ("shared_global", "shared dims"),
         ("bandwidth_folded", "SEP bandwidth, folded"),
     ):
         level = threshold(rows.columns, kind)

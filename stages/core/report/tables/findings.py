@@ -143,7 +143,7 @@ def _cases(verdicts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def setting(study: Study) -> str:
-    """What a study is of, and the energy that the teacher's images need in bases of their own and in a shared one."""
+    """What a study is of, and the energy that the teacher's images need in the per-image and in the shared basis."""
     data, teacher = (read_json(path) for path in (study.data, study.results / "teacher.json"))
     runs = read_table(study.results / "runs.csv")
     width, reached = int(runs["width"].min()), teacher.get("top1")
@@ -156,14 +156,18 @@ def setting(study: Study) -> str:
 
 def _geometry(study: Study, width: int) -> str:
     """The teacher's dims as the paper counts them, in a sentence; empty where its features were not analysed."""
-    own, shared = (read_json(study.results / f"{name}.json").get(TEACHER) for name in ("svd", "pca"))
-    if own is None or shared is None:
+    per_image, shared = (read_json(study.results / f"{name}.json").get(TEACHER) for name in ("svd", "pca"))
+    if per_image is None or shared is None:
         return ""
-    dims = {kind: of["dims_p99"][str(LEVEL)] for kind, of in (("own", own), ("shared", shared))}
-    bound = f" (its {own['tokens']} tokens allow {own['tokens']})" if own["tokens"] <= width else ""
+    dims = {kind: of["dims_p99"][str(LEVEL)] for kind, of in (("per_image", per_image), ("shared", shared))}
+    bound = (
+        f" (an image's {per_image['tokens']} tokens allow {per_image['tokens']})"
+        if per_image["tokens"] <= width
+        else ""
+    )
     return (
-        f" For 99 % of the images {dims['own']:g} of {own['channels']} directions hold {LEVEL} % of the energy in the "
-        f"image's own basis{bound}, {dims['shared']:g} in one that all share."
+        f" For 99 % of the images {dims['per_image']:g} of {per_image['channels']} directions hold {LEVEL} % of the "
+        f"energy in the per-image basis{bound}, {dims['shared']:g} in the shared one."
     )
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from stages.core.analysis.dims import BASES
+
 
 def with_published(rows: pd.DataFrame, paper: Mapping[str, Any]) -> pd.DataFrame:
     """backbones.csv with the paper's name and training of each backbone, and its published numbers.
@@ -27,8 +29,8 @@ def with_published(rows: pd.DataFrame, paper: Mapping[str, Any]) -> pd.DataFrame
         of = backbones.get(name, {})
         names.append(str(name or row.backbone))
         training.append(of.get("training"))
-        figures = {"svd": of.get("svd", {}), "dataset": of.get("dataset", {}), "sep": sep.get(name, {})}
-        pairs = {column: column.split("_") for column in _dims_columns(rows)}
+        figures = {**{basis: of.get(basis, {}) for basis in BASES}, "sep": sep.get(name, {})}
+        pairs = {column: column.rsplit("_", 1) for column in _dims_columns(rows)}
         published.append({column: figures[kind].get(int(level)) for column, (kind, level) in pairs.items()})
     beside = pd.DataFrame(published, index=rows.index).add_prefix("published_")
     return rows.join(beside).assign(name=names, training=pd.Series(training, index=rows.index, dtype=object))
@@ -38,9 +40,9 @@ def backbones(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of `with_published` in the layout of the paper's tables: measured (published)."""
     keys = ["name", "timm", "training", "weights", "img_size", "tokens", "D"]
     table = rows[keys].rename(columns={"name": "backbone", "img_size": "input"})
-    heads = {"svd": "SVD", "dataset": "dataset", "sep": "SEP"}
+    heads = {"per_image": "per-image basis,", "shared": "shared basis,", "sep": "SEP"}
     for column in _dims_columns(rows):
-        kind, level = column.split("_")
+        kind, level = column.rsplit("_", 1)
         pairs = zip(rows[column], rows[f"published_{column}"], strict=True)
         table[f"{heads[kind]} {level} %"] = [
             f"{measured:.4g}" + ("" if pd.isna(of) else f" ({of:.4g})") for measured, of in pairs
@@ -91,7 +93,7 @@ def permutations(sep: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _dims_columns(rows: pd.DataFrame) -> list[str]:
-    return [column for column in rows.columns if re.fullmatch(r"(svd|dataset|sep)_\d+", column)]
+    return [column for column in rows.columns if re.fullmatch(r"(per_image|shared|sep)_\d+", column)]
 
 
 def _is_model(of: Mapping[str, Any], row: Any) -> bool:
@@ -107,8 +109,10 @@ def dims_needed(of: Mapping[str, Any]) -> pd.DataFrame:
     shares = [str(share) for share in of["shares"]]
     columns = {"share, %": shares}
     for basis in of["bases"]:
-        columns[f"top-1, {basis} basis"] = [_dims(of["bases"][basis]["dims"][share]) for share in shares]
-        columns[f"energy, {basis} basis"] = [_dims(of["energy"][basis][share]) for share in shares]
+        columns[f"top-1, {basis.replace('_', '-')} basis"] = [
+            _dims(of["bases"][basis]["dims"][share]) for share in shares
+        ]
+        columns[f"energy, {basis.replace('_', '-')} basis"] = [_dims(of["energy"][basis][share]) for share in shares]
     return pd.DataFrame(columns)
 
 
