@@ -657,7 +657,7 @@ def test_half_and_copy_are_the_teacher_at_half_its_depth(profile, strategy, tmp_
     reading = {
         "global_pool": "avg",
         "fc_norm": False,
-    }  # the trial's teacher reads its class token, `half` what is matched
+    }  # of what is matched; the trial's teacher has a class token
     head = reading if (profile, strategy) == ("cifar100_trial", "half") else {}
     assert arguments | {"depth": None} == given.teacher.model_args.keyword_arguments() | {"depth": None} | head
     widths = {info["num_chs"] for model in (students, teachers) for info in model.feature_info}
