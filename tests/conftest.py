@@ -43,6 +43,14 @@ STUDENTS = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def heard_hangup() -> Iterator[None]:
+    """SIGHUP as a terminal's processes have it: under nohup it is ignored, which what the tests start would inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers are forked from a process that has imported torch and timm, instead of importing both themselves.

@@ -92,7 +92,7 @@ def test_every_claim_has_an_address_of_its_own(reference):
     addresses = [anchor(claim.id) for claim in read_register(reference)]
     assert len(set(addresses)) == len(addresses)
     assert all(re.fullmatch(r"claim(-[a-z0-9]+)+", one) for one in addresses)
-    assert anchor("svd/ViT-Base (DINOv2)/svd/95") == "claim-svd-vit-base-dinov2-svd-95"
+    assert anchor("svd/ViT-Base (DINOv2)/per_image/95") == "claim-svd-vit-base-dinov2-per-image-95"
 
 
 def test_the_price_of_a_claim_is_that_of_the_runs_it_speaks_of(reference, committed):
@@ -109,7 +109,7 @@ def test_the_price_of_a_claim_is_that_of_the_runs_it_speaks_of(reference, commit
     assert "'strategy=[widen,baseline]' -S 'objective=[mse,none]'" in pair.command and pair.hours > widen.hours
     assert {one.how for one in found.values()} == {"measured", "priced"}
     assert found["cost_params/lift/params"].hours == pytest.approx(rates.whole["repro_s"] / 3600)
-    assert found["svd/ViT-Tiny/svd/80"].kind == "backbones"
+    assert found["svd/ViT-Tiny/per_image/80"].kind == "backbones"
     unknown = read_rates(reference, committed / "reports/results")
     assert {effort(claim, commands, unknown).text for claim in read_register(reference)} == {"not measured"}
 

@@ -771,7 +771,7 @@ def test_published_figures_stand_beside_the_same_model_only(paper):
     assert joined[columns].iloc[0].tolist() == [61, 302, 192, 346]
     assert joined[columns].iloc[1:].isna().all(axis=None)
     shown = tables.backbones(joined)
-    assert shown["SVD 95 %"].tolist() == ["61.4 (61)", "61.4", "61.4", "61.4"]
+    assert shown["per-image basis, 95 %"].tolist() == ["61.4 (61)", "61.4", "61.4", "61.4"]
     assert shown["weights"].tolist()[-1] == "random"
 
 

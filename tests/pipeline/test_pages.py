@@ -186,7 +186,7 @@ def overrides(text: str) -> Iterator[list[str]]:
 @by_page
 def test_groups_options_and_keys_exist(page: Path) -> None:
     external = ["dataset=folder", "dataset.classes=10", "dataset.image_size=8"]
-    for given in overrides(text_of(page)):
+    for given in dict.fromkeys(map(tuple, overrides(text_of(page)))):
         chosen = []
         for key, _, values in (one.partition("=") for one in given):
             several = key in GROUPS and not values.startswith("[")  # each a run of its own

@@ -154,7 +154,7 @@ def test_a_second_clone_pulls_what_was_pushed_and_runs_nothing(project: Project,
     assert any(name.endswith("model.safetensors") for name in outputs) and any("/layer_" in name for name in outputs)
     assert {name: sha256(clone.folder / name) for name in outputs} == outputs
     assert clone.rerun() == set()
-    assert clone.run("git", "status", "--porcelain").output == ""
+    assert clone.run("git", "status", "--porcelain").lines == []
 
 
 def test_a_change_reruns_what_it_touches_alone(project: Project) -> None:

@@ -220,7 +220,7 @@ def test_a_seed_that_is_trained_here_is_not_submitted_again(jobs, project):
     try:
         while not [*Path(".ckpt/jobs").glob("*/seed-0/*.out")]:
             time.sleep(0.05)
-        with pytest.raises(UserError, match=r"^seed-0: another command trains it on this machine; wait for it"):
+        with pytest.raises(UserError, match=r"^seed-0: another command trains it on this machine; wait for that one"):
             jobs("--cluster", "local", "--seeds", "0")
     finally:
         Path("seen").touch()
