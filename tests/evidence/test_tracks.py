@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from stages.core.base.errors import UserError
-from stages.core.evidence.effort import EPOCHS, IMAGES, effort, read_commands, read_rates, settings
+from stages.core.evidence.effort import EPOCHS, FOURTEEN, IMAGES, effort, read_commands, read_rates, settings
 from stages.core.evidence.register import read_published, read_register
 from stages.core.evidence.scales import PAPER, WORDS
 from stages.core.evidence.tracks import read_tracks
@@ -134,3 +134,20 @@ def test_kinds_of_run_that_are_none_are_refused(change, message, reference, comm
     with pytest.raises(UserError, match=message):
         commands = read_commands(reference)
         [effort(claim, commands, rates) for claim in read_register(reference)]
+
+
+@pytest.mark.nightly
+def test_the_fourteen_have_so_many_times_the_operations_of_vit_tiny(root):
+    import timm
+    import torch
+
+    from stages.core.models.cost import flops
+
+    operations = {}
+    for name in yaml.safe_load((root / "stages/conf/experiment/analysis.yaml").read_text())["analysis"]["backbones"]:
+        size = {} if name.startswith(("swin", "cait")) else {"img_size": 224}
+        with torch.device("meta"):
+            model = timm.create_model(name, **size)
+        operations[name] = flops(model, 224)
+    assert len(operations) == 14
+    assert round(sum(operations.values()) / operations["vit_tiny_patch16_224.augreg_in21k_ft_in1k"]) == FOURTEEN

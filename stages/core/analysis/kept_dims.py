@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # its parts load when they are used: `check` imports the analyses, and has no use for any
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from stages.core.analysis.dims import BASES, dims, shares
@@ -181,7 +181,7 @@ def knee(dims: Sequence[int], top1: Sequence[float]) -> int | None:
     if len(dims) < 3:
         return None
     every = np.arange(dims[0], dims[-1] + 1)
-    curve = PchipInterpolator(dims, top1)(every)
+    curve = scipy.interpolate.PchipInterpolator(dims, top1)(every)
     line = top1[0] + (top1[-1] - top1[0]) * (every - dims[0]) / (dims[-1] - dims[0])
     above = curve - line
     return int(every[above.argmax()]) if above.max() > 1e-9 else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.fft
+import scipy  # its parts load when they are used: `check` imports the analyses, and has no use for any
 from threadpoolctl import threadpool_limits
 
 from stages.core.analysis import intervals, spectra

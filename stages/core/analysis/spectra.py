@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.fft
+import scipy  # its parts load when they are used: `check` imports the analyses, and has no use for any
 
 from stages.core.analysis.dims import TIE, by_threshold, dims, shares
 from stages.core.analysis.intervals import TAILS, by_end, of_another_sample
