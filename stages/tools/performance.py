@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.core.base.errors import UserError, run
 from stages.core.base.files import read_json, write_text
-from stages.core.evidence.effort import EPOCHS, IMAGES, STUDENT
+from stages.core.evidence.effort import EPOCHS, IMAGES, STUDENT, of_student
 from stages.paths import PERFORMANCE
 from stages.tools import performance_figures
 from stages.tools.performance_tables import (
@@ -21,7 +21,6 @@ from stages.tools.performance_tables import (
     kernels_table,
     limits_table,
     loading_table,
-    of_student,
     provenance_table,
     standing_table,
     together_table,

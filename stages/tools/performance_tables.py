@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stages.core.evidence.effort import STUDENT
+from stages.core.evidence.effort import of_student
 from stages.paths import PERFORMANCE
 from stages.tools.markdown import table
 
@@ -93,12 +93,6 @@ def trained(records: Measured) -> Iterator[tuple[str, Mapping[str, Any], Mapping
     for name, record in records.items():
         if record["benchmark"] == "training":
             yield from ((name, record, result) for result in record["results"])
-
-
-def of_student(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of the paper's student in the record of a training benchmark."""
-    (row,) = (result for result in record["results"] if result["student"] == STUDENT)
-    return row
 
 
 def forms_table(records: Measured) -> str:

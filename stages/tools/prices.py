@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stages.core.base.names import BASELINE, LABELS_ONLY
-from stages.core.evidence.effort import EPOCHS, PAPER, STUDENT, Setting, read_rates, training
+from stages.core.evidence.effort import EPOCHS, PAPER, STUDENT, Setting, of_student, read_rates, training
 from stages.paths import RESULTS
 from stages.tools.markdown import table
 
@@ -29,7 +29,7 @@ def prices(performance: Path) -> str:
         apart, side_by_side = (training(rates, settings, together=together)[0] or 0 for together in (False, True))
         hours = [f"{hours:.0f} h" for hours in (apart, side_by_side)]
         rows.append([name, str(len(settings)), *hours, f"{apart / side_by_side:.2f}"])
-    (row,) = (one for one in rates.training["results"] if one["student"] == STUDENT)
+    row = of_student(rates.training)
     return (
         f"{table(['grid, one seed', 'runs', 'apart', 'side by side', 'ratio'], rows)}\n"
         f"GPU hours on one {rates.training['hardware']['gpus'][0]['name']}, {EPOCHS} epochs: the operations of each "

@@ -128,6 +128,12 @@ def settings(claim: Claim) -> tuple[Setting, ...]:
     return PAPER
 
 
+def of_student(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of `STUDENT` in the record of a training benchmark."""
+    (row,) = (result for result in record["results"] if result["student"] == STUDENT)
+    return row
+
+
 def training(rates: Rates, asked: Sequence[Setting], *, together: bool = True) -> tuple[float | None, str, str]:
     """GPU hours of 300 epochs of some students: their operations at the rate that was measured for one of them.
 
@@ -138,7 +144,7 @@ def training(rates: Rates, asked: Sequence[Setting], *, together: bool = True) -
     """
     if rates.training is None:
         return None, UNKNOWN, ""
-    (row,) = (one for one in rates.training["results"] if one["student"] == STUDENT)
+    row = of_student(rates.training)
     teacher = row["flops_per_image"] - 3 * rates.flops[STUDENT]
     per_s = row["ours"]["images_per_s"]["median"] * row["flops_per_image"]
     flops = [(rates.flops.get(name, rates.flops[STUDENT]), objective != LABELS_ONLY) for name, objective in asked]
